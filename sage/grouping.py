@@ -1,15 +1,14 @@
 """Turns prompt embeddings into groups in which every pair is similar enough.
 
-Knows numbers only: no texts, no encoders. The paper (arXiv 2509.15865) groups by cosine similarity
-of CLIP text embeddings within (tau_min, tau_max) and groups of 2 to 5; how it searches for groups is
-not published. We use complete linkage, because it keeps the promise "every pair lies within the
-bounds" and does not depend on the order of the prompts (greedy first-fit does).
+Knows numbers only: no texts, no encoders. The paper (arXiv 2509.15865) groups by the cosine
+similarity of CLIP text embeddings within (tau_min, tau_max), groups of 2 to 5; how it searches for
+groups is not published. We use complete linkage, because it keeps the promise "every pair lies
+within the bounds" and does not depend on the order of the prompts (greedy first-fit does).
 
 Near-duplicates (above tau_max) are kept apart, as the paper's upper bound suggests: sharing would
 make them nearly the same picture. Set tau_max to 1 to let them share.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -155,25 +154,32 @@ class _Search:
         kind, reason = self._explain(value, i, j, mine, other)
         return PairDecision(i, j, value, kind, reason)
 
-    def _explain(self, value: float, i: int, j: int, mine: Group, other: Group) -> tuple[PairKind, str]:
+    def _explain(
+        self, value: float, i: int, j: int, mine: Group, other: Group
+    ) -> tuple[PairKind, str]:
         if mine == other:
             return "same_group", f"{value:.2f}: same group"
         if value < self.tau_min:
-            return "too_far", f"{_below(value, self.tau_min)} is below {self.tau_min:.2f}"
+            return "too_far", f"{_precise(value, self.tau_min)} is below {self.tau_min:.2f}"
         if value > self.tau_max:
             return (
                 "near_duplicate",
-                f"{_above(value, self.tau_max)} is above {self.tau_max:.2f}: near-duplicate",
+                f"{_precise(value, self.tau_max)} is above {self.tau_max:.2f}: near-duplicate",
             )
         if len(mine) + len(other) > self.max_size:
-            return "too_large", f"{value:.2f} fits, but would make the group larger than {self.max_size}"
+            return (
+                "too_large",
+                f"{value:.2f} fits, but would make the group larger than {self.max_size}",
+            )
         return "better_elsewhere", f"{value:.2f} fits, but {self._rival(i, j, mine, other)}"
 
     def _rival(self, i: int, j: int, mine: Group, other: Group) -> str:
         """Names the tie that was stronger and the pair that stands in the way."""
         a, b = next((a, b) for a in mine for b in other if not self._fits(a, b))
         blocked = f"{a + 1} does not fit {b + 1} ({self.similarity[a][b]:.2f})"
-        ties = [(self.similarity[p][q], p, q) for p, g in ((i, mine), (j, other)) for q in g if q != p]
+        ties = [
+            (self.similarity[p][q], p, q) for p, g in ((i, mine), (j, other)) for q in g if q != p
+        ]
         _, p, q = max(ties)
         return f"{p + 1} fits better with {q + 1}, and {blocked}"
 
@@ -189,17 +195,7 @@ class _Search:
         return sorted(self.similarity[a][b] for a in first for b in second)
 
 
-def _below(value: float, bound: float) -> str:
-    """Two decimals, or as many as it takes to show that the value is below the bound."""
-    return _digits(value, bound, lambda shown: shown < round(bound, 2))
-
-
-def _above(value: float, bound: float) -> str:
-    return _digits(value, bound, lambda shown: shown > round(bound, 2))
-
-
-def _digits(value: float, bound: float, differs: "Iterable[bool] | object") -> str:
-    for digits in (2, 3, 4):
-        if round(value, digits) != round(bound, digits):
-            return f"{value:.{digits}f}"
-    return f"{value:.6f}"
+def _precise(value: float, bound: float) -> str:
+    """Two decimals, or as many as it takes to show that the value is not the bound."""
+    digits = next((d for d in (2, 3, 4, 5) if round(value, d) != round(bound, d)), 6)
+    return f"{value:.{digits}f}"

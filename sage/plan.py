@@ -76,7 +76,9 @@ class Plan:
             raise ValueError(f"Segment {index} does not continue its parent {segment.parent}.")
 
     def _check_partition(self) -> None:
-        prompts = sorted(n for segment in self.segments if not segment.start for n in segment.members)
+        prompts = sorted(
+            n for segment in self.segments if not segment.start for n in segment.members
+        )
         if not prompts or prompts != list(range(len(prompts))):
             raise ValueError(f"The first step covers prompts {prompts}; need each of 0..N-1 once.")
         for step in self._split_steps:

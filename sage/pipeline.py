@@ -1,0 +1,420 @@
+"""SagePipeline: prompts to pictures with shared trajectories, in diffusers' conventions.
+
+A `StableDiffusionPipeline` whose denoising loop walks a `Plan`. What it knows beyond that class:
+which prompts are similar (CLIP), what a plan costs (FLOPs), how long its stages take, and how to
+show a preview of every step. It draws no progress bars and opens no pages.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from sage.clip import ClipEncoder
+from sage.cost import Cost, ModelFlops, plan_cost
+from sage.flops import model_flops
+from sage.grouping import Grouping, cosine_similarity, group_prompts
+from sage.plan import Group, Plan, Row, branch_step_from_ratio, independent_plan, shared_plan
+from sage.preview import LatentRGB
+from sage.sampling import State, in_prompt_order, prompt_rows, sample
+from sage.schedulers import ddim_scheduler, solver_for
+from sage.settings import ModelSettings
+from sage.timing import StageClock, StageSeconds
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+
+
+@dataclass(frozen=True)
+class SageStep:
+    """One finished step of a run.
+
+    Attributes:
+        step: How many steps are finished, from 1.
+        steps: T.
+        state: All trajectories after the step.
+    """
+
+    step: int
+    steps: int
+    state: State
+    _preview: Callable[[Tensor], list[Image.Image]] = field(repr=False)
+
+    @property
+    def stage(self) -> Literal["trunk", "branches"]:
+        """Whether any prompts still shared this step."""
+        return "trunk" if any(len(row) > 1 for row in self.state.rows) else "branches"
+
+    def previews(self) -> list[Image.Image]:
+        """The expected clean picture of each prompt, in prompt order; waits for a GPU."""
+        pictures = self._preview(self.state.denoised)
+        return [pictures[r] for r in prompt_rows(self.state.rows).tolist()]
+
+
+@dataclass(frozen=True)
+class SageOutput:
+    """The result of a run; everything is in prompt order.
+
+    Attributes:
+        images: N pictures: PIL, an array [N, H, W, 3] or a tensor [N, 3, H, W] in [0, 1], or the
+            latents, as `output_type` says.
+        plan: What was run.
+        cost: What it cost, counted.
+        timings: How long it took, measured.
+        latents: [N, C, h, w] the final scaled latents, float32.
+        seeds: One for each prompt.
+        flagged: For each picture whether the model's safety checker blacked it out.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    plan: Plan
+    cost: Cost
+    timings: StageSeconds
+    latents: Tensor
+    seeds: tuple[int, ...]
+    flagged: tuple[bool, ...]
+
+
+class SagePipeline(StableDiffusionPipeline):
+    """Stable Diffusion with shared trajectories (SAGE, arXiv 2509.15865).
+
+    Attributes:
+        clip: Encoder for the similarity of prompts; without one, the pooled output of the text
+            encoder stands in, which is a different scale.
+        settings: The model's own bounds of similarity, guidance and preview colours.
+        max_rows: Rows that go through the denoiser in one call, guidance not counted.
+    """
+
+    clip: ClipEncoder | None = None
+    settings: ModelSettings = ModelSettings()
+    max_rows: int = 32
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | Path,
+        revision: str | None = None,
+        torch_dtype: torch.dtype = torch.float32,
+        clip: ClipEncoder | None = None,
+        local_files_only: bool = False,
+    ) -> "SagePipeline":
+        """Loads a model in Stable Diffusion's layout, safetensors only.
+
+        Args:
+            folder_or_repo: A folder or the id of a hub repository.
+            revision: Commit of the repository.
+            torch_dtype: Precision of the weights.
+            clip: Encoder for similarity; a local folder's own `clip/` is used without it.
+            local_files_only: Never ask the hub.
+        """
+        pipe = super().from_pretrained(
+            str(folder_or_repo),
+            revision=revision,
+            torch_dtype=torch_dtype,
+            use_safetensors=True,
+            local_files_only=local_files_only,
+        )
+        own_clip = Path(folder_or_repo) / "clip"
+        if clip is None and own_clip.is_dir():
+            clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
+        return pipe._prepare(clip)
+
+    @classmethod
+    def from_pipe(
+        cls, pipeline: DiffusionPipeline, clip: ClipEncoder | None = None
+    ) -> "SagePipeline":
+        """Uses the parts of a loaded pipeline; nothing is copied.
+
+        Args:
+            pipeline: A StableDiffusionPipeline.
+            clip: Encoder for similarity.
+        """
+        pipe = super().from_pipe(pipeline, torch_dtype=pipeline.dtype)
+        return pipe._prepare(clip or getattr(pipeline, "clip", None))
+
+    def _prepare(self, clip: ClipEncoder | None) -> "SagePipeline":
+        self.clip = clip
+        self.scheduler = ddim_scheduler(self.scheduler)
+        self._embeddings: dict[str, Tensor] = {}
+        self._flops: dict[tuple[int, ...], ModelFlops] = {}
+        return self
+
+    # -- what the page asks before it renders ------------------------------------------------
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """Embeddings whose cosine is the similarity of prompts: [N, D], unit length."""
+        known = dict(self._embeddings)  # a copy: other visitors' threads may clear it
+        missing = [p for p in dict.fromkeys(prompts) if p not in known]
+        if missing:
+            fresh = dict(zip(missing, self._embed(missing), strict=True))
+            if len(known) > 4096:  # about 10 MB; a visitor's session is far smaller
+                self._embeddings.clear()
+            self._embeddings.update(fresh)
+            known |= fresh
+        return torch.stack([known[p] for p in prompts])
+
+    @torch.inference_mode()
+    def _embed(self, prompts: Sequence[str]) -> Tensor:
+        if self.clip is not None:
+            return self.clip.embed_texts(prompts)
+        ids, mask = self._tokenize(prompts)
+        pooled = self.text_encoder(ids, attention_mask=mask).pooler_output
+        return torch.nn.functional.normalize(pooled.float().cpu(), dim=-1)
+
+    def group(
+        self,
+        prompts: Sequence[str],
+        tau_min: float | None = None,
+        tau_max: float | None = None,
+        max_group_size: int = 5,
+    ) -> Grouping:
+        """Which prompts share, and why; bounds default to the model's own."""
+        low = self.settings.tau_min if tau_min is None else tau_min
+        high = self.settings.tau_max if tau_max is None else tau_max
+        return group_prompts(cosine_similarity(self.embed(prompts)), low, high, max_group_size)
+
+    def plan(
+        self, groups: Sequence[Group], num_inference_steps: int = 30, share_ratio: float = 0.4
+    ) -> Plan:
+        """One trunk for each group up to share_ratio of the steps, then one branch a prompt."""
+        point = branch_step_from_ratio(share_ratio, num_inference_steps)
+        return shared_plan(groups, num_inference_steps, point)
+
+    def cost(self, plan: Plan, guidance_scale: float | None = None) -> Cost:
+        """What a plan costs on this model, counted and not run."""
+        return plan_cost(plan, self.flops, self._guidance(guidance_scale) > 1)
+
+    @property
+    def flops(self) -> ModelFlops:
+        """FLOPs of one call of each part, counted once for the parts in use."""
+        key = (id(self.unet), id(self.vae), id(self.text_encoder))
+        if key not in self._flops:
+            length, size = self.tokenizer.model_max_length, self.unet.config.sample_size
+            parts = (self.text_encoder, self.unet, self.vae)
+            self._flops = {key: model_flops(*parts, tokens=length, latent_size=size)}
+        return self._flops[key]
+
+    def truncated(self, prompts: Sequence[str]) -> tuple[int, ...]:
+        """Prompts that are longer than the tokenizer reads; their end is ignored."""
+        limit = self.tokenizer.model_max_length
+        lengths = [len(ids) for ids in self.tokenizer(list(prompts)).input_ids]
+        return tuple(n for n, length in enumerate(lengths) if length > limit)
+
+    # -- running -----------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        *,
+        share_ratio: float = 0.4,
+        num_inference_steps: int = 30,
+        guidance_scale: float | None = None,
+        seeds: Sequence[int] | None = None,
+        negative_prompt: str = "",
+        groups: Sequence[Group] | None = None,
+        plan: Plan | None = None,
+        output_type: OutputType = "pil",
+    ) -> SageOutput:
+        """Renders the prompts; see `stream` for the arguments."""
+        *_, output = self.stream(
+            prompts,
+            share_ratio=share_ratio,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seeds=seeds,
+            negative_prompt=negative_prompt,
+            groups=groups,
+            plan=plan,
+            output_type=output_type,
+        )
+        return output
+
+    def stream(
+        self,
+        prompts: Sequence[str],
+        *,
+        share_ratio: float = 0.4,
+        num_inference_steps: int = 30,
+        guidance_scale: float | None = None,
+        seeds: Sequence[int] | None = None,
+        negative_prompt: str = "",
+        groups: Sequence[Group] | None = None,
+        plan: Plan | None = None,
+        output_type: OutputType = "pil",
+    ) -> Iterator[SageStep | SageOutput]:
+        """Renders the prompts step by step.
+
+        Args:
+            prompts: N texts.
+            share_ratio: β, the share of steps in common; 0 is independent sampling.
+            num_inference_steps: T.
+            guidance_scale: Classifier-free guidance (arXiv 2207.12598); 1 or less is none. The
+                trunk guides with its group's mean embedding and shares the unconditional pass.
+            seeds: One for each prompt, 0, 1, 2, ... without it. A prompt's starting noise is
+                torch.randn from a CPU generator with its seed, so it does not depend on the other
+                prompts. A trunk starts from the noise of its member with the smallest seed (the
+                first one, with the default seeds): so the order of the prompts has no effect.
+            negative_prompt: What to guide away from, for all prompts.
+            groups: A partition of the prompts; by default found by `group`.
+            plan: Any plan at all, instead of groups, steps and share ratio.
+            output_type: "pil", "np", "pt" or "latent".
+
+        Yields:
+            A SageStep for every step, then one SageOutput.
+
+        Raises:
+            ValueError: If arguments disagree.
+            FloatingPointError: If the model produced a value that is not a number.
+        """
+        prompts = list(prompts)
+        seeds = tuple(range(len(prompts))) if seeds is None else tuple(seeds)
+        _check_inputs(prompts, seeds, negative_prompt, output_type)
+        if plan is None:
+            groups = self.group(prompts).groups if groups is None else groups
+            by_seed = [tuple(sorted(g, key=lambda n: (seeds[n], n))) for g in groups]
+            plan = self.plan(by_seed, num_inference_steps, share_ratio)
+        run = _Run(prompts, plan, self._guidance(guidance_scale), seeds, negative_prompt)
+        return self._run(run, output_type)
+
+    def _run(self, run: "_Run", output_type: OutputType) -> Iterator[SageStep | SageOutput]:
+        plan, guidance = run.plan, run.guidance
+        device = self._execution_device
+        clock = StageClock(device)
+        # 1. Condition, noise and solver.
+        with torch.inference_mode(), clock.measure({"encode": 1.0}):
+            cond = self.encode(run.prompts)  # (N, L, D)
+            uncond = self.encode([run.negative_prompt]) if guidance > 1 else None  # (1, L, D)
+        solver = solver_for(self.scheduler, plan.steps, device)
+        noise = self.starting_noise(run.seeds).to(device) * solver.init_noise_sigma
+        denoise = self._denoiser(solver.timesteps, uncond, guidance)
+        states = sample(denoise, solver, plan, cond, noise)
+        # 2. Trunks and branches, one step at a time.
+        for i in range(plan.steps):
+            with torch.inference_mode(), clock.measure(_step_shares(plan.rows(i))):
+                state = next(states)
+            yield SageStep(i + 1, plan.steps, state, self.preview)
+        # 3. Pictures.
+        latents = in_prompt_order(state)
+        with torch.inference_mode(), clock.measure({"decode": 1.0}):
+            images, flagged = self._decode(latents, output_type)
+        yield SageOutput(
+            images, plan, self.cost(plan, guidance), clock.read(), latents, run.seeds, flagged
+        )
+
+    def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:
+        """Runs encoder, denoiser and decoder once at a batch size, so that timing starts warm."""
+        plan = independent_plan(rows, 1)
+        for _ in self.stream([""] * rows, plan=plan, guidance_scale=guidance_scale):
+            pass
+
+    # -- parts -------------------------------------------------------------------------------
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text-encoder hidden states c_n of prompts: [N, L, D]."""
+        ids, mask = self._tokenize(prompts)
+        return self.text_encoder(ids, attention_mask=mask)[0]
+
+    def _tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self._execution_device)
+        use_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+        return tokens.input_ids, tokens.attention_mask if use_mask else None
+
+    def starting_noise(self, seeds: Sequence[int]) -> Tensor:
+        """Standard normal noise [N, C, h, w] on the CPU, each from its own seed."""
+        size = self.unet.config.sample_size
+        shape = (self.unet.config.in_channels, size, size)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+
+    def _denoiser(
+        self, timesteps: Tensor, uncond: Tensor | None, guidance: float
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The UNet as the sampler wants it: guided, in chunks of rows that fit."""
+        call = partial(self._predict, uncond=uncond, guidance=guidance)
+
+        def denoise(x: Tensor, index: Tensor, cond: Tensor) -> Tensor:
+            parts = (x, timesteps[index], cond)
+            chunks = zip(*(part.split(self.max_rows) for part in parts), strict=True)
+            return torch.cat([call(*chunk) for chunk in chunks])
+
+        return denoise
+
+    def _predict(
+        self, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, guidance: float
+    ) -> Tensor:
+        """Classifier-free guidance (arXiv 2207.12598) with both halves in one batch."""
+        z = x.to(cond.dtype)  # latents stay float32 between steps, the network runs in its own
+        if uncond is None:
+            return self.unet(z, t, cond).sample.to(x.dtype)
+        both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D)
+        output = self.unet(torch.cat([z, z]), torch.cat([t, t]), both).sample.to(x.dtype)
+        without, with_prompt = output.chunk(2)
+        return without + guidance * (with_prompt - without)
+
+    def preview(self, latents: Tensor) -> list[Image.Image]:
+        """Cheap pictures of latents [R, C, h, w], in the size of the real ones."""
+        if self.settings.latent_rgb is None:
+            self.settings = replace(self.settings, latent_rgb=LatentRGB.fit(self.vae))
+        height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
+        return self.settings.latent_rgb.pictures(latents, (width, height))
+
+    def _decode(
+        self, latents: Tensor, output_type: OutputType
+    ) -> tuple[list[Image.Image] | np.ndarray | Tensor, tuple[bool, ...]]:
+        if not bool(torch.isfinite(latents).all()):
+            raise FloatingPointError("The model produced a value that is not a number.")
+        if output_type == "latent":
+            return latents, (False,) * len(latents)
+        z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        pixels = torch.cat([self.vae.decode(part).sample for part in z.split(self.max_rows)])
+        pixels, flags = self.run_safety_checker(pixels, pixels.device, self.dtype)
+        images = self.image_processor.postprocess(pixels, output_type=output_type)
+        return images, tuple(flags or (False,) * len(latents))
+
+    def _guidance(self, guidance_scale: float | None) -> float:
+        return self.settings.guidance_scale if guidance_scale is None else guidance_scale
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A checked call."""
+
+    prompts: list[str]
+    plan: Plan
+    guidance: float
+    seeds: tuple[int, ...]
+    negative_prompt: str
+
+
+def _check_inputs(
+    prompts: list[str], seeds: tuple[int, ...], negative_prompt: str, output_type: str
+) -> None:
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise ValueError("prompts must be a list of at least one text.")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds were given for {len(prompts)} prompts.")
+    if not isinstance(negative_prompt, str):
+        raise ValueError("negative_prompt must be one text: the trunk shares it.")
+    if output_type not in ("pil", "np", "pt", "latent"):
+        raise ValueError(
+            f"output_type is {output_type!r}; allowed are 'pil', 'np', 'pt', 'latent'."
+        )
+
+
+def _step_shares(rows: Sequence[Row]) -> dict[str, float]:
+    """How the time of a step is divided: by rows that are shared and rows that are not."""
+    trunk = sum(len(row) > 1 for row in rows) / len(rows)
+    return {"trunk": trunk, "branches": 1 - trunk}

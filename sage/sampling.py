@@ -1,0 +1,120 @@
+"""Walks a plan: gather rows, denoise on the mean condition, step, yield.
+
+Knows plans, a denoiser (any callable), a solver and tensors; nothing of texts, pictures, devices,
+files or progress bars. The sampler is a generator of states: stop it by not asking for the next.
+Before its branch point a row stands for a group, after it for one prompt; the loop does not know
+the difference.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sage.plan import Plan, Row
+from sage.solver import Solver
+
+# (x [R, ...], step of each row [R], condition of each row [R, ...]) -> prediction [R, ...]
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """All trajectories after a step.
+
+    Attributes:
+        step: The step just taken, 0-based.
+        rows: The prompts behind each row.
+        x: [R, ...] latents after the step.
+        denoised: [R, ...] the clean x0 that the step predicted: what a preview shows.
+    """
+
+    step: int
+    rows: tuple[Row, ...]
+    x: Tensor
+    denoised: Tensor
+
+
+def sample(
+    denoise: Denoiser, solver: Solver, plan: Plan, cond: Tensor, noise: Tensor
+) -> Iterator[State]:
+    """Runs a plan and yields the state after every step.
+
+    Args:
+        denoise: Predicts from rows, their steps and their conditions.
+        solver: Turns predictions into steps; `solver.steps` must equal `plan.steps`.
+        plan: Who shares with whom, and until when.
+        cond: [N, ...] one condition for each prompt.
+        noise: [N, ...] one starting latent for each prompt. A row that stands for several
+            prompts starts from that of its first member.
+
+    Yields:
+        One State a step; `in_prompt_order` of the last one is the result.
+
+    Raises:
+        ValueError: If the numbers of steps or prompts disagree.
+    """
+    if solver.steps != plan.steps:
+        raise ValueError(f"The solver has {solver.steps} steps, the plan {plan.steps}.")
+    if not len(cond) == len(noise) == plan.num_prompts:
+        raise ValueError(
+            f"The plan has {plan.num_prompts} prompts, but there are {len(cond)} conditions "
+            f"and {len(noise)} starting latents."
+        )
+    # Everything that comes from the host is on the device before the loop begins.
+    moves = {i: _Move.at(plan, i, cond) for i in range(plan.steps) if plan.splits_at(i)}
+    x = noise[torch.tensor([row[0] for row in plan.rows(0)], device=noise.device)]  # (R, ...)
+    memory = solver.start(x)
+    for i in range(plan.steps):
+        if i in moves:
+            move = moves[i]
+            x = x[move.parents]  # branch: every new row copies the row it came from
+            memory = tuple(m[move.parents] for m in memory)
+        index = move.steps + i
+        output = denoise(solver.scale_input(x, index), index, move.cond)
+        x, denoised, memory = solver.step(x, output, index, memory)
+        yield State(i, move.rows, x, denoised)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What changes where rows split: their members, origin and condition."""
+
+    rows: tuple[Row, ...]
+    parents: Tensor  # [R] int64
+    cond: Tensor  # [R, ...] mean condition of each row
+    steps: Tensor  # [R] zeros, to which the step is added
+
+    @classmethod
+    def at(cls, plan: Plan, step: int, cond: Tensor) -> "_Move":
+        rows = plan.rows(step)
+        parents = torch.tensor(plan.parents(step), device=cond.device)
+        return cls(rows, parents, group_mean(cond, rows), torch.zeros_like(parents))
+
+
+def group_mean(cond: Tensor, rows: Sequence[Row]) -> Tensor:
+    """c̄: the mean condition of each row's members (arXiv 2509.15865).
+
+    Args:
+        cond: [N, ...] one condition for each prompt.
+        rows: R tuples of prompt indices.
+
+    Returns:
+        [R, ...]; for a row of one prompt, its condition bit for bit.
+    """
+    # Members in ascending order: the mean must not depend on who lends the noise.
+    return torch.stack(
+        [cond[row[0]] if len(row) == 1 else cond[sorted(row)].mean(0) for row in rows]
+    )
+
+
+def in_prompt_order(state: State) -> Tensor:
+    """The latents of a state, one for each prompt [N, ...]; shared rows are repeated."""
+    return state.x[prompt_rows(state.rows, state.x.device)]
+
+
+def prompt_rows(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
+    """For each prompt, the row that stands for it: [N] int64."""
+    place = {prompt: r for r, row in enumerate(rows) for prompt in row}
+    return torch.tensor([place[n] for n in range(len(place))], device=device)
