@@ -12,8 +12,8 @@ from sage.world.vocabulary import PLACES
 
 # Places with something to stand on; on the others, things float around the middle.
 GROUND_PLACES = frozenset(
-    ("meadow", "beach", "sunset", "night", "snow", "desert", "table", "city", "forest")
-    + ("mountains", "autumn", "room", "moon")
+    {"meadow", "beach", "sunset", "night", "snow", "desert", "table", "city", "forest"}
+    | {"mountains", "autumn", "room", "moon"}
 )
 
 

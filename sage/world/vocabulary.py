@@ -5,6 +5,7 @@ nor about how the words are put together into a caption (see `captions`).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 CATEGORIES = ("animal", "food", "plant", "vehicle", "object")
@@ -313,7 +314,7 @@ STYLES: tuple[Style, ...] = (
 DEFAULT_STYLES = ("flat", "3d")
 
 # Said of any style, or of none.
-PLAIN_PREFIXES = ("a picture of", "an image of", "a drawing of")
+PLAIN_PREFIXES = ("a picture of", "an image of", "an emoji of")
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "normal": (), "big": ("big", "large")}
 COUNT_WORDS = {2: ("two",), 3: ("three",)}
 # {left} and {right} are noun phrases with their articles.
@@ -339,18 +340,18 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W_]+", text.lower()))
 
 
-def _vocabulary_texts() -> list[str]:
-    """Every piece of text a caption can be made of."""
+def _caption_texts(styles: Sequence[str]) -> list[str]:
+    """Every piece of text a caption of a scene in one of the styles can be made of."""
     nouns = [noun for thing in THINGS for noun in (thing.name, *thing.synonyms)]
     texts = nouns + [plural_of(noun) for noun in nouns] + [thing.colour for thing in THINGS]
     texts += [phrase for place in PLACES for phrase in place.phrases]
-    texts += [prefix for style in STYLES for prefix in style.prefixes]
+    texts += [prefix for name in styles for prefix in STYLE_BY_NAME[name].prefixes]
     texts += [word for words in SIZE_WORDS.values() for word in words]
     texts += [word for words in COUNT_WORDS.values() for word in words]
     forms = [form.format(left="a", right="an") for form in PAIR_FORMS]
     return texts + forms + list(PLAIN_PREFIXES)
 
 
-def known_words() -> frozenset[str]:
-    """Every lower-case word a caption can contain, as `words_of` splits it."""
-    return frozenset(word for text in _vocabulary_texts() for word in words_of(text))
+def known_words(styles: Sequence[str] = DEFAULT_STYLES) -> frozenset[str]:
+    """Every lower-case word, as `words_of` splits it, of captions of scenes in these styles."""
+    return frozenset(word for text in _caption_texts(styles) for word in words_of(text))
