@@ -27,13 +27,13 @@ class ClipEncoder:
         cls,
         folder_or_repo: str | Path,
         revision: str | None = None,
-        torch_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32,
         local_files_only: bool = False,
     ) -> "ClipEncoder":
         """Loads a CLIPModel, its tokenizer and its preprocessor from one folder or repository."""
         where = {"revision": revision, "local_files_only": local_files_only}
         model = CLIPModel.from_pretrained(
-            folder_or_repo, dtype=torch_dtype, use_safetensors=True, **where
+            folder_or_repo, dtype=dtype, use_safetensors=True, **where
         )
         return cls(
             model,

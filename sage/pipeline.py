@@ -100,7 +100,7 @@ class SagePipeline(StableDiffusionPipeline):
         cls,
         folder_or_repo: str | Path,
         revision: str | None = None,
-        torch_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32,
         clip: ClipEncoder | None = None,
         local_files_only: bool = False,
     ) -> "SagePipeline":
@@ -109,21 +109,23 @@ class SagePipeline(StableDiffusionPipeline):
         Args:
             folder_or_repo: A folder or the id of a hub repository.
             revision: Commit of the repository.
-            torch_dtype: Precision of the weights.
+            dtype: Precision of the weights.
             clip: Encoder for similarity; a local folder's own `clip/` is used without it.
             local_files_only: Never ask the hub.
         """
         pipe = super().from_pretrained(
             str(folder_or_repo),
             revision=revision,
-            torch_dtype=torch_dtype,
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=local_files_only,
         )
         own_clip = Path(folder_or_repo) / "clip"
         if clip is None and own_clip.is_dir():
             clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
-        return pipe._prepare(clip)
+        pipe.clip, pipe.settings = clip, ModelSettings.read(folder_or_repo)
+        pipe.scheduler = ddim_scheduler(pipe.scheduler)
+        return pipe
 
     @classmethod
     def from_pipe(
@@ -135,15 +137,32 @@ class SagePipeline(StableDiffusionPipeline):
             pipeline: A StableDiffusionPipeline.
             clip: Encoder for similarity.
         """
-        pipe = super().from_pipe(pipeline, torch_dtype=pipeline.dtype)
-        return pipe._prepare(clip or getattr(pipeline, "clip", None))
+        # Not diffusers' own from_pipe: that one casts, which a shared model must not suffer.
+        needed = pipeline.config.requires_safety_checker
+        pipe = cls(**pipeline.components, requires_safety_checker=needed)
+        pipe.clip = clip or getattr(pipeline, "clip", None)
+        pipe.settings = getattr(pipeline, "settings", ModelSettings())
+        pipe.scheduler = ddim_scheduler(pipe.scheduler)
+        return pipe
 
-    def _prepare(self, clip: ClipEncoder | None) -> "SagePipeline":
-        self.clip = clip
-        self.scheduler = ddim_scheduler(self.scheduler)
-        self._embeddings: dict[str, Tensor] = {}
-        self._flops: dict[tuple[int, ...], ModelFlops] = {}
+    def to(self, *args: Any, **kwargs: Any) -> "SagePipeline":
+        """Moves the parts, as in diffusers, and the encoder for similarity with them."""
+        super().to(*args, **kwargs)
+        if self.clip is not None:
+            self.clip.to(self.device)
         return self
+
+    @cached_property
+    def _embeddings(self) -> dict[str, Tensor]:
+        return {}
+
+    @cached_property
+    def _warm_sizes(self) -> set[int]:
+        return set()
+
+    @cached_property
+    def _flops(self) -> dict[tuple[int, ...], ModelFlops]:
+        return {}
 
     # -- what the page asks before it renders ------------------------------------------------
 
@@ -308,10 +327,14 @@ class SagePipeline(StableDiffusionPipeline):
         )
 
     def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:
-        """Runs encoder, denoiser and decoder once at a batch size, so that timing starts warm."""
-        plan = independent_plan(rows, 1)
-        for _ in self.stream([""] * rows, plan=plan, guidance_scale=guidance_scale):
-            pass
+        """Runs encoder, denoiser and decoder once at a batch size, so that timing starts warm.
+
+        A size that has run before costs nothing.
+        """
+        if rows not in self._warm_sizes:
+            plan = independent_plan(rows, 1)
+            self([""] * rows, plan=plan, guidance_scale=guidance_scale)
+            self._warm_sizes.add(rows)
 
     # -- parts -------------------------------------------------------------------------------
 
