@@ -54,7 +54,7 @@ class Style:
 
 
 # Words whose plural or article the spelling rules below would get wrong.
-_PLURALS = {"fish": "fish", "sheep": "sheep", "goldfish": "goldfish", "aircraft": "aircraft"}
+_PLURALS = {"fish": "fish", "sheep": "sheep", "snowman": "snowmen"}
 _ARTICLES = {"unicorn": "a"}
 
 
