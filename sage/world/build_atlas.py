@@ -190,38 +190,58 @@ def _manifest(sprites: list[dict], codes: dict[str, str]) -> dict:
     }
 
 
+ATTRIBUTION_HEAD = """# Attribution
+
+`atlas.webp` holds pictures from the works below; `manifest.json` names style, package, version
+and Unicode code point of each. **Changes:** every picture was drawn as a bitmap, cropped to its
+visible part, reduced to fit 64 x 64 pixels, and placed in one file. Scenes painted from them, and
+pictures made by models trained on such scenes, are further adaptations.
+
+| style | work | licence | package |
+| --- | --- | --- | --- |
+"""
+
+ATTRIBUTION_FOOT = """
+The text of the Apache License 2.0 is in `LICENSE` at the top of this repository, that of
+CC-BY-4.0 at the address in the table. About half of the synonyms in `sage/world/vocabulary.py`
+are tags of [emojibase-data](https://github.com/milesj/emojibase) 17.0.0 (MIT, Copyright (c)
+2017-2019 Miles Johnson), cleaned by hand; the others were added by hand.
+
+## MIT License (Fluent Emoji, Copyright (c) Microsoft Corporation; emojibase-data)
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or
+substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT
+OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+
+
 def attribution() -> str:
     """Text of ATTRIBUTION.md."""
-    lines = [
-        "# Attribution",
-        "",
-        "`atlas.webp` holds pictures from the sources below, one column of `manifest.json` for",
-        "each style. **Changes:** every picture was drawn as a bitmap, cropped to its visible",
-        "part, reduced to fit 64 x 64 pixels, and placed in one file.",
-        "",
-        "| style | work | licence | package |",
-        "| --- | --- | --- | --- |",
+    rows = [
+        f"| {name} | [{source.credit}]({source.home}) | [{source.licence}]({source.licence_url}) "
+        f"| {source.package} {source.version} |\n"
+        for name, source in SOURCES.items()
     ]
-    for name, source in SOURCES.items():
-        lines.append(
-            f"| {name} | [{source.credit}]({source.home}) "
-            f"| [{source.licence}]({source.licence_url}) "
-            f"| {source.package} {source.version} |"
-        )
-    lines += [
-        "",
-        "Synonyms in `sage/world/vocabulary.py` follow the tags of",
-        "[emojibase-data](https://github.com/milesj/emojibase) 17.0.0 (MIT, Copyright Miles",
-        "Johnson), cleaned and completed by hand.",
-        "",
-    ]
-    return "\n".join(lines)
+    return ATTRIBUTION_HEAD + "".join(rows) + ATTRIBUTION_FOOT
 
 
 def write(atlas: np.ndarray, manifest: dict, folder: Path) -> None:
     """Write atlas.webp (lossless), manifest.json and ATTRIBUTION.md into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(atlas).save(folder / manifest["image"], lossless=True, quality=100, method=6)
+    Image.fromarray(atlas).save(
+        folder / manifest["image"], lossless=True, quality=100, method=6, exact=True
+    )
     digest = hashlib.sha256((folder / manifest["image"]).read_bytes()).hexdigest()
     text = json.dumps({**manifest, "sha256": digest}, indent=1) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
