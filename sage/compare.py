@@ -216,5 +216,5 @@ def _stages(stages: StageFlops | StageSeconds) -> dict[str, float]:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
-    packages = ("torch", "diffusers", "transformers", "gradio")
+    packages = ("torch", "diffusers", "transformers")
     return {"sage": sage.__version__} | {name: version(name) for name in packages}

@@ -180,8 +180,8 @@ class _Search:
         ties = [
             (self.similarity[p][q], p, q) for p, g in ((i, mine), (j, other)) for q in g if q != p
         ]
-        _, p, q = max(ties)
-        return f"{p + 1} fits better with {q + 1}, and {blocked}"
+        tie, p, q = max(ties)
+        return f"{p + 1} fits better with {q + 1} ({tie:.2f}), and {blocked}"
 
     def _may_merge(self, first: Group, second: Group) -> bool:
         if len(first) + len(second) > self.max_size:

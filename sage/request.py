@@ -124,9 +124,7 @@ def parse_prompts(text: str) -> tuple[str, ...]:
         ValueError: If there are too few or too many, or one is too long.
     """
     if not isinstance(text, str):
-        raise ValueError(
-            f"The prompts are {type(text).__name__}; a text with one a line is needed."
-        )
+        raise ValueError(f"The prompts are a {type(text).__name__}; need a text, one a line.")
     prompts = tuple(clean for line in text.splitlines() if (clean := clean_prompt(line)))
     check_prompts(prompts)
     return prompts

@@ -1,0 +1,87 @@
+"""Everything a visitor sends is checked in one place and answered with one sentence."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sage.request import LIMITS, clean_prompt, parse_prompts, parse_request
+
+TWO = "a fox\na dog"
+
+
+def test_a_plain_request_has_the_papers_defaults():
+    request = parse_request(TWO)
+    assert (request.tau_min, request.tau_max, request.max_group_size) == (0.6, 0.9, 5)
+    assert (request.steps, request.branch_step) == (30, 12)
+    assert request.seeds == (0, 1)
+
+
+def test_a_models_own_values_stand_where_nothing_is_chosen():
+    class Own:
+        tau_min, tau_max, guidance_scale = 0.3, 0.95, 4.0
+
+    request = parse_request(TWO, defaults=Own, tau_max=0.8)
+    assert (request.tau_min, request.tau_max, request.guidance_scale) == (0.3, 0.8, 4.0)
+
+
+def test_blank_lines_and_spaces_are_dropped():
+    assert parse_prompts("  a fox \r\n\n\n a   dog\n") == ("a fox", "a dog")
+
+
+def test_invisible_characters_are_removed():
+    assert clean_prompt("a\u200bfo\u202ex\x07 \u00a0and\tdog") == "afox and dog"
+
+
+def test_letters_of_every_script_stay():
+    assert clean_prompt("žluťoučký kůň 狐狸 🦊") == "žluťoučký kůň 狐狸 🦊"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"prompts": ""}, "No prompt yet: type 2 to 16"),
+        ({"prompts": " \n\t\n\u200b"}, "No prompt yet"),
+        ({"prompts": "a fox"}, "There is one prompt; sharing needs at least two"),
+        ({"prompts": "\n".join(f"fox {n}" for n in range(17))}, "prompts is 17; .* 2 to 16"),
+        ({"prompts": "a fox\n" + "x" * 5000}, "Prompt 2 has 5000 characters; .* 1 to 300"),
+        ({"prompts": None}, "The prompts are a NoneType"),
+        ({"tau_min": float("nan")}, r"\(tau_min\) is 'nan'; a number is needed"),
+        ({"tau_max": float("inf")}, r"\(tau_max\) is 'inf'"),
+        ({"tau_max": 1.5}, r"\(tau_max\) is 1.5; allowed are -1 to 1"),
+        ({"tau_min": 0.95, "tau_max": 0.9}, "the lowest must not be above the highest"),
+        ({"max_group_size": 0}, "The largest group is 0; allowed are 1 to 16"),
+        ({"max_group_size": 2.5}, "a whole number is needed"),
+        ({"share_ratio": -0.1}, r"\(share_ratio\) is -0.1; allowed are 0 to 1"),
+        ({"share_ratio": "much"}, "'much'; a number is needed"),
+        ({"steps": 1}, "The number of steps is 1; allowed are 2 to 100"),
+        ({"steps": 10**400}, "The number of steps is '1000"),
+        ({"steps": True}, "'True'; a number is needed"),
+        ({"guidance_scale": 1e9}, r"The guidance scale is 1e\+09; allowed are 1 to 20"),
+        ({"seed": -1}, "The seed is -1; allowed are 0 to 2147483647"),
+        ({"seed": [1]}, r"The seed is '\[1\]'"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(arguments, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        parse_request(**({"prompts": TWO} | arguments))
+    assert len(str(caught.value)) < 200
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=400), st.floats(), st.floats(), st.integers(), st.floats())
+def test_any_input_is_taken_or_refused_with_a_sentence(text, tau_min, ratio, steps, seed):
+    request, refusal = None, None
+    try:
+        request = parse_request(text, tau_min=tau_min, share_ratio=ratio, steps=steps, seed=seed)
+    except ValueError as error:
+        refusal = str(error)
+    if request is None:
+        assert refusal.endswith(".")
+        return
+    assert 2 <= len(request.prompts) <= 16
+    assert 0 <= request.branch_step <= request.steps
+
+
+def test_every_limit_admits_its_own_default():
+    for limit in LIMITS.values():
+        assert limit.check(limit.default) == limit.default
