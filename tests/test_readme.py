@@ -1,0 +1,127 @@
+"""What stands in README and Spacefile is true: code runs, heads are valid, links lead somewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+HEAD = yaml.safe_load(README.split("---")[1])
+SPACE = yaml.safe_load((ROOT / "Spacefile").read_text("utf-8"))
+
+# The keys of Spacefile v0 (deta/space-cli, internal/spacefile/schemas/spacefile.schema.json).
+TOP_KEYS = {"v", "icon", "app_name", "auto_pwa", "micros"}
+MICRO_KEYS = {
+    *("name", "src", "engine", "primary", "path", "serve", "commands", "include", "run", "dev"),
+    *("presets", "public_routes", "public", "provide_actions", "actions"),
+}
+ENGINES = {
+    *("static", "react", "svelte", "vue", "next", "nuxt", "svelte-kit"),
+    *("python3.9", "python3.8", "nodejs16", "custom"),
+}
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+
+
+def code_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_library_example_runs(tmp_path):
+    (example,) = [block for block in code_blocks("python") if "SagePipeline" in block]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-c", example]
+    done = subprocess.run(run, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"saved \d+% of the evaluations", done.stdout)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_the_two_commands_name_files_that_exist():
+    commands = "\n".join(code_blocks("bash"))
+    assert "pip install -r requirements.txt && python app.py" in commands
+    assert "pip install -r tests/requirements.txt && pytest" in commands
+    for name in ("requirements.txt", "tests/requirements.txt", "app.py"):
+        assert (ROOT / name).is_file()
+
+
+def test_every_relative_link_leads_to_a_file():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_every_file_on_the_map_exists():
+    (block,) = [b for b in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "app.py" in b]
+    for name in re.findall(r"\b\w+\.py\b", block):
+        assert (ROOT / name).is_file() or (ROOT / "sage" / name).is_file(), name
+    for path in (ROOT / "sage").glob("*.py"):
+        assert path.name == "__init__.py" or path.name in block, path.name
+
+
+def test_the_head_is_what_spaces_read():
+    assert HEAD["sdk"] == "gradio"
+    assert HEAD["app_file"] == "app.py"
+    assert len(HEAD["short_description"]) <= 60
+    assert {HEAD["colorFrom"], HEAD["colorTo"]} <= COLOURS
+    assert HEAD["license"] == "apache-2.0"
+    assert "2509.15865" in README
+
+
+def test_the_head_agrees_with_the_requirements():
+    wanted = (ROOT / "requirements.txt").read_text()
+    low, high = re.search(r"^gradio>=([\d.]+),<(\d+)$", wanted, re.MULTILINE).groups()
+    version = [int(part) for part in HEAD["sdk_version"].split(".")]
+    assert version[:2] >= [int(part) for part in low.split(".")]
+    assert version[0] < int(high)
+
+
+def test_the_head_names_the_models_of_the_list():
+    from sage.models import stable_diffusion_v1_5
+
+    spec = stable_diffusion_v1_5()
+    assert HEAD["models"] == [spec.source, spec.clip_source]
+
+
+def test_the_spacefile_is_valid():
+    assert set(SPACE) <= TOP_KEYS
+    assert SPACE["v"] == 0
+    assert len(SPACE["app_name"]) <= 12
+    assert Image.open(ROOT / SPACE["icon"]).size == (512, 512)
+    assert 1 <= len(SPACE["micros"]) <= 5
+    for micro in SPACE["micros"]:
+        assert set(micro) <= MICRO_KEYS
+        assert {"name", "src", "engine"} <= set(micro)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", micro["name"])
+        assert micro["engine"] in ENGINES
+        assert (ROOT / micro["src"]).is_dir()
+        assert not ({"public", "public_routes"} <= set(micro))
+        assert "serve" not in micro
+        for name in micro["include"]:
+            assert (ROOT / name).exists(), name
+
+
+def test_the_spacefile_agrees_with_the_readme():
+    (micro,) = SPACE["micros"]
+    assert micro["run"] == f"python {HEAD['app_file']}"
+    assert SPACE["app_name"] == HEAD["title"]
+    assert micro["commands"] == ["pip install -r requirements.txt"]
+
+
+def test_the_top_level_holds_what_was_agreed():
+    agreed = {"app.py", "sage", "assets", "tests", "requirements.txt", "README.md", "Spacefile"}
+    listing = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listing.returncode:
+        pytest.fail("not a git checkout")
+    names = {line.split("/")[0] for line in listing.stdout.splitlines()}
+    assert {n for n in names if not n.startswith(".")} - {"LICENSE"} <= agreed
