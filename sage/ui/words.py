@@ -1,0 +1,66 @@
+"""Numbers and prompts as words a visitor reads. Knows nothing of gradio, plotly or HTML."""
+
+import re
+from collections.abc import Iterable
+
+STAGES = ("encode", "trunk", "branches", "decode")
+STAGE_WORDS = {
+    "encode": "reading the prompts",
+    "trunk": "shared steps",
+    "branches": "own steps",
+    "decode": "drawing the pictures",
+}
+
+
+def flops_text(flops: float) -> str:
+    """FLOPs with a unit, e.g. "1.23 TFLOP"."""
+    for unit, size in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if flops >= size:
+            return f"{three_digits(flops / size)} {unit}"
+    return f"{three_digits(flops / 1e6)} MFLOP"
+
+
+def seconds_text(seconds: float) -> str:
+    """Seconds with a unit, e.g. "1.92 s" or "35 ms"."""
+    return f"{three_digits(seconds)} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
+
+
+def percent_text(share: float) -> str:
+    """A share as a percentage, e.g. "27 %"."""
+    return f"{100 * share:.0f} %"
+
+
+def saved_text(share: float, word: str = "less") -> str:
+    """A saving in words: "27 % less", "3 % more" or "the same"."""
+    rounded = round(100 * share)
+    if not rounded:
+        return "the same"
+    return f"{abs(rounded)} % {word if rounded > 0 else 'more'}"
+
+
+def shorten(text: str, length: int) -> str:
+    """At most `length` characters, cut with an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def split_words(prompt: str) -> list[str]:
+    """A prompt as alternating pieces: text between words, word, text, word, ..., text."""
+    return re.split(r"([^\W_]+)", prompt)
+
+
+def unseen_words(prompts: Iterable[str], known: frozenset[str] | None) -> tuple[str, ...]:
+    """Words of the prompts that a model has never met; none if it does not tell what it knows."""
+    if known is None:
+        return ()
+    words = (word for prompt in prompts for word in split_words(prompt)[1::2])
+    return tuple(dict.fromkeys(word for word in words if word.lower() not in known))
+
+
+def plural(number: int, noun: str) -> str:
+    """A number with its noun, e.g. "1 step", "12 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def three_digits(number: float) -> str:
+    """A number with about three digits and no exponent, e.g. "1234", "1.23", "0.04"."""
+    return f"{number:.0f}" if number >= 100 else f"{number:.3g}" if number >= 1 else f"{number:.2f}"

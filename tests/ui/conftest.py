@@ -1,0 +1,86 @@
+"""The page on real classes at tiny size: a quick model, a slow one and one that is out of reach."""
+
+import json
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from sage.models import ModelSpec, load_model
+from sage.settings import ModelSettings
+from sage.ui.demo import build_demo, launch_settings
+from sage.ui.handlers import Form, Handlers
+from sage.ui.shelf import Shelf
+
+PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
+KNOWN = ["a", "an", "the", "fox", "dog", "cat", "in", "snow", "whale", "under", "water", "two"]
+
+
+@pytest.fixture(scope="session")
+def page_folder(tiny_folder, tmp_path_factory):
+    """The tiny model with bounds under which the first two prompts of PROMPTS share."""
+    folder = tmp_path_factory.mktemp("page") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    own = {"tau_min": 0.95, "tau_max": 1.0, "guidance_scale": 3.0, "known_words": KNOWN}
+    (folder / "sage.json").write_text(json.dumps(own))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shelf(page_folder):
+    settings = ModelSettings.read(page_folder)
+    tiny = ModelSpec("tiny", "Tiny", str(page_folder), settings=settings)
+    slow, gone = replace(tiny, key="slow", title="Slow"), replace(tiny, key="gone", title="Gone")
+    return Shelf([tiny, slow, gone], _load)
+
+
+def _load(spec):
+    if spec.key == "gone":
+        raise OSError("no such host\nand more lines that nobody should read")
+    model = load_model(spec, "cpu")
+    model.pipe.set_progress_bar_config(disable=True)
+    if spec.key == "slow":
+        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    return model
+
+
+@pytest.fixture(scope="session")
+def demo(shelf):
+    return build_demo(shelf)
+
+
+@pytest.fixture(scope="session")
+def server(demo):
+    """Address of the running page."""
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture
+def page(shelf):
+    """Handlers on a layout of their own, called without a server."""
+    import gradio as gr
+
+    from sage.ui.layout import build_layout
+
+    with gr.Blocks():
+        return Handlers(build_layout(shelf), shelf)
+
+
+@pytest.fixture
+def form():
+    return Form(PROMPTS, "tiny", 0.95, 1.0, 5, 4, 10, 3.0, 7)
+
+
+@contextmanager
+def raises_sentence(kind, *words):
+    """The block raises one readable sentence that holds the words."""
+    with pytest.raises(kind) as caught:
+        yield
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert len(message) < 300
+    assert "Traceback" not in message
