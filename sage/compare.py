@@ -85,11 +85,11 @@ def compare(
     groups = groups or grouping.groups
     plans = {
         "shared": pipe.plan(groups, request.steps, request.share_ratio),
-        "independent": independent_plan(len(request.prompts), request.steps),
+        "independent": independent_plan(len(request.prompts), pipe.denoiser_calls(request.steps)),
     }
     _warm_up(pipe, plans.values(), request.guidance_scale)
     runs = {side: _run(pipe, request, plan) for side, plan in plans.items()}
-    for i in range(request.steps):
+    for i in range(plans["shared"].steps):
         here = _advance(runs, first="shared" if i % 2 == 0 else "independent")
         yield _both(here["shared"], here["independent"])
     outputs = _advance(runs, first="shared")

@@ -21,10 +21,11 @@ from sage.clip import ClipEncoder
 from sage.cost import Cost, ModelFlops, plan_cost
 from sage.flops import model_flops
 from sage.grouping import Grouping, cosine_similarity, group_prompts
+from sage.noise import Streams
 from sage.plan import Group, Plan, Row, branch_step_from_ratio, independent_plan, shared_plan
 from sage.preview import LatentRGB
 from sage.sampling import State, in_prompt_order, prompt_rows, sample
-from sage.schedulers import ddim_scheduler, solver_for
+from sage.schedulers import ddim_scheduler, denoiser_calls, solver_for, steps_for
 from sage.settings import ModelSettings
 from sage.timing import StageClock, StageSeconds
 
@@ -202,8 +203,12 @@ class SagePipeline(StableDiffusionPipeline):
         self, groups: Sequence[Group], num_inference_steps: int = 30, share_ratio: float = 0.4
     ) -> Plan:
         """One trunk for each group up to share_ratio of the steps, then one branch a prompt."""
-        point = branch_step_from_ratio(share_ratio, num_inference_steps)
-        return shared_plan(groups, num_inference_steps, point)
+        calls = self.denoiser_calls(num_inference_steps)
+        return shared_plan(groups, calls, branch_step_from_ratio(share_ratio, calls))
+
+    def denoiser_calls(self, num_inference_steps: int) -> int:
+        """Calls of the denoiser, the steps of a plan: more than asked for with Heun or PNDM."""
+        return denoiser_calls(self.scheduler, num_inference_steps)
 
     def cost(self, plan: Plan, guidance_scale: float | None = None) -> Cost:
         """What a plan costs on this model, counted and not run."""
@@ -272,7 +277,7 @@ class SagePipeline(StableDiffusionPipeline):
         Args:
             prompts: N texts.
             share_ratio: β, the share of steps in common; 0 is independent sampling.
-            num_inference_steps: T.
+            num_inference_steps: T, what the scheduler is asked for.
             guidance_scale: Classifier-free guidance (arXiv 2207.12598); 1 or less is none. The
                 trunk guides with its group's mean embedding and shares the unconditional pass.
             seeds: One for each prompt, 0, 1, 2, ... without it. A prompt's starting noise is
@@ -281,7 +286,8 @@ class SagePipeline(StableDiffusionPipeline):
                 first one, with the default seeds): so the order of the prompts has no effect.
             negative_prompt: What to guide away from, for all prompts.
             groups: A partition of the prompts; by default found by `group`.
-            plan: Any plan at all, instead of groups, steps and share ratio.
+            plan: Any plan at all, instead of groups, steps and share ratio; it counts calls
+                of the denoiser.
             output_type: "pil", "np", "pt" or "latent".
 
         Yields:
@@ -298,7 +304,8 @@ class SagePipeline(StableDiffusionPipeline):
             groups = self.group(prompts).groups if groups is None else groups
             by_seed = [tuple(sorted(g, key=lambda n: (seeds[n], n))) for g in groups]
             plan = self.plan(by_seed, num_inference_steps, share_ratio)
-        run = _Run(prompts, plan, self._guidance(guidance_scale), seeds, negative_prompt)
+        guidance = self._guidance(guidance_scale)
+        run = _Run(prompts, plan, guidance, seeds, negative_prompt)
         return self._run(run, output_type)
 
     def _run(self, run: "_Run", output_type: OutputType) -> Iterator[SageStep | SageOutput]:
@@ -309,8 +316,11 @@ class SagePipeline(StableDiffusionPipeline):
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
             cond = self.encode(run.prompts)  # (N, L, D)
             uncond = self.encode([run.negative_prompt]) if guidance > 1 else None  # (1, L, D)
-        solver = solver_for(self.scheduler, plan.steps, device)
-        noise = self.starting_noise(run.seeds).to(device) * solver.init_noise_sigma
+        streams = self._streams(run.seeds)
+        noise = streams.draw().to(device)  # (N, C, h, w)
+        steps = steps_for(self.scheduler, plan.steps)
+        solver = solver_for(self.scheduler, steps, device, streams)
+        noise = noise * solver.init_noise_sigma
         denoise = self._denoiser(solver.timesteps, uncond, guidance)
         states = sample(denoise, solver, plan, cond, noise)
         # 2. Trunks and branches, one step at a time.
@@ -357,10 +367,11 @@ class SagePipeline(StableDiffusionPipeline):
 
     def starting_noise(self, seeds: Sequence[int]) -> Tensor:
         """Standard normal noise [N, C, h, w] on the CPU, each from its own seed."""
+        return self._streams(seeds).draw()
+
+    def _streams(self, seeds: Sequence[int]) -> Streams:
         size = self.unet.config.sample_size
-        shape = (self.unet.config.in_channels, size, size)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return torch.stack([torch.randn(shape, generator=g) for g in generators])
+        return Streams(seeds, (self.unet.config.in_channels, size, size))
 
     def _denoiser(
         self, timesteps: Tensor, uncond: Tensor | None, guidance: float

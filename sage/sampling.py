@@ -64,7 +64,7 @@ def sample(
         )
     # Everything that comes from the host is on the device before the loop begins.
     moves = {i: _Move.at(plan, i, cond) for i in range(plan.steps) if plan.splits_at(i)}
-    x = noise[torch.tensor([row[0] for row in plan.rows(0)], device=noise.device)]  # (R, ...)
+    x = noise[moves[0].lead]  # (R, ...)
     memory = solver.start(x)
     for i in range(plan.steps):
         if i in moves:
@@ -73,7 +73,7 @@ def sample(
             memory = tuple(m[move.parents] for m in memory)
         index = move.steps + i
         output = denoise(solver.scale_input(x, index), index, move.cond)
-        x, denoised, memory = solver.step(x, output, index, memory)
+        x, denoised, memory = solver.step(x, output, index, memory, move.lead)
         yield State(i, move.rows, x, denoised)
 
 
@@ -83,6 +83,7 @@ class _Move:
 
     rows: tuple[Row, ...]
     parents: Tensor  # [R] int64
+    lead: Tensor  # [R] int64, first member of each row
     cond: Tensor  # [R, ...] mean condition of each row
     steps: Tensor  # [R] zeros, to which the step is added
 
@@ -90,7 +91,8 @@ class _Move:
     def at(cls, plan: Plan, step: int, cond: Tensor) -> "_Move":
         rows = plan.rows(step)
         parents = torch.tensor(plan.parents(step), device=cond.device)
-        return cls(rows, parents, group_mean(cond, rows), torch.zeros_like(parents))
+        lead = torch.tensor([row[0] for row in rows], device=cond.device)
+        return cls(rows, parents, lead, group_mean(cond, rows), torch.zeros_like(parents))
 
 
 def group_mean(cond: Tensor, rows: Sequence[Row]) -> Tensor:

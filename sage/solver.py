@@ -33,9 +33,13 @@ class Solver(Protocol):
         ...
 
     def step(
-        self, x: Tensor, output: Tensor, index: Tensor, memory: Memory
+        self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor
     ) -> tuple[Tensor, Tensor, Memory]:
-        """Advances x [R, ...] by the denoiser's output; returns (x, predicted clean x0, memory)."""
+        """Advances x [R, ...] by the denoiser's output.
+
+        `lead` [R] is the first member of each row: whose stream fresh noise is taken from.
+        Returns (x, predicted clean x0, memory).
+        """
         ...
 
 
@@ -91,7 +95,7 @@ class DDIM:
                 f"{len(next_alphas)} next ones; need as many of each."
             )
         a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (alphas, next_alphas))
-        columns = [*_prediction_table(a, prediction), b.sqrt(), (1 - b).sqrt()]
+        columns = [*prediction_table(a, prediction), b.sqrt(), (1 - b).sqrt()]
         table = torch.stack(columns, dim=-1).to(device, torch.float32)
         return cls(torch.as_tensor(timesteps, device=device), table, clip_sample)
 
@@ -109,7 +113,7 @@ class DDIM:
         return x
 
     def step(
-        self, x: Tensor, output: Tensor, index: Tensor, memory: Memory
+        self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor
     ) -> tuple[Tensor, Tensor, Memory]:
         """One step of each row.
 
@@ -118,13 +122,12 @@ class DDIM:
             output: [R, ...] the denoiser's prediction.
             index: [R] step of each row, int64, on the device of x.
             memory: Empty.
+            lead: Unused; nothing here is random.
 
         Returns:
             x after the step [R, ...], predicted clean x0 [R, ...], the empty memory.
         """
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        row = self.table.to(x.dtype)[index]  # (R, 6)
-        x0_x, x0_out, eps_x, eps_out, next_x0, next_eps = (c.view(shape) for c in row.unbind(-1))
+        x0_x, x0_out, eps_x, eps_out, next_x0, next_eps = _coefficients(self.table, index, x)
         x0 = x0_x * x + x0_out * output
         eps = eps_x * x + eps_out * output
         if self.clip_sample is not None:
@@ -132,8 +135,75 @@ class DDIM:
         return next_x0 * x0 + next_eps * eps, x0, memory
 
 
-def _prediction_table(a: Tensor, prediction: Prediction) -> tuple[Tensor, ...]:
-    """Columns x0_x, x0_out, eps_x, eps_out for noise levels a [steps], by kind of prediction."""
+@dataclass(frozen=True)
+class Multistep:
+    """Solvers that are linear in what they know: Euler, DPM-Solver++ (2M), ancestral ones, LCM.
+
+        x0 = x0_x·x + x0_out·output
+        x' = keep·x + now·x0 + before·(x0 of the step before) + fresh·noise
+
+    The builders in `sage.schedulers` name the source of each set of coefficients.
+
+    Attributes:
+        timesteps: [steps] noise level that the denoiser is told, by step.
+        table: [steps, 7] columns: scale of the denoiser's input, then the six above.
+        init_noise_sigma: Standard deviation of the starting noise.
+        noise: [steps, N, ...] fresh noise, a stream for each prompt; None if `fresh` is 0.
+    """
+
+    timesteps: Tensor
+    table: Tensor
+    init_noise_sigma: float = 1.0
+    noise: Tensor | None = None
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return len(self.timesteps)
+
+    def start(self, x: Tensor) -> Memory:
+        """The x0 of the step before; there is none yet, and its weight is 0."""
+        return (torch.zeros_like(x),)
+
+    def scale_input(self, x: Tensor, index: Tensor) -> Tensor:
+        """Rows x [R, ...] on the scale that the denoiser was trained on."""
+        return _coefficients(self.table, index, x)[0] * x
+
+    def step(
+        self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor
+    ) -> tuple[Tensor, Tensor, Memory]:
+        """One step of each row.
+
+        Args:
+            x: [R, ...] latents.
+            output: [R, ...] the denoiser's prediction.
+            index: [R] step of each row, int64, on the device of x.
+            memory: The x0 of the step before, [R, ...].
+            lead: [R] prompt whose stream of noise each row takes.
+
+        Returns:
+            x after the step [R, ...], predicted clean x0 [R, ...], the new memory.
+        """
+        _, x0_x, x0_out, keep, now, before, fresh = _coefficients(self.table, index, x)
+        x0 = x0_x * x + x0_out * output
+        after = keep * x + now * x0 + before * memory[0]
+        if self.noise is not None:
+            after = after + fresh * self.noise[index, lead]
+        return after, x0, (x0,)
+
+
+def _coefficients(table: Tensor, index: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The columns of a table at steps index [R], each of a shape that multiplies x [R, ...]."""
+    rows = table.to(x.dtype)[index]  # (R, columns)
+    return tuple(column.view(-1, *(1,) * (x.ndim - 1)) for column in rows.unbind(-1))
+
+
+def prediction_table(a: Tensor, prediction: Prediction) -> tuple[Tensor, ...]:
+    """Columns x0_x, x0_out, eps_x, eps_out for noise levels a [steps], by kind of prediction.
+
+    Raises:
+        ValueError: If the kind is unknown, or a level leaves nothing to tell x0 or ε by.
+    """
     s, n = a.sqrt(), (1 - a).sqrt()  # signal and noise: x = s·x0 + n·ε
     if prediction == "v_prediction":  # v = s·ε − n·x0
         return s, -n, n, s

@@ -132,9 +132,9 @@ class Remembering:
     def scale_input(self, x, index):
         return x
 
-    def step(self, x, output, index, memory):
+    def step(self, x, output, index, memory, lead):
         (last,) = memory
-        x, x0, _ = self.inner.step(x, 1.5 * output - 0.5 * last, index, ())
+        x, x0, _ = self.inner.step(x, 1.5 * output - 0.5 * last, index, (), lead)
         return x, x0, (output,)
 
 
