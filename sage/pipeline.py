@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sage.clip import ClipEncoder
@@ -30,6 +31,7 @@ from sage.settings import ModelSettings
 from sage.timing import StageClock, StageSeconds
 
 OutputType = Literal["pil", "np", "pt", "latent"]
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class SagePipeline(StableDiffusionPipeline):
     clip: ClipEncoder | None = None
     settings: ModelSettings = ModelSettings()
     max_rows: int = 32
+    _lora: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -152,6 +155,40 @@ class SagePipeline(StableDiffusionPipeline):
         if self.clip is not None:
             self.clip.to(self.device)
         return self
+
+    def use_lora(self, adapter: str | Path | None) -> None:
+        """Switches an adapter on, or with None off; off leaves the weights bit for bit as before.
+
+        An adapter is never fused into the weights. It belongs to the UNet, so pipelines that share
+        one (see `from_pipe`) share its adapter too. FLOPs are counted without it.
+
+        Args:
+            adapter: Folder or file with LoRA weights in diffusers' format, safetensors only.
+
+        Raises:
+            ValueError: If it cannot be read or does not fit; no adapter is then on.
+        """
+        self.unload_lora_weights()
+        self._lora = None
+        if adapter is None:
+            return
+        path = Path(adapter)
+        try:
+            if not path.exists():
+                raise FileNotFoundError("there is no such file or folder")
+            folder, name = (path.parent, path.name) if path.is_file() else (path, LORA_FILE)
+            self.load_lora_weights(
+                str(folder), weight_name=name, use_safetensors=True, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            self.unload_lora_weights()
+            raise ValueError(f"{path} cannot be used as a LoRA adapter: {error}") from error
+        self._lora = path
+
+    @property
+    def lora(self) -> Path | None:
+        """The adapter that `use_lora` switched on, or None."""
+        return self._lora
 
     @cached_property
     def _embeddings(self) -> dict[str, Tensor]:
