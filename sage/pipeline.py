@@ -5,7 +5,7 @@ which prompts are similar (CLIP), what a plan costs (FLOPs), how long its stages
 show a preview of every step. It draws no progress bars and opens no pages.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,8 +26,9 @@ from sage.noise import Streams
 from sage.plan import Group, Plan, Row, branch_step_from_ratio, independent_plan, shared_plan
 from sage.preview import LatentRGB
 from sage.sampling import State, in_prompt_order, prompt_rows, sample
-from sage.schedulers import ddim_scheduler, denoiser_calls, solver_for, steps_for
+from sage.schedulers import WrappedScheduler, ddim_scheduler, denoiser_calls, solver_for, steps_for
 from sage.settings import ModelSettings
+from sage.store import StateStore
 from sage.timing import StageClock, StageSeconds
 
 OutputType = Literal["pil", "np", "pt", "latent"]
@@ -73,6 +74,7 @@ class SageOutput:
         latents: [N, C, h, w] the final scaled latents, float32.
         seeds: One for each prompt.
         flagged: For each picture whether the model's safety checker blacked it out.
+        reused: Evaluations of the plan that were taken from an earlier run.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -82,6 +84,7 @@ class SageOutput:
     latents: Tensor
     seeds: tuple[int, ...]
     flagged: tuple[bool, ...]
+    reused: int = 0
 
 
 class SagePipeline(StableDiffusionPipeline):
@@ -281,6 +284,7 @@ class SagePipeline(StableDiffusionPipeline):
         groups: Sequence[Group] | None = None,
         plan: Plan | None = None,
         output_type: OutputType = "pil",
+        reuse: StateStore | None = None,
     ) -> SageOutput:
         """Renders the prompts; see `stream` for the arguments."""
         *_, output = self.stream(
@@ -293,8 +297,55 @@ class SagePipeline(StableDiffusionPipeline):
             groups=groups,
             plan=plan,
             output_type=output_type,
+            reuse=reuse,
         )
         return output
+
+    def filmstrip(
+        self,
+        prompts: Sequence[str],
+        share_ratios: Sequence[float],
+        *,
+        num_inference_steps: int = 30,
+        guidance_scale: float | None = None,
+        seeds: Sequence[int] | None = None,
+        negative_prompt: str = "",
+        groups: Sequence[Group] | None = None,
+        output_type: OutputType = "pil",
+        reuse: StateStore | None = None,
+    ) -> tuple[SageOutput, ...]:
+        """Renders the prompts at several branch points from one trunk for each group.
+
+        Args:
+            prompts: N texts.
+            share_ratios: The branch points; the trunk is paid once, up to the last of them.
+            num_inference_steps: As in `stream`, like all that follow.
+            guidance_scale: Classifier-free guidance.
+            seeds: One for each prompt.
+            negative_prompt: What to guide away from.
+            groups: A partition of the prompts.
+            output_type: "pil", "np", "pt" or "latent".
+            reuse: Where states are kept; a store of its own without it.
+
+        Returns:
+            One output for each share ratio, in the order asked for.
+        """
+        reuse = StateStore() if reuse is None else reuse
+        outputs = {
+            ratio: self(
+                prompts,
+                share_ratio=ratio,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                seeds=seeds,
+                negative_prompt=negative_prompt,
+                groups=groups,
+                output_type=output_type,
+                reuse=reuse,
+            )
+            for ratio in sorted(set(share_ratios), reverse=True)  # the longest trunk first
+        }
+        return tuple(outputs[ratio] for ratio in share_ratios)
 
     def stream(
         self,
@@ -308,6 +359,7 @@ class SagePipeline(StableDiffusionPipeline):
         groups: Sequence[Group] | None = None,
         plan: Plan | None = None,
         output_type: OutputType = "pil",
+        reuse: StateStore | None = None,
     ) -> Iterator[SageStep | SageOutput]:
         """Renders the prompts step by step.
 
@@ -326,9 +378,12 @@ class SagePipeline(StableDiffusionPipeline):
             plan: Any plan at all, instead of groups, steps and share ratio; it counts calls
                 of the denoiser.
             output_type: "pil", "np", "pt" or "latent".
+            reuse: Keeps the states of runs and goes on from those of a run that began alike, so
+                that moving the branch point costs the branches only. Bitwise equal to a run from
+                the start. Schedulers without a table always run from the start.
 
         Yields:
-            A SageStep for every step, then one SageOutput.
+            A SageStep for every step that is run, then one SageOutput.
 
         Raises:
             ValueError: If arguments disagree.
@@ -343,9 +398,11 @@ class SagePipeline(StableDiffusionPipeline):
             plan = self.plan(by_seed, num_inference_steps, share_ratio)
         guidance = self._guidance(guidance_scale)
         run = _Run(prompts, plan, guidance, seeds, negative_prompt)
-        return self._run(run, output_type)
+        return self._run(run, output_type, reuse)
 
-    def _run(self, run: "_Run", output_type: OutputType) -> Iterator[SageStep | SageOutput]:
+    def _run(
+        self, run: "_Run", output_type: OutputType, reuse: StateStore | None
+    ) -> Iterator[SageStep | SageOutput]:
         plan, guidance = run.plan, run.guidance
         device = self._execution_device
         clock = StageClock(device)
@@ -359,18 +416,43 @@ class SagePipeline(StableDiffusionPipeline):
         solver = solver_for(self.scheduler, steps, device, streams)
         noise = noise * solver.init_noise_sigma
         denoise = self._denoiser(solver.timesteps, uncond, guidance)
-        states = sample(denoise, solver, plan, cond, noise)
         # 2. Trunks and branches, one step at a time.
-        for i in range(plan.steps):
+        inputs = self._inputs(run)
+        if isinstance(solver, WrappedScheduler):
+            reuse = None  # its counters are not in the state
+        state = None if reuse is None else reuse.latest(inputs, plan)
+        first = 0 if state is None else state.step + 1
+        states = sample(denoise, solver, plan, cond, noise, start=state)
+        for i in range(first, plan.steps):
             with torch.inference_mode(), clock.measure(_step_shares(plan.rows(i))):
                 state = next(states)
+            if reuse is not None:
+                reuse.add(inputs, plan, state)
             yield SageStep(i + 1, plan.steps, state, self.preview)
         # 3. Pictures.
         latents = in_prompt_order(state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
             images, flagged = self._decode(latents, output_type)
-        yield SageOutput(
-            images, plan, self.cost(plan, guidance), clock.read(), latents, run.seeds, flagged
+        reused = sum(len(plan.rows(i)) for i in range(first))
+        cost, seconds = self.cost(plan, guidance), clock.read()
+        yield SageOutput(images, plan, cost, seconds, latents, run.seeds, flagged, reused)
+
+    def _inputs(self, run: "_Run") -> Hashable:
+        """Everything that a state depends on beside the history of its rows."""
+        parts = (id(self.unet), id(self.text_encoder), self.lora)
+        scheduler = (
+            type(self.scheduler).__name__,
+            repr(sorted(self.scheduler.config.items(), key=str)),
+        )
+        size = (run.plan.steps, self.max_rows)
+        return (
+            tuple(run.prompts),
+            run.seeds,
+            run.guidance,
+            run.negative_prompt,
+            parts,
+            scheduler,
+            size,
         )
 
     def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:

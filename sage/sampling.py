@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sage.plan import Plan, Row
-from sage.solver import Solver
+from sage.solver import Memory, Solver
 
 # (x [R, ...], step of each row [R], condition of each row [R, ...]) -> prediction [R, ...]
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -28,16 +28,24 @@ class State:
         rows: The prompts behind each row.
         x: [R, ...] latents after the step.
         denoised: [R, ...] the clean x0 that the step predicted: what a preview shows.
+        memory: What the solver remembers, rows first.
     """
 
     step: int
     rows: tuple[Row, ...]
     x: Tensor
     denoised: Tensor
+    memory: Memory = ()
 
 
 def sample(
-    denoise: Denoiser, solver: Solver, plan: Plan, cond: Tensor, noise: Tensor
+    denoise: Denoiser,
+    solver: Solver,
+    plan: Plan,
+    cond: Tensor,
+    noise: Tensor,
+    *,
+    start: State | None = None,
 ) -> Iterator[State]:
     """Runs a plan and yields the state after every step.
 
@@ -48,12 +56,13 @@ def sample(
         cond: [N, ...] one condition for each prompt.
         noise: [N, ...] one starting latent for each prompt. A row that stands for several
             prompts starts from that of its first member.
+        start: A state of a run that began like this one, to go on from; None begins at noise.
 
     Yields:
-        One State a step; `in_prompt_order` of the last one is the result.
+        One State a step after `start`; `in_prompt_order` of the last one is the result.
 
     Raises:
-        ValueError: If the numbers of steps or prompts disagree.
+        ValueError: If the numbers of steps or prompts disagree, or `start` has other rows.
     """
     if solver.steps != plan.steps:
         raise ValueError(f"The solver has {solver.steps} steps, the plan {plan.steps}.")
@@ -62,11 +71,18 @@ def sample(
             f"The plan has {plan.num_prompts} prompts, but there are {len(cond)} conditions "
             f"and {len(noise)} starting latents."
         )
+    first = 0 if start is None else start.step + 1
+    if start is not None and start.rows != plan.rows(start.step):
+        raise ValueError(f"The state at step {start.step} has other rows than the plan.")
     # Everything that comes from the host is on the device before the loop begins.
-    moves = {i: _Move.at(plan, i, cond) for i in range(plan.steps) if plan.splits_at(i)}
-    x = noise[moves[0].lead]  # (R, ...)
-    memory = solver.start(x)
-    for i in range(plan.steps):
+    remaining = range(first, plan.steps)
+    moves = {i: _Move.at(plan, i, cond) for i in remaining if i == first or plan.splits_at(i)}
+    if start is None:
+        x = noise[moves[0].lead]  # (R, ...)
+        memory = solver.start(x)
+    else:
+        x, memory = start.x, start.memory
+    for i in remaining:
         if i in moves:
             move = moves[i]
             x = x[move.parents]  # branch: every new row copies the row it came from
@@ -74,7 +90,7 @@ def sample(
         index = move.steps + i
         output = denoise(solver.scale_input(x, index), index, move.cond)
         x, denoised, memory = solver.step(x, output, index, memory, move.lead)
-        yield State(i, move.rows, x, denoised)
+        yield State(i, move.rows, x, denoised, memory)
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,11 @@ def denoiser_calls(scheduler: SchedulerMixin, steps: int) -> int:
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed.")
+    if isinstance(scheduler, DDIMScheduler):
+        return steps
     levels = copy.deepcopy(scheduler)
     levels.set_timesteps(steps)
-    return steps if isinstance(levels, DDIMScheduler) else len(levels.timesteps)
+    return len(levels.timesteps)
 
 
 def steps_for(scheduler: SchedulerMixin, calls: int) -> int:
