@@ -59,7 +59,8 @@ def test_a_budget_is_kept_with_the_least_sharing(s, steps, budget):
         return
     plan = budget_plan(tree, steps, budget)
     assert evaluations(plan) <= budget * steps * n + 1e-6
-    if budget == 1:
+    distinct = float((s - torch.eye(n)).max()) < 1
+    if budget == 1 and distinct:  # equal prompts share even where nothing needs saving
         assert plan.rows(0) == independent_plan(n, steps).rows(0)
 
 
