@@ -1,0 +1,321 @@
+"""Prompt groups with the latents of their pictures: what a training step reads.
+
+Knows captions, pictures and a pipeline's encoders; nothing of losses or adapters. Groups and
+latents are kept on disk under a hash of everything they depend on, and each file appears only
+when it is complete. Pictures are encoded once; a latent is the mean of the posterior (ours; drawing
+from it would add noise far below that of training).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sage.features import pixels_of
+from sage.pipeline import SagePipeline
+from sage.plan import Group
+from sage.training.coco import CaptionedPictures, read_coco
+from sage.training.grouping import GroupingRule, form_groups
+from sage.training.settings import SCENES, TrainSettings
+from sage.training.skips import Skips
+
+EMBED_BATCH, ENCODE_BATCH = 256, 16
+SCENE_SIDES = (16, 256)  # pixels that the painter of scenes can paint
+
+
+class Source(Protocol):
+    """Captions, each with a picture."""
+
+    name: str
+    captions: Sequence[str]
+    owners: Sequence[int]  # for each caption, its picture
+
+    def picture(self, index: int) -> Image.Image:
+        """One picture; raises OSError if it is broken."""
+        ...
+
+    def picture_name(self, index: int) -> str:
+        """Its name, for messages and for the hash of the cache."""
+        ...
+
+
+class SceneSource:
+    """Emoji scenes of the training split, each with one caption."""
+
+    name = "emoji scenes"
+
+    def __init__(self, number: int, side: int, seed: int) -> None:
+        from sage.world.captions import caption
+        from sage.world.scenes import Painter, sample_scene
+
+        rng = np.random.default_rng(seed)
+        self.scenes = [sample_scene(rng, "train") for _ in range(number)]
+        self.captions = [caption(scene, rng) for scene in self.scenes]
+        self.owners = range(number)
+        self.painter = Painter(min(max(side, SCENE_SIDES[0]), SCENE_SIDES[1]))
+
+    def picture(self, index: int) -> Image.Image:
+        """The painted scene."""
+        return Image.fromarray(self.painter.paint(self.scenes[index])[0])
+
+    def picture_name(self, index: int) -> str:
+        """All that the painter is told."""
+        return f"{self.painter.size}: {self.scenes[index]}"
+
+
+class FileSource:
+    """Captions of picture files, as MS COCO has them."""
+
+    def __init__(self, name: str, data: CaptionedPictures) -> None:
+        self.name, self.files = name, data.pictures
+        self.captions, self.owners = data.captions, data.owners
+
+    def picture(self, index: int) -> Image.Image:
+        """The decoded picture; raises OSError if it cannot be."""
+        try:
+            with Image.open(self.files[index]) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise OSError(str(error)) from error
+
+    def picture_name(self, index: int) -> str:
+        """File name and size in bytes, so that a replaced picture is noticed."""
+        return f"{self.files[index].name}, {self.files[index].stat().st_size} bytes"
+
+
+def open_source(settings: TrainSettings, side: int) -> tuple[Source, Skips]:
+    """The captions and pictures that the settings name, and what had to be skipped.
+
+    Args:
+        settings: Their `data`, `scenes`, `annotations` and `seed` are used.
+        side: Of the model's pictures, in pixels.
+
+    Raises:
+        ValueError: If there is no such folder or nothing usable in it.
+    """
+    if settings.data == SCENES:
+        return SceneSource(settings.scenes, side, settings.seed), Skips()
+    folder = Path(settings.data)
+    if not folder.is_dir():
+        raise ValueError(f"data is {settings.data!r}; allowed are 'scenes' and an existing folder.")
+    data, skips = read_coco(folder, settings.annotations)
+    return FileSource(folder.name, data), skips
+
+
+@dataclass(frozen=True)
+class PromptGroups:
+    """Groups of prompts, each prompt with the latents of its picture.
+
+    Attributes:
+        captions: Texts.
+        latent_of: For each caption, the row of its latents.
+        groups: Groups of two or more captions.
+        latents: [P, C, h, w] float16, scaled as the UNet sees them; mapped from disk.
+        skips: What was left out.
+    """
+
+    captions: Sequence[str]
+    latent_of: dict[int, int]
+    groups: tuple[Group, ...]
+    latents: np.ndarray
+    skips: Skips
+
+    def batch(self, seed: int, number: int, size: int) -> list[Group]:
+        """The groups of batch `number`; the same whether or not the ones before were asked for."""
+        epoch, place = divmod(number * size, len(self.groups))
+        order = (
+            self.groups[i]
+            for e in count(epoch)
+            for i in np.random.default_rng((seed, e)).permutation(len(self.groups))
+        )
+        return list(islice(order, place, place + size))
+
+    def clean_latents(self, members: Sequence[int]) -> Tensor:
+        """[B, C, h, w] float32 latents of captions."""
+        rows = [self.latent_of[n] for n in members]
+        return torch.from_numpy(self.latents[rows]).float()
+
+
+def prepare(
+    source: Source, skips: Skips, pipe: SagePipeline, settings: TrainSettings, progress: bool = True
+) -> PromptGroups:
+    """Forms the groups and encodes their pictures, or reads what an earlier run has kept.
+
+    Args:
+        source: Captions and pictures.
+        skips: What was skipped so far; added to.
+        pipe: Gives the embeddings for grouping, the VAE and default bounds.
+        settings: Of the grouping and the cache.
+        progress: Whether to draw progress bars.
+
+    Raises:
+        ValueError: If no group is found.
+    """
+    rule = GroupingRule(
+        tau_min=pipe.settings.tau_min if settings.tau_min is None else settings.tau_min,
+        tau_max=pipe.settings.tau_max if settings.tau_max is None else settings.tau_max,
+        max_group_size=settings.max_group_size,
+        neighbours=settings.neighbours,
+        prefer=settings.prefer,
+        seed=settings.seed,
+    )
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    groups = _choose(_groups(source, pipe, rule, settings.cache, progress), settings)
+    if not groups:
+        raise ValueError(
+            f"No two of the {len(source.captions)} captions of {source.name} have a similarity "
+            f"within {rule.tau_min} to {rule.tau_max}."
+        )
+    needed = sorted({source.owners[n] for group in groups for n in group})
+    latents, broken = _latents(source, needed, pipe, settings.cache, progress)
+    for index in sorted(broken):
+        skips.add("picture cannot be decoded", source.picture_name(index))
+    rows = {picture: row for row, picture in enumerate(p for p in needed if p not in broken)}
+    groups = tuple(_whole_groups(groups, source.owners, rows, skips))
+    if not groups:
+        raise ValueError(f"No group has two pictures that can be read. {skips.sentences()}")
+    latent_of = {n: rows[source.owners[n]] for group in groups for n in group}
+    return PromptGroups(source.captions, latent_of, groups, latents, skips)
+
+
+def _choose(groups: tuple[Group, ...], settings: TrainSettings) -> tuple[Group, ...]:
+    """A random choice of max_groups groups, in their order."""
+    if settings.max_groups is None or settings.max_groups >= len(groups):
+        return groups
+    chosen = np.random.default_rng(settings.seed).permutation(len(groups))[: settings.max_groups]
+    return tuple(groups[i] for i in sorted(chosen))
+
+
+def _whole_groups(
+    groups: Iterable[Group], owners: Sequence[int], rows: dict[int, int], skips: Skips
+) -> Iterator[Group]:
+    """Groups without the members whose picture is broken."""
+    for group in groups:
+        left = tuple(n for n in group if owners[n] in rows)
+        if len(left) > 1:
+            yield left
+        else:
+            skips.add("group has fewer than two pictures left", f"group {group}")
+
+
+# --- what is kept between runs --------------------------------------------------------------
+
+
+def weights_digest(*modules: nn.Module | None) -> str:
+    """A hash of all weights, so that a cache never outlives the model it was made with."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in (module.state_dict() if module is not None else {}).items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            flat = value.detach().cpu().contiguous().view(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
+
+
+def _groups(
+    source: Source, pipe: SagePipeline, rule: GroupingRule, cache: Path, progress: bool
+) -> tuple[Group, ...]:
+    encoder = pipe.text_encoder if pipe.clip is None else pipe.clip.model
+    key = _key(list(source.captions), list(source.owners), asdict(rule), weights_digest(encoder))
+    path = cache / f"groups-{key}.json"
+    if path.is_file():
+        return tuple(map(tuple, json.loads(path.read_text("utf-8"))))
+    embeddings = embed_all(source.captions, pipe, progress)
+    groups = form_groups(embeddings, torch.tensor(list(source.owners)), rule, pipe.device)
+    _write(path, lambda new: new.write_text(json.dumps(groups), encoding="utf-8"))
+    return groups
+
+
+def embed_all(captions: Sequence[str], pipe: SagePipeline, progress: bool = True) -> Tensor:
+    """Embeddings for similarity of all captions [N, D], in chunks."""
+    starts = range(0, len(captions), EMBED_BATCH)
+    made: Tensor | None = None
+    for start in tqdm(starts, "captions", disable=not progress, mininterval=1):
+        part = pipe.embed(captions[start : start + EMBED_BATCH])
+        if made is None:  # filled in place: putting parts together would need twice the memory
+            made = torch.empty(len(captions), part.shape[1])
+        made[start : start + len(part)] = part
+    return made if made is not None else torch.zeros(0, 1)
+
+
+def _latents(
+    source: Source, needed: Sequence[int], pipe: SagePipeline, cache: Path, progress: bool
+) -> tuple[np.ndarray, frozenset[int]]:
+    """[P, C, h, w] float16 of the readable pictures, in order, and the unreadable ones."""
+    side = picture_side(pipe)
+    key = _key([source.picture_name(n) for n in needed], side, weights_digest(pipe.vae))
+    path, notes = cache / f"latents-{key}.npy", cache / f"latents-{key}.json"
+    if not (path.is_file() and notes.is_file()):
+        broken = _encode_all(source, needed, pipe, path, progress)
+        _write(notes, lambda new: new.write_text(json.dumps(broken), encoding="utf-8"))
+    return np.load(path, mmap_mode="r"), frozenset(json.loads(notes.read_text("utf-8")))
+
+
+def _encode_all(
+    source: Source, needed: Sequence[int], pipe: SagePipeline, path: Path, progress: bool
+) -> list[int]:
+    broken: list[int] = []
+    shape = (pipe.unet.config.in_channels, *(pipe.unet.config.sample_size,) * 2)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    store = np.lib.format.open_memmap(scratch, "w+", np.float16, (len(needed), *shape))
+    written = 0
+    starts = range(0, len(needed), ENCODE_BATCH)
+    for start in tqdm(starts, "pictures", disable=not progress, mininterval=1):
+        images = []
+        for index in needed[start : start + ENCODE_BATCH]:
+            try:
+                images.append(squared(source.picture(index), picture_side(pipe)))
+            except OSError:
+                broken.append(index)
+        if images:
+            store[written : written + len(images)] = encode_pictures(images, pipe).numpy()
+            written += len(images)
+    store.flush()
+    # Rows of broken pictures are left over at the end; the file keeps those that were written.
+    _write(path, lambda new: _save(new, store[:written]))
+    scratch.unlink()
+    return broken
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would append a suffix to a name
+        np.save(file, array)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file in one piece: a reader sees none or the whole."""
+    new = path.with_name(f"{path.name}.{os.getpid()}.new")
+    write(new)
+    os.replace(new, path)
+
+
+def picture_side(pipe: SagePipeline) -> int:
+    """Height and width of a model's pictures, in pixels."""
+    return pipe.unet.config.sample_size * pipe.vae_scale_factor
+
+
+def squared(image: Image.Image, side: int) -> Image.Image:
+    """The middle square of a picture, resized (Lanczos) to side × side."""
+    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+
+
+@torch.no_grad()
+def encode_pictures(images: Sequence[Image.Image], pipe: SagePipeline) -> Tensor:
+    """[B, C, h, w] float16 on the CPU: mean latents, scaled as the UNet sees them."""
+    pixels = (pixels_of(images) * 2 - 1).to(pipe.vae.device, pipe.vae.dtype)
+    mean = pipe.vae.encode(pixels).latent_dist.mean
+    return (mean.float() * pipe.vae.config.scaling_factor).half().cpu()

@@ -1,0 +1,340 @@
+"""The training loop: accelerate, AdamW, cosine with warm-up, exact resume, checkpoints, log.
+
+Knows how a run proceeds; what is learnt is in `sage.losses`, from what in `sage.training.data`.
+Groups, timesteps, noise and dropped captions come from (seed, step, micro-batch, process) alone,
+so a run that was killed and resumed goes on with the numbers of one that was not. A trainer is a
+generator of records: progress bars and tests loop over it.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, broadcast
+from torch import Tensor
+
+from sage.clip import ClipEncoder
+from sage.losses import GroupBatch, LossTerms, NoiseLevels, sage_loss, standard_loss
+from sage.models import available_models, describe_device
+from sage.pipeline import SagePipeline
+from sage.training import card, samples
+from sage.training.adapter import Adapter
+from sage.training.data import PromptGroups, open_source, picture_side, prepare
+from sage.training.settings import TrainSettings
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+PREPARING = timedelta(hours=12)  # other processes wait for the first one to prepare the data
+
+
+@dataclass(frozen=True)
+class Record:
+    """One optimiser step, averaged over its micro-batches and processes.
+
+    Attributes:
+        step: How many are done, from 1.
+        progress: Share of the run that is done, in [0, 1].
+        rate: The learning rate that was used.
+        loss: What was minimised.
+        branch: L_branch, or the standard loss.
+        shared: L_shared, or None.
+        soft: L_soft, or None.
+    """
+
+    step: int
+    progress: float
+    rate: float
+    loss: float
+    branch: float
+    shared: float | None
+    soft: float | None
+
+    def line(self, seconds: float) -> dict[str, float]:
+        """As plain values for the log; terms that were not computed are left out."""
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        return values | {"seconds": round(seconds, 2)}
+
+
+def load_pipeline(settings: TrainSettings, device: torch.device) -> SagePipeline:
+    """The model to train, float32, on a device.
+
+    Raises:
+        ValueError: If it cannot be loaded; there is no falling back to another one.
+    """
+    spec = available_models(settings.model)[0]
+    try:
+        clip = None
+        if spec.clip_source is not None:
+            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
+        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model is {settings.model!r}, which cannot be loaded: {error}") from error
+    pipe.settings = spec.settings
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+class Trainer:
+    """One run: `for record in trainer: ...`, then `finish`."""
+
+    def __init__(self, settings: TrainSettings, resume: bool = False) -> None:
+        """Loads the model and the data.
+
+        Raises:
+            ValueError: If a run is there already and is not to be resumed, or the other way round;
+                if model or data cannot be used.
+        """
+        self.settings, self.folder = settings, settings.folder
+        self.accelerator = accelerator = Accelerator(
+            cpu=settings.device == "cpu",
+            mixed_precision=settings.precision,
+            gradient_accumulation_steps=settings.accumulate,
+            log_with="tensorboard" if _has_tensorboard() else None,
+            project_dir=str(self.folder),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PREPARING)],
+        )
+        _check_folder(self.folder, resume, settings)
+        self.pipe = pipe = load_pipeline(settings, accelerator.device)
+        with accelerator.main_process_first():
+            source, skips = open_source(settings, picture_side(pipe))
+            shown = accelerator.is_local_main_process
+            self.data: PromptGroups = prepare(source, skips, pipe, settings, shown)
+        self._freeze()
+        self.adapter = Adapter(
+            pipe.unet, settings.rank, settings.alpha, settings.targets, settings.seed
+        )
+        optimizer = torch.optim.AdamW(
+            self.adapter.values, lr=settings.rate, weight_decay=settings.decay
+        )
+        self.model, self.optimizer = accelerator.prepare(pipe.unet.train(), optimizer)
+        config = pipe.scheduler.config
+        alphas = pipe.scheduler.alphas_cumprod.to(accelerator.device)
+        self.levels = NoiseLevels(alphas, config.prediction_type)
+        self.uncond = pipe.encode([""])  # (1, L, D)
+        self.step, self.seconds = 0, 0.0
+        if resume:
+            self._restore()
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _cut_log(self.folder / LOG, self.step)
+        if _has_tensorboard():
+            accelerator.init_trackers("log")
+
+    def _freeze(self) -> None:
+        """Frozen parts take the precision of the run; the adapter will stay in float32."""
+        halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
+        dtype = halves.get(self.settings.precision, torch.float32)
+        for part in (self.pipe.vae, self.pipe.text_encoder, self.pipe.unet):
+            part.requires_grad_(False).to(dtype)
+        if self.settings.checkpointing:
+            self.pipe.unet.enable_gradient_checkpointing()
+
+    # -- one step ----------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Record]:
+        """Trains to the end; yields after every step, checkpoints in between."""
+        while self.progress < 1:
+            record = self._learn()
+            self._log(record)
+            if self.step % self.settings.save_every == 0:
+                self.save()
+            if self.settings.sample_every and self.step % self.settings.sample_every == 0:
+                self.sample()
+            yield record
+
+    def _agreed(self, seconds: float) -> float:
+        """The first process's clock: all have to stop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return seconds
+        mine = torch.tensor([seconds], device=self.accelerator.device)
+        return float(broadcast(mine))
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by steps or by time."""
+        if self.settings.steps is not None:
+            return min(1.0, self.step / self.settings.steps)
+        return min(1.0, self.seconds / (60 * self.settings.minutes))
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next step: linear warm-up, and a cosine to `last_rate`."""
+        s = self.settings
+        warm = min(1.0, (self.step + 1) / s.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
+        return s.rate * warm * (s.last_rate + (1 - s.last_rate) * cosine)
+
+    def _learn(self) -> Record:
+        start, rate = time.monotonic(), self.rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        parts = [self._micro_step(micro) for micro in range(self.settings.accumulate)]
+        self.adapter.follow(self.settings.ema, self.step)
+        self.step += 1
+        mean = self.accelerator.reduce(torch.stack(parts).mean(0), "mean").tolist()
+        loss, branch, *others = [None if math.isnan(v) else v for v in mean[:4]]
+        if loss is None:
+            raise FloatingPointError(f"The loss of step {self.step} is not a number.")
+        self.seconds = self._agreed(self.seconds + time.monotonic() - start)
+        return Record(self.step, self.progress, rate, loss, branch, *others)
+
+    def _micro_step(self, micro: int) -> Tensor:
+        """Forward and backward of one micro-batch: its terms [4], NaN for those there are not."""
+        accelerator = self.accelerator
+        with accelerator.accumulate(self.model):
+            terms = self._terms(micro)
+            accelerator.backward(terms.total)
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(self.adapter.values, self.settings.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        values = (terms.total, terms.branch, terms.shared, terms.soft)
+        missing = torch.tensor(math.nan, device=accelerator.device)
+        return torch.stack([missing if v is None else v.detach().float() for v in values])
+
+    def _terms(self, micro: int) -> LossTerms:
+        place = self.step * self.settings.accumulate + micro
+        number = place * self.accelerator.num_processes + self.accelerator.process_index
+        rng = np.random.default_rng((self.settings.seed, 1, number))
+        batch = self._batch(number, rng)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        config = self.settings.loss_config
+        if self.settings.loss == "standard":
+            return standard_loss(self._network, batch, self.levels, config, generator=generator)
+        return sage_loss(
+            self._network, self._teacher, batch, self.levels, config, generator=generator
+        )
+
+    def _batch(self, number: int, rng: np.random.Generator) -> GroupBatch:
+        """Groups with their latents and conditions; some groups lose their captions, all at once.
+
+        A group loses them as a whole: its mean condition is then the one that guidance uses.
+        """
+        chosen = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
+        members = [n for group in chosen for n in group]
+        device = self.accelerator.device
+        with torch.no_grad():
+            cond = self.pipe.encode([self.data.captions[n] for n in members])
+        dropped = rng.random(len(chosen)) < self.settings.caption_dropout
+        blank = [d for group, d in zip(chosen, dropped, strict=True) for _ in group]
+        keep = ~torch.tensor(blank, device=device).view(-1, 1, 1)
+        cond = torch.where(keep, cond, self.uncond)
+        ends = np.cumsum([len(group) for group in chosen]).tolist()
+        places = [range(end - len(g), end) for g, end in zip(chosen, ends, strict=True)]
+        latents = self.data.clean_latents(members).to(device)
+        return GroupBatch(latents, cond, tuple(map(tuple, places)))
+
+    def _network(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        return self.model(z.to(cond.dtype), t, cond).sample.float()
+
+    def _teacher(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The network of the soft target; the bare UNet, as nothing is to be learnt from it."""
+        unet, target = self.accelerator.unwrap_model(self.model), self.settings.loss_config
+        if target.soft_target == "model":
+            return unet(z.to(cond.dtype), t, cond).sample.float()
+        other = self.adapter.off if target.soft_target == "base" else self.adapter.averaged
+        with other():
+            return unet(z.to(cond.dtype), t, cond).sample.float()
+
+    # -- what is kept ------------------------------------------------------------------------
+
+    def _log(self, record: Record) -> None:
+        last = record.progress >= 1
+        if not self.accelerator.is_main_process or (
+            record.step % self.settings.log_every and not last
+        ):
+            return
+        line = record.line(self.seconds)
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if _has_tensorboard():
+            self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=record.step)
+
+    def save(self) -> None:
+        """Write a checkpoint and the adapter, each in one piece."""
+        if not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        state = self.adapter.state() | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "step": self.step,
+            "seconds": self.seconds,
+            "settings": json.dumps(self.settings.record()),
+        }
+        new = self.folder / f"{CHECKPOINT}.new"
+        torch.save(state, new)
+        os.replace(new, self.folder / CHECKPOINT)
+        self.adapter.save(self.folder)
+
+    def _restore(self) -> None:
+        path = self.folder / CHECKPOINT
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.adapter.restore(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def sample(self) -> None:
+        """A picture of a few groups, shared and independent, with the averaged adapter."""
+        if self.accelerator.is_main_process:
+            unet = self.accelerator.unwrap_model(self.model)
+            with self.adapter.averaged():
+                samples.grid(self.pipe, self.data, self.folder, self.step)
+            unet.train()
+
+    def finish(self) -> Path:
+        """Save everything, with model card and record; returns the folder of the adapter."""
+        self.save()
+        if self.accelerator.is_main_process:
+            run = {
+                "step": self.step,
+                "seconds": round(self.seconds, 1),
+                "device": describe_device(self.accelerator.device),
+                "processes": self.accelerator.num_processes,
+                "trained_values": self.adapter.size,
+            }
+            card.write(self.folder, self.settings, card.record(self.settings, self.data, run))
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return self.folder
+
+
+def _has_tensorboard() -> bool:
+    return find_spec("tensorboard") is not None or find_spec("tensorboardX") is not None
+
+
+def _check_folder(folder: Path, resume: bool, settings: TrainSettings) -> None:
+    path = folder / CHECKPOINT
+    if not resume:
+        if path.exists():
+            raise ValueError(
+                f"{folder} holds a run already; go on with --resume or choose another --out."
+            )
+        return
+    if not path.exists():
+        raise ValueError(f"{folder} has no checkpoint to resume from.")
+    before = json.loads(torch.load(path, map_location="cpu", weights_only=True)["settings"])
+    now = settings.record()
+    changed = sorted(name for name in now if now[name] != before.get(name))
+    if changed:
+        raise ValueError(f"The run in {folder} had other settings: {', '.join(changed)}.")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop what was logged after the checkpoint: those steps will be done again."""
+    lines: list[dict[str, Any]] = []
+    if path.exists() and step:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
+    kept = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
+    card.replace_text(path, kept)

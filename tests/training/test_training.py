@@ -1,0 +1,339 @@
+"""From a model folder and a COCO folder to an adapter that diffusers loads, killed and resumed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from sage.losses import LossConfig
+from sage.pipeline import SagePipeline
+from sage.training import data as data_module
+from sage.training.__main__ import main
+from sage.training.adapter import Adapter
+from sage.training.coco import read_coco
+from sage.training.data import FileSource, SceneSource, encode_pictures, open_source, prepare
+from sage.training.settings import TrainSettings
+from sage.training.skips import Skips
+from sage.training.trainer import CHECKPOINT, LOG, Trainer
+from tests.test_imports import ROOT
+from tests.training.test_coco import write_coco
+
+WORDS = ("fox", "dog", "cat", "bus", "tree", "boat", "cake", "kite")
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Eight pictures with two captions each."""
+    folder = tmp_path_factory.mktemp("coco")
+    write_coco(folder, [[f"a {word}", f"one {word} in the snow"] for word in WORDS])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_folder, coco, tmp_path_factory):
+    """A very short run; bounds so wide that random embeddings form groups."""
+    return TrainSettings(
+        model=str(tiny_folder),
+        data=str(coco),
+        cache=tmp_path_factory.mktemp("cache"),
+        steps=8,
+        batch_groups=2,
+        rank=2,
+        alpha=4.0,
+        warmup=2,
+        rate=1e-2,
+        ema=0.5,
+        tau_min=-1.0,
+        tau_max=0.99999,
+        save_every=3,
+        log_every=1,
+        sample_every=0,
+        device="cpu",
+    )
+
+
+def run(settings, out, resume=False):
+    """All records of a run, and the trainer after it."""
+    trainer = Trainer(replace(settings, out=out), resume)
+    records = list(trainer)
+    trainer.finish()
+    return records, trainer
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """An uninterrupted run."""
+    return run(settings, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_run_leaves_adapter_card_record_and_log(whole, settings):
+    records, trainer = whole
+    folder = trainer.folder
+    assert [r.step for r in records] == list(range(1, 9))
+    assert records[-1].progress == 1
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    assert [(e["step"], e["loss"], e["soft"]) for e in lines] == [
+        (r.step, r.loss, r.soft) for r in records
+    ]
+    about = json.loads((folder / "training.json").read_text())
+    assert about["data"]["groups"] == len(trainer.data.groups)
+    assert about["run"]["step"] == 8
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nbase_model: ")
+    for word in ("L_SAGE", "rank 2, alpha 4", "soft target base", "8 of 2 × 1 × 1 groups"):
+        assert word in text
+    assert str(folder) not in text
+    assert not list(folder.glob("*.new"))
+
+
+def test_only_the_adapter_has_learnt(whole, tiny_folder):
+    base = SagePipeline.from_pretrained(tiny_folder).unet.state_dict()
+    trained = whole[1].pipe.unet.state_dict()
+    frozen = {k.replace(".base_layer", ""): v for k, v in trained.items() if "lora" not in k}
+    assert equal(base, frozen)
+    assert any(v.abs().max() > 0 for k, v in trained.items() if "lora_B" in k)
+
+
+def test_diffusers_loads_the_adapter_and_gets_the_average(whole, tiny_folder):
+    trainer = whole[1]
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, use_safetensors=True)
+    z, t, c = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 16, 32)
+    with torch.no_grad():
+        plain = pipe.unet(z, t, c).sample
+        pipe.load_lora_weights(trainer.folder, local_files_only=True)
+        loaded = pipe.unet(z, t, c).sample
+        with trainer.adapter.averaged():
+            average = trainer.pipe.unet(z, t, c).sample
+        latest = trainer.pipe.unet(z, t, c).sample
+    assert (loaded - average).abs().max() < 1e-5
+    assert (loaded - plain).abs().max() > 1e-3
+    assert (loaded - latest).abs().max() > 1e-4
+
+
+def test_our_own_pipeline_switches_it_on_and_off(whole, tiny):
+    def latents():
+        return tiny(["a fox", "a dog"], num_inference_steps=2, output_type="latent").latents
+
+    before = latents()
+    tiny.use_lora(whole[1].folder)
+    assert not torch.equal(latents(), before)
+    tiny.use_lora(None)
+    assert torch.equal(latents(), before)
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(whole, settings, tmp_path):
+    """SIGKILL in the middle of a run of its own process, then --resume."""
+    out = tmp_path / "killed"
+    flags = {
+        "--model": settings.model, "--data": settings.data, "--cache": settings.cache,
+        "--out": out, "--steps": 8, "--batch-groups": 2, "--rank": 2, "--alpha": 4,
+        "--warmup": 2, "--rate": 1e-2, "--ema": 0.5, "--tau-min": -1, "--tau-max": 0.99999,
+        "--save-every": 3, "--log-every": 1, "--sample-every": 0, "--device": "cpu",
+    }  # fmt: skip
+    words = [str(word) for pair in flags.items() for word in pair]
+    slow = (
+        "import sys, time, sage.training.trainer as t; learn = t.Trainer._learn;"
+        "t.Trainer._learn = lambda self: (time.sleep(60 * (self.step == 5)), learn(self))[1];"
+        "import sage.training.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, *words], cwd=ROOT)
+    log, deadline = out / LOG, time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) == 5):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == 5
+    assert torch.load(out / CHECKPOINT)["step"] == 3
+    assert main([*words, "--resume"]) == 0
+    resumed = [json.loads(line) for line in log.read_text().splitlines()]
+    records, trainer = whole
+    assert [e["step"] for e in resumed] == [r.step for r in records]
+    for name in ("loss", "branch", "shared", "soft", "rate"):
+        ours = [e[name] for e in resumed]
+        assert ours == pytest.approx([getattr(r, name) for r in records], rel=1e-6)
+    mine, theirs = weights(out), weights(trainer.folder)
+    assert mine.keys() == theirs.keys()
+    assert all((mine[k] - theirs[k]).abs().max() < 1e-6 for k in mine)
+
+
+def test_runs_do_not_overwrite_each_other(whole, settings, tmp_path, capsys):
+    done = replace(settings, out=whole[1].folder)
+    with pytest.raises(ValueError, match="holds a run already"):
+        Trainer(done)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        Trainer(replace(settings, out=tmp_path), resume=True)
+    with pytest.raises(ValueError, match="other settings: rank, seed"):
+        Trainer(replace(done, rank=3, seed=5), resume=True)
+    assert main(["--steps", "1", "--model", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+
+
+def test_the_baseline_sees_the_same_groups(whole, settings, tmp_path):
+    records, trainer = run(replace(settings, loss="standard", steps=2), tmp_path / "standard")
+    assert trainer.data.groups == whole[1].data.groups
+    assert records[0].shared is None
+    assert records[0].soft is None
+    assert records[0].loss == records[0].branch
+    assert "the baseline" in (tmp_path / "standard" / "README.md").read_text()
+
+
+def test_checkpointing_and_accumulation_change_no_loss(whole, settings, tmp_path):
+    first = whole[0][0]
+    records, _ = run(replace(settings, steps=1, checkpointing=True), tmp_path / "a")
+    assert records[0].loss == pytest.approx(first.loss, rel=1e-5)
+    # Two micro-batches of the first step are the batches of two processes, or of two steps.
+    records, trainer = run(replace(settings, steps=1, accumulate=2), tmp_path / "b")
+    fresh = Trainer(replace(settings, out=tmp_path / "c", steps=1, rate=1e-30))
+    losses = [float(fresh._terms(0).total.detach())]
+    fresh.step = 1
+    losses.append(float(fresh._terms(0).total.detach()))
+    assert records[0].loss == pytest.approx(sum(losses) / 2, rel=1e-5)
+    assert trainer.adapter.size == fresh.adapter.size
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate keeps one precision for a process; this lets a test have its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+def test_bfloat16_and_a_time_limit(settings, tmp_path):
+    short = replace(settings, steps=None, minutes=0.002, precision="bf16", sample_every=1)
+    records, trainer = run(short, tmp_path / "run")
+    assert records[-1].progress == 1
+    assert all(value.dtype == torch.float32 for value in trainer.adapter.values)
+    with Image.open(sorted((trainer.folder / "samples").iterdir())[0]) as sheet:
+        assert sheet.size[1] == 2 * 16
+
+
+@pytest.mark.parametrize("target", ["model", "base", "ema"])
+def test_the_soft_target_is_whose_it_says(settings, tmp_path, target, tiny):
+    config = LossConfig(soft_target=target)
+    trainer = Trainer(replace(settings, loss_config=config, out=tmp_path))
+    for value in trainer.adapter.values:
+        torch.nn.init.normal_(value)
+    for value in trainer.adapter.average:
+        torch.nn.init.normal_(value)
+    z, t, c = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 16, 32)
+    with torch.no_grad():
+        mine = trainer.pipe.unet(z, t, c).sample
+        base = tiny.unet(z, t, c).sample
+        with trainer.adapter.averaged():
+            average = trainer.pipe.unet(z, t, c).sample
+        found = trainer._teacher(z, t, c)
+        assert torch.equal(trainer.pipe.unet(z, t, c).sample, mine)
+    assert (found - {"model": mine, "base": base, "ema": average}[target]).abs().max() < 1e-6
+    assert (mine - base).abs().max() > 1e-3
+    assert (mine - average).abs().max() > 1e-3
+
+
+def test_an_adapter_is_removed_without_a_trace(tiny):
+    before = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
+    adapter = Adapter(tiny.unet, 2, 2.0, ["to_q"])
+    assert adapter.size > 0
+    adapter.remove()
+    assert equal(tiny.unet.state_dict(), before)
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+def test_groups_and_latents_are_kept_and_read_again(tiny, settings, coco, monkeypatch):
+    source, skips = open_source(settings, 16)
+    first = prepare(source, skips, tiny, settings, progress=False)
+    monkeypatch.setattr(data_module, "embed_all", None)
+    monkeypatch.setattr(data_module, "encode_pictures", None)
+    again = prepare(source, skips, tiny, settings, progress=False)
+    assert again.groups == first.groups
+    assert np.array_equal(again.latents, first.latents)
+    with pytest.raises(TypeError):  # other bounds: embedded anew
+        prepare(source, skips, tiny, replace(settings, tau_min=-0.5), progress=False)
+    for group in first.groups:
+        assert len({source.owners[n] for n in group}) == len(group) > 1
+
+
+def test_latents_are_those_of_the_pictures(tiny, settings):
+    source, skips = open_source(settings, 16)
+    data = prepare(source, skips, tiny, settings, progress=False)
+    for n in (data.groups[0][0], data.groups[-1][1]):
+        picture = source.picture(source.owners[n])
+        expected = encode_pictures([data_module.squared(picture, 16)], tiny)
+        assert (data.clean_latents([n]) - expected.float()).abs().max() < 2e-3
+
+
+def test_a_broken_picture_is_named_and_costs_its_members_only(tiny, settings, tmp_path):
+    write_coco(tmp_path, [[f"a {word}"] for word in WORDS])
+    broken = tmp_path / "train2017" / "000000000102.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    found, skips = read_coco(tmp_path)
+    data = prepare(FileSource("coco", found), skips, tiny, settings, progress=False)
+    assert skips.counts["picture cannot be decoded"] == 1
+    assert skips.names["picture cannot be decoded"][0].startswith("000000000102.jpg")
+    members = {n for group in data.groups for n in group}
+    assert 2 not in members
+    assert len(data.latents) >= len(members)
+
+
+def test_no_group_is_an_error_with_the_bounds(tiny, settings):
+    source, skips = open_source(settings, 16)
+    none = replace(settings, tau_min=0.9999999, tau_max=0.9999999)
+    with pytest.raises(ValueError, match=r"within 0.9999999 to 0.9999999"):
+        prepare(source, skips, tiny, none, progress=False)
+
+
+def test_batches_are_numbered_and_every_epoch_has_every_group(tiny, settings):
+    source, skips = open_source(settings, 16)
+    data = prepare(source, skips, tiny, settings, progress=False)
+    G = len(data.groups)
+    stream = [g for number in range(2 * G) for g in data.batch(7, number, 3)]
+    for epoch in range(6):
+        assert sorted(stream[epoch * G : (epoch + 1) * G]) == sorted(data.groups)
+    assert data.batch(7, 5, 3) == stream[15:18]
+
+
+def test_scenes_are_of_the_training_split(settings):
+    from sage.world.scenes import held_out
+
+    source, skips = open_source(replace(settings, data="scenes", scenes=40), 64)
+    assert len(source.captions) == len(source.owners) == 40
+    assert not any(held_out(thing, s.place) for s in source.scenes for thing in s.things)
+    assert source.picture(3).size == (64, 64)
+    again = SceneSource(40, 64, settings.seed)
+    assert again.captions == source.captions
+    assert again.picture_name(7) == source.picture_name(7)
+    assert not skips.sentences()
+
+
+def test_scenes_train(settings, tmp_path):
+    records, _ = run(replace(settings, data="scenes", scenes=12, steps=1), tmp_path / "run")
+    assert len(records) == 1
+
+
+def test_an_unknown_data_set_is_refused(settings):
+    with pytest.raises(ValueError, match="'scenes' and an existing folder"):
+        open_source(replace(settings, data="nowhere"), 16)
+    assert Skips().sentences() == []
