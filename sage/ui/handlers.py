@@ -190,7 +190,9 @@ class Handlers:
         cost = model.pipe.cost(analysis.plan, guidance_scale=request.guidance_scale)
         groups = analysis.grouping.groups
         return {
-            page.estimate: views.estimate(cost, request.branch_step, request.steps),
+            page.estimate: views.estimate(
+                cost, request.branch_step, request.steps, analysis.grouping.shares
+            ),
             page.plan: plot(figures.plan_figure(analysis.plan, groups, request.prompts)),
             page.banner: _banner(run, request, model.spec.key),
             page.render: gr.Button(interactive=True),
@@ -459,4 +461,4 @@ def known_words(model: LoadedModel) -> dict[str, Sequence[str]]:
         if set(vocabulary.words_of(thing.name)) <= words:
             things.setdefault(thing.category, []).append(thing.name)
     places = [place.phrases[0] for place in vocabulary.PLACES]
-    return {**things, "places": places, "all words": sorted(words)}
+    return {**things, "place": places, "every word": sorted(words)}

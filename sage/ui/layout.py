@@ -32,9 +32,10 @@ where, so prompts that mean similar things do nearly the same work in them. SAGE
    same number of steps. An evaluation is one pass of the denoiser for one trajectory and one step.
 
 Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
-time. Both sides start from the same noise: prompt *n* has the seed plus *n* − 1, and a group's
-trunk starts from its first prompt's noise. Sharing loses something when prompts differ or the trunk
-is long. Try the dissimilar pair with the lower bound moved down.
+time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
+group's trunk starts from the noise of its first prompt, so that prompt's two pictures are the
+closest twins. Sharing loses something when prompts differ or the trunk is long: try the dissimilar
+pair with the lower bound moved down, or the branch point moved far to the right.
 """
 
 
@@ -215,10 +216,9 @@ def _groups_card(shelf: Shelf, parts: dict[str, object]) -> None:
     with _card("groups"):
         _heading("2", "Groups", "similar enough to share")
         with gr.Row():
-            # Below 0 no encoder puts prompts that belong together; the API still allows it.
-            low, high = shelf.default.tau_min, shelf.default.tau_max
-            parts["tau_min"] = _slider("tau_min", "Lowest, τ min", low, 0.0)
-            parts["tau_max"] = _slider("tau_max", "Highest, τ max", high, 0.0)
+            own = shelf.default
+            parts["tau_min"] = _slider("tau_min", "Lowest, τ min", own.tau_min)
+            parts["tau_max"] = _slider("tau_max", "Highest, τ max", own.tau_max)
         parts["chips"] = _html("chips")
         with gr.Accordion("Why? The reason for each pair", open=False):
             parts["pairs"] = _html("pairs")
@@ -262,7 +262,7 @@ def _plan_card(parts: dict[str, object]) -> None:
 
 def _compare_card(parts: dict[str, object]) -> None:
     with _card("compare"):
-        _heading("4", "Compare", "both ways, from the same noise")
+        _heading("4", "Compare", "both ways, with the same seeds")
         parts["banner"] = _html("banner")
         with gr.Row(elem_id="sage-actions"):
             parts["render"] = gr.Button(
@@ -331,12 +331,10 @@ def _plot(name: str) -> gr.Plot:
     return gr.Plot(show_label=False, container=False, elem_id=f"plot-{name}")
 
 
-def _slider(
-    name: str, label: str, value: float | None = None, low: float | None = None
-) -> gr.Slider:
+def _slider(name: str, label: str, value: float | None = None) -> gr.Slider:
     limit = LIMITS[name]
     return gr.Slider(
-        limit.low if low is None else low,
+        limit.low,
         limit.high,
         limit.default if value is None else value,
         step=limit.step,

@@ -118,10 +118,18 @@ def pairs_table(grouping: Grouping) -> str:
     )
 
 
-def estimate(cost: Cost, branch_step: int, steps: int) -> str:
-    """What sharing is expected to save, before anything is rendered."""
+def estimate(cost: Cost, branch_step: int, steps: int, shares: bool) -> str:
+    """What sharing is expected to save, before anything is rendered.
+
+    Args:
+        cost: Of the plan.
+        branch_step: T*.
+        steps: T.
+        shares: Whether any group has two prompts or more.
+    """
+    shared = f"{branch_step} of {plural(steps, 'step')} shared" if shares else "Nothing is shared"
     return (
-        f'<p class="sage-branch">{branch_step} of {plural(steps, "step")} shared '
+        f'<p class="sage-branch">{shared} '
         f"<small>share ratio β = {branch_step / steps:.2f}</small></p>"
         '<div class="sage-figures">'
         f"{_figure(percent_text(cost.saving), 'evaluations saved')}"
@@ -279,4 +287,4 @@ def known_things(groups: dict[str, Sequence[str]]) -> str:
         f"<dt>{escape(title)}</dt><dd>{escape(', '.join(words))}</dd>"
         for title, words in groups.items()
     )
-    return f'<dl class="sage-known">{lists}</dl>'
+    return f'<dl class="sage-known" tabindex="0">{lists}</dl>'

@@ -15,6 +15,8 @@ from sage.ui.handlers import Form, Handlers
 from sage.ui.shelf import Shelf
 
 PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
+SLEEP = 0.2  # seconds a call of the slow model's denoiser sleeps
+SLOW_RUN = 2 * 100 * SLEEP  # so 100 steps of both sides take at least this long
 KNOWN = ["a", "an", "the", "fox", "dog", "cat", "in", "snow", "whale", "under", "water", "two"]
 
 
@@ -42,7 +44,7 @@ def _load(spec):
     model = load_model(spec, "cpu")
     model.pipe.set_progress_bar_config(disable=True)
     if spec.key == "slow":
-        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(SLEEP))
     return model
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 
 import httpx
 import pytest
@@ -8,7 +9,7 @@ from gradio_client.exceptions import AppError
 
 from sage.request import LIMITS
 
-from .conftest import PROMPTS, raises_sentence
+from .conftest import PROMPTS, SLOW_RUN, raises_sentence
 
 NAMES = [
     "prompts",
@@ -125,8 +126,10 @@ def test_a_cancelled_comparison_stops_and_the_next_one_runs(client):
     job = client.submit(prompts=PROMPTS, model="slow", steps=100, api_name="/compare")
     next(iter(job))
     job.cancel()
+    start = time.monotonic()
     _, _, report = client.predict(prompts=PROMPTS, steps=2, api_name="/compare")
     assert report["steps"] == 2
+    assert time.monotonic() - start < SLOW_RUN / 2
 
 
 @pytest.mark.parametrize(("change", "words"), BAD)

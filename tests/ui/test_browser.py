@@ -2,13 +2,15 @@
 
 import re
 import shutil
+import time
 import zipfile
 
 import pytest
+from gradio_client import Client
 
 from sage.ui.handlers import EARLIER, UNFINISHED
 
-from .conftest import PROMPTS
+from .conftest import PROMPTS, SLOW_RUN
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -164,6 +166,21 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     pick_model(page, "Tiny")
     shows(page, "#estimate", "13 of 30")
     render(page)
+
+
+def test_leaving_the_page_ends_its_rendering(visit, server):
+    page = visit()
+    pick_model(page, "Slow")
+    find(page, "#advanced").get_by_role("button").click()
+    find(page, "#steps input[type=number]").fill("100")
+    find(page, "#steps input[type=number]").press("Enter")
+    shows(page, "#estimate", "of 100 steps")
+    find(page, "#render").click()
+    shows(page, "#progress", "Step ")
+    page.close()
+    start = time.monotonic()
+    Client(server, verbose=False).predict(prompts=PROMPTS, steps=2, api_name="/compare")
+    assert time.monotonic() - start < SLOW_RUN / 2
 
 
 @pytest.mark.parametrize(("button", "count"), [("tight", 4), ("two", 4), ("mixed", 5), ("far", 2)])

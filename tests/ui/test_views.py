@@ -116,12 +116,13 @@ def test_the_table_gives_a_reason_for_every_pair():
 def test_the_estimate_is_the_plans_cost_in_words():
     plan = shared_plan([(0, 2), (1,)], 30, 12)
     cost = plan_cost(plan, ModelFlops(1e6, 1e9, 1e8))
-    text = " ".join(Reader(views.estimate(cost, 12, 30)).texts)
+    text = " ".join(Reader(views.estimate(cost, 12, 30, True)).texts)
     assert "12 of 30 steps shared" in text
     assert "β = 0.40" in text
     assert "78 of 90" in text
     assert "13 %" in text
-    assert views.no_estimate().count("<div>") == views.estimate(cost, 12, 30).count("<div>")
+    assert "Nothing is shared" in views.estimate(cost, 12, 30, False)
+    assert views.no_estimate().count("<div>") == views.estimate(cost, 12, 30, True).count("<div>")
 
 
 def test_progress_is_a_progress_bar():
