@@ -240,6 +240,6 @@ def test_what_cannot_be_trained_is_refused():
         GroupBatch(torch.zeros(3, 1), torch.zeros(3, 1), ((0, 1),))
 
 
-def test_losses_load_nothing_but_torch():
-    extra = loaded_by("import sage.losses") - loaded_by("import torch")
+def test_losses_and_metrics_load_nothing_but_torch():
+    extra = loaded_by("import sage.losses, sage.metrics") - loaded_by("import torch")
     assert not extra & set(FOREIGN)

@@ -23,7 +23,6 @@ from sage.metrics import (
     pairwise_distance,
     pixel_distance,
 )
-from tests.test_imports import FOREIGN, loaded_by
 
 
 def normal(n, d, seed=0):
@@ -191,11 +190,6 @@ def test_a_wrong_bootstrap_is_refused(wrong):
     settings = {"count": 3} | wrong
     with pytest.raises(ValueError, match=next(iter(wrong))):
         bootstrap(lambda index: 0.0, **settings)
-
-
-def test_metrics_load_nothing_but_torch():
-    extra = loaded_by("import sage.metrics") - loaded_by("import torch")
-    assert not extra & set(FOREIGN)
 
 
 def test_pictures_become_pixels():

@@ -131,10 +131,11 @@ class Trainer:
 
     def _freeze(self) -> None:
         """Frozen parts take the precision of the run; the adapter will stay in float32."""
-        halves = {"fp16": torch.float16, "bf16": torch.bfloat16}
-        dtype = halves.get(self.settings.precision, torch.float32)
+        half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self.settings.precision)
         for part in (self.pipe.vae, self.pipe.text_encoder, self.pipe.unet):
-            part.requires_grad_(False).to(dtype)
+            part.requires_grad_(False)
+            if half is not None:
+                part.to(half)
         if self.settings.checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
 

@@ -7,7 +7,6 @@ import pytest
 
 from sage.losses import LossConfig
 from sage.training.settings import TrainSettings, parse
-from tests.test_imports import loaded_by
 
 
 def test_without_flags_the_defaults_stand():
@@ -70,9 +69,3 @@ def test_what_a_run_is_like_does_not_depend_on_where_it_is_kept():
     two = TrainSettings(steps=5, out=Path("c"), cache=Path("d"), save_every=4, data="/y/coco")
     assert one.record() == two.record()
     assert one.record() != TrainSettings(steps=5, data="coco", seed=1).record()
-
-
-def test_training_loads_no_page():
-    loaded = loaded_by("import sage.training.trainer")
-    assert "peft" in loaded
-    assert not {"gradio", "plotly", "sage.ui"} & loaded

@@ -90,10 +90,7 @@ def test_a_run_leaves_adapter_card_record_and_log(whole, settings):
     folder = trainer.folder
     assert [r.step for r in records] == list(range(1, 9))
     assert records[-1].progress == 1
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
-    assert [(e["step"], e["loss"], e["soft"]) for e in lines] == [
-        (r.step, r.loss, r.soft) for r in records
-    ]
+    assert_same_curve(log_of(folder), records)
     about = json.loads((folder / "training.json").read_text())
     assert about["data"]["groups"] == len(trainer.data.groups)
     assert about["run"]["step"] == 8
@@ -140,41 +137,77 @@ def test_our_own_pipeline_switches_it_on_and_off(whole, tiny):
     assert torch.equal(latents(), before)
 
 
+def flags(settings, **more):
+    """The command line of a run."""
+    names = (
+        "model", "data", "cache", "steps", "batch_groups", "rank", "alpha", "warmup", "rate",
+        "ema", "tau_min", "tau_max", "save_every", "log_every", "sample_every", "device",
+    )  # fmt: skip
+    values = {name: getattr(settings, name) for name in names} | more
+    return [f"--{k.replace('_', '-')}={v}" for k, v in values.items()]
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / LOG).read_text("utf-8").splitlines()]
+
+
+def assert_same_curve(lines, records):
+    assert [line["step"] for line in lines] == [r.step for r in records]
+    for name in ("loss", "branch", "shared", "soft", "rate"):
+        ours = [line[name] for line in lines]
+        assert ours == pytest.approx([getattr(r, name) for r in records], rel=1e-5)
+
+
+def assert_same_adapter(first, second):
+    mine, theirs = weights(first), weights(second)
+    assert mine.keys() == theirs.keys()
+    assert all((mine[k] - theirs[k]).abs().max() < 1e-5 for k in mine)
+
+
+SLOW_SIXTH_STEP = """
+import sys, time
+import sage.training.trainer as trainer
+assert not {"gradio", "plotly", "sage.ui"} & set(sys.modules)  # training loads no page
+learn = trainer.Trainer._learn
+trainer.Trainer._learn = lambda self: (time.sleep(60 * (self.step == 5)), learn(self))[1]
+from sage.training.__main__ import main
+main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_goes_on_with_the_same_losses(whole, settings, tmp_path):
-    """SIGKILL in the middle of a run of its own process, then --resume."""
-    out = tmp_path / "killed"
-    flags = {
-        "--model": settings.model, "--data": settings.data, "--cache": settings.cache,
-        "--out": out, "--steps": 8, "--batch-groups": 2, "--rank": 2, "--alpha": 4,
-        "--warmup": 2, "--rate": 1e-2, "--ema": 0.5, "--tau-min": -1, "--tau-max": 0.99999,
-        "--save-every": 3, "--log-every": 1, "--sample-every": 0, "--device": "cpu",
-    }  # fmt: skip
-    words = [str(word) for pair in flags.items() for word in pair]
-    slow = (
-        "import sys, time, sage.training.trainer as t; learn = t.Trainer._learn;"
-        "t.Trainer._learn = lambda self: (time.sleep(60 * (self.step == 5)), learn(self))[1];"
-        "import sage.training.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", slow, *words], cwd=ROOT)
-    log, deadline = out / LOG, time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) == 5):
+    """SIGKILL in the middle of a run in a process of its own, then --resume."""
+    words = flags(settings, out=tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", SLOW_SIXTH_STEP, *words], cwd=ROOT)
+    deadline = time.monotonic() + 300
+    while not ((tmp_path / LOG).exists() and len(log_of(tmp_path)) == 5):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert json.loads(log.read_text().splitlines()[-1])["step"] == 5
-    assert torch.load(out / CHECKPOINT)["step"] == 3
+    # It may lose what came after its last checkpoint, and no more.
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 3
     assert main([*words, "--resume"]) == 0
-    resumed = [json.loads(line) for line in log.read_text().splitlines()]
     records, trainer = whole
-    assert [e["step"] for e in resumed] == [r.step for r in records]
-    for name in ("loss", "branch", "shared", "soft", "rate"):
-        ours = [e[name] for e in resumed]
-        assert ours == pytest.approx([getattr(r, name) for r in records], rel=1e-6)
-    mine, theirs = weights(out), weights(trainer.folder)
-    assert mine.keys() == theirs.keys()
-    assert all((mine[k] - theirs[k]).abs().max() < 1e-6 for k in mine)
+    assert_same_curve(log_of(tmp_path), records)
+    assert_same_adapter(tmp_path, trainer.folder)
+
+
+def test_two_processes_do_what_two_micro_batches_do(settings, tmp_path):
+    """The same groups and draws, divided otherwise: equal losses and equal adapters."""
+    settings = replace(settings, steps=3)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launch += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    two = tmp_path / "two"
+    words = flags(settings, out=two)
+    quiet = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([*launch, "-m", "sage.training", *words], check=False, **quiet)
+    assert done.returncode == 0, done.stderr
+    records, trainer = run(replace(settings, accumulate=2), tmp_path / "one")
+    assert_same_curve(log_of(two), records)
+    assert_same_adapter(two, trainer.folder)
+    assert json.loads((two / "training.json").read_text())["run"]["processes"] == 2
 
 
 def test_runs_do_not_overwrite_each_other(whole, settings, tmp_path, capsys):
@@ -198,18 +231,9 @@ def test_the_baseline_sees_the_same_groups(whole, settings, tmp_path):
     assert "the baseline" in (tmp_path / "standard" / "README.md").read_text()
 
 
-def test_checkpointing_and_accumulation_change_no_loss(whole, settings, tmp_path):
-    first = whole[0][0]
-    records, _ = run(replace(settings, steps=1, checkpointing=True), tmp_path / "a")
-    assert records[0].loss == pytest.approx(first.loss, rel=1e-5)
-    # Two micro-batches of the first step are the batches of two processes, or of two steps.
-    records, trainer = run(replace(settings, steps=1, accumulate=2), tmp_path / "b")
-    fresh = Trainer(replace(settings, out=tmp_path / "c", steps=1, rate=1e-30))
-    losses = [float(fresh._terms(0).total.detach())]
-    fresh.step = 1
-    losses.append(float(fresh._terms(0).total.detach()))
-    assert records[0].loss == pytest.approx(sum(losses) / 2, rel=1e-5)
-    assert trainer.adapter.size == fresh.adapter.size
+def test_gradient_checkpointing_changes_no_loss(whole, settings, tmp_path):
+    records, _ = run(replace(settings, steps=1, checkpointing=True), tmp_path)
+    assert records[0].loss == pytest.approx(whole[0][0].loss, rel=1e-5)
 
 
 @pytest.fixture
