@@ -76,12 +76,14 @@ def save_pipeline(out: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
+    _loads_as_float32(folder / "text_encoder")
 
 
 def save_judges(out: Path, folder: Path) -> None:
     """CLIP with both towers and its picture preparation, and the probe."""
     clip = CLIPModel.from_pretrained(out / "clip")
     clip.half().save_pretrained(folder / "clip", max_shard_size=SHARD)
+    _loads_as_float32(folder / "clip")
     size = {"height": networks.IMAGE_SIZE, "width": networks.IMAGE_SIZE}
     CLIPImageProcessor(
         size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -89,6 +91,16 @@ def save_judges(out: Path, folder: Path) -> None:
     CLIPTokenizer.from_pretrained(out / "tokenizer").save_pretrained(folder / "clip")
     if (out / "probe").exists():
         shutil.copytree(out / "probe", folder / "probe")
+
+
+def _loads_as_float32(folder: Path) -> None:
+    """Say float32 in config.json: transformers would load what was saved, float16, on a CPU."""
+    config = read_json(folder / "config.json")
+    parts = [part for part in config.values() if isinstance(part, dict)]
+    for part in [config, *parts]:
+        if "dtype" in part:
+            part["dtype"] = "float32"
+    write_json(folder / "config.json", config)
 
 
 def settings(out: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Trains the built-in model from nothing: ``python -m sage.world.train STAGE --minutes M``.
 
 Stages, in order: pool (paint scenes), tokenizer, clip, vae, latents (freeze the encoder), probe,
-unet, decoder, calibrate, export, guidance, evaluate; ``all`` runs them one after another. Everything but
-the export stays outside the checkout, so that a later run can resume.
+unet, decoder, calibrate, export, guidance, evaluate; ``all`` runs them one after another.
+Everything but the export stays outside the checkout, so that a later run can resume.
 """
 
 import argparse
