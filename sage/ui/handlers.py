@@ -291,7 +291,7 @@ class Handlers:
             page.progress: views.progress(0, request.steps, "Reading the prompts", "live"),
             page.banner: "",
             page.pictures: _reserved(request.prompts, groups),
-            page.pair: gr.Radio(choices=[], value=None),
+            page.pair: gr.Dropdown(choices=[], value=None),
             page.slider: None,
             page.seconds: plot(bars_message()),
             page.flops: plot(bars_message()),
@@ -317,7 +317,7 @@ class Handlers:
         run = replace(run, step=request.steps, done=True, files=files)
         seeds = f"seeds {request.seeds[0]} to {request.seeds[-1]}"
         choices = [
-            (f"P{n + 1} {shorten(prompt, 24)}", str(n)) for n, prompt in enumerate(request.prompts)
+            (f"P{n + 1} {shorten(prompt, 28)}", str(n)) for n, prompt in enumerate(request.prompts)
         ]
         return {
             page.run: run,
@@ -325,7 +325,7 @@ class Handlers:
                 request.steps, request.steps, f"Done: {request.steps} steps, {seeds}.", "done"
             ),
             page.pictures: finished_grid(done),
-            page.pair: gr.Radio(choices=choices, value="0"),
+            page.pair: gr.Dropdown(choices=choices, value="0"),
             page.slider: self.pick_pair("0", run),
             page.archive: gr.DownloadButton(value=str(files.archive), interactive=True),
             page.record: gr.DownloadButton(value=str(files.record), interactive=True),

@@ -16,6 +16,10 @@ INTRO = (
     "then each goes its own way: fewer evaluations, nearly the same pictures."
 )
 NOTHING_YET = "Nothing rendered yet."
+LEGEND = (
+    "CLIP: how well a picture fits its words (cosine, higher is better). "
+    "Twin: how far apart a prompt's two pictures are (0 is the same picture)."
+)
 HOW_IT_WORKS = """
 A picture is made in **steps** that turn noise into an image. The first steps only settle what goes
 where, so prompts that mean similar things do nearly the same work in them. SAGE
@@ -68,7 +72,7 @@ class Layout:
     banner: gr.HTML
     progress: gr.HTML
     pictures: gr.HTML
-    pair: gr.Radio
+    pair: gr.Dropdown
     slider: gr.ImageSlider
     seconds: gr.Plot
     flops: gr.Plot
@@ -276,22 +280,26 @@ def _compare_card(parts: dict[str, object]) -> None:
                 "Random", size="md", elem_id="random-seed", min_width=90
             )
         parts["progress"] = _html("progress", views.progress(0, 1, NOTHING_YET))
-        parts["pictures"] = _html("pictures")
-        with gr.Row(elem_id="sage-closer"):
-            with gr.Column(scale=1, min_width=220):
-                gr.HTML("<h3>Look closer</h3>", apply_default_css=False)
-                parts["pair"] = gr.Radio(
-                    [], label="Prompt", elem_id="pair", interactive=True, visible=True
+        with gr.Row(elem_id="sage-sides"):
+            with gr.Column(scale=3, min_width=280, elem_id="sage-grid"):
+                parts["pictures"] = _html("pictures")
+                gr.HTML(views.note(LEGEND), apply_default_css=False)
+            with gr.Column(scale=1, min_width=260, elem_id="sage-closer"):
+                parts["pair"] = gr.Dropdown(
+                    [], label="Look closer", filterable=False, elem_id="pair", interactive=True
                 )
-            with gr.Column(scale=2, min_width=260):
                 parts["slider"] = gr.ImageSlider(
                     label="independent | shared",
                     show_label=False,
                     interactive=False,
-                    height=300,
-                    max_height=300,
+                    height=280,
+                    max_height=280,
                     buttons=["fullscreen"],
                     elem_id="slider",
+                )
+                gr.HTML(
+                    '<p class="sage-ends"><span>independent</span><span>shared</span></p>',
+                    apply_default_css=False,
                 )
 
 

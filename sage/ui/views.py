@@ -264,7 +264,7 @@ def saving_words(report: dict) -> str:
     return (
         f"<p>Sharing took <b>{seconds_text(seconds['shared']['total'])}</b> instead of "
         f"{seconds_text(seconds['independent']['total'])}: "
-        f"<b>{saved_text(saving['seconds'])}</b> time, measured here ({escape(_place(report))})."
+        f"<b>{saved_text(saving['seconds'])}</b> time, measured with {escape(_place(report))}."
         f"</p><p>It used <b>{runs['shared']} of {runs['independent']}</b> denoiser evaluations "
         f"({saved_text(saving['evaluations'], 'fewer')}) and "
         f"<b>{flops_text(flops['shared']['total'])}</b> of "

@@ -92,8 +92,8 @@ def render(page):
     expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
 
 
-def pick_model(page, title):
-    find(page, "#model input").click()
+def pick(page, dropdown, title):
+    find(page, f"{dropdown} input").click()
     page.get_by_role("option", name=title, exact=True).click()
 
 
@@ -127,7 +127,7 @@ def test_the_whole_flow(visit, tmp_path):
     expect(find(page, "#slider img")).to_have_count(2)
     # 4. Another pair in the slider.
     old = find(page, "#slider img").first.get_attribute("src")
-    page.get_by_label("P3 a whale under water").check()
+    pick(page, "#pair", "P3 a whale under water")
     expect(find(page, "#slider img").first).not_to_have_attribute("src", old)
     # 5. Downloads.
     with page.expect_download() as download:
@@ -146,7 +146,7 @@ def test_the_whole_flow(visit, tmp_path):
 
 def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     page = visit()
-    pick_model(page, "Slow")
+    pick(page, "#model", "Slow")
     shows(page, "#model-note", "CPU")
     type_prompts(page)
     find(page, "#render").click()
@@ -163,14 +163,14 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     assert find(page, "#progress").inner_text() == said
     expect(find(page, ".sage-pairs img")).to_have_count(8)
     # And the place is free for the next one.
-    pick_model(page, "Tiny")
+    pick(page, "#model", "Tiny")
     shows(page, "#estimate", "13 of 30")
     render(page)
 
 
 def test_leaving_the_page_ends_its_rendering(visit, server):
     page = visit()
-    pick_model(page, "Slow")
+    pick(page, "#model", "Slow")
     find(page, "#advanced").get_by_role("button").click()
     find(page, "#steps input[type=number]").fill("100")
     find(page, "#steps input[type=number]").press("Enter")
@@ -209,7 +209,7 @@ def test_mistakes_are_explained_where_they_are_made(visit):
     )
     shows(page, "#chips", "onerror")
     assert "hacked" not in page.title()
-    pick_model(page, "Gone")
+    pick(page, "#model", "Gone")
     shows(page, "#model-note .sage-error", "Gone cannot be loaded here: no such host")
 
 
