@@ -5,7 +5,9 @@ which prompts are similar (CLIP), what a plan costs (FLOPs), how long its stages
 show a preview of every step. It draws no progress bars and opens no pages.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -180,9 +182,13 @@ class SagePipeline(StableDiffusionPipeline):
             if not path.exists():
                 raise FileNotFoundError("there is no such file or folder")
             folder, name = (path.parent, path.name) if path.is_file() else (path, LORA_FILE)
-            self.load_lora_weights(
-                str(folder), weight_name=name, use_safetensors=True, local_files_only=True
-            )
+            # It would warn that the text encoder stays as it is, which is meant.
+            with _quiet("diffusers.loaders.lora_base"):
+                self.load_lora_weights(
+                    str(folder), weight_name=name, use_safetensors=True, local_files_only=True
+                )
+            if not getattr(self.unet, "peft_config", None):
+                raise ValueError("it has no layers for this UNet")
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             self.unload_lora_weights()
             raise ValueError(f"{path} cannot be used as a LoRA adapter: {error}") from error
@@ -539,6 +545,18 @@ class SagePipeline(StableDiffusionPipeline):
 
     def _guidance(self, guidance_scale: float | None) -> float:
         return self.settings.guidance_scale if guidance_scale is None else guidance_scale
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Within it, a logger of another library reports errors only."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass(frozen=True)

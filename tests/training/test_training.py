@@ -17,6 +17,7 @@ from PIL import Image
 from sage.losses import LossConfig
 from sage.pipeline import SagePipeline
 from sage.training import data as data_module
+from sage.training import samples
 from sage.training.__main__ import main
 from sage.training.adapter import Adapter
 from sage.training.coco import read_coco
@@ -245,7 +246,8 @@ def fresh_accelerate():
 
 
 @pytest.mark.usefixtures("fresh_accelerate")
-def test_bfloat16_and_a_time_limit(settings, tmp_path):
+def test_bfloat16_and_a_time_limit(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "STEPS", 2)
     short = replace(settings, steps=None, minutes=0.002, precision="bf16", sample_every=1)
     records, trainer = run(short, tmp_path / "run")
     assert records[-1].progress == 1

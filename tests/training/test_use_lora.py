@@ -52,8 +52,9 @@ def test_off_leaves_no_trace(tiny, adapter):
     assert not hasattr(tiny.unet, "peft_config")
 
 
-def test_on_twice_is_on_once(tiny, adapter):
+def test_on_twice_is_on_once(tiny, adapter, caplog):
     tiny.use_lora(adapter)
+    assert not caplog.records
     once = latents(tiny)
     tiny.use_lora(adapter / "pytorch_lora_weights.safetensors")
     assert torch.equal(latents(tiny), once)
@@ -86,5 +87,9 @@ def test_an_adapter_of_another_network_is_refused(tiny, adapter, tmp_path):
     save_file(wide, tmp_path / "pytorch_lora_weights.safetensors")
     before = latents(tiny)
     with pytest.raises(ValueError, match="cannot be used as a LoRA adapter"):
+        tiny.use_lora(tmp_path)
+    elsewhere = {name.replace("unet.", "transformer."): value for name, value in weights.items()}
+    save_file(elsewhere, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ValueError, match="no layers for this UNet"):
         tiny.use_lora(tmp_path)
     assert torch.equal(latents(tiny), before)
