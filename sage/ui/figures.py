@@ -144,7 +144,7 @@ def plan_figure(plan: Plan, groups: Sequence[Sequence[int]], prompts: Sequence[s
         **_PLAIN_AXIS,
     )
     figure.update_yaxes(range=[plan.num_prompts - 0.4, -0.6], visible=False, fixedrange=True)
-    figure.update_layout(margin={"l": 12, "r": 150, "t": 26, "b": 36})
+    figure.update_layout(margin={"l": 12, "r": 162, "t": 26, "b": 36})
     return figure
 
 
@@ -195,7 +195,7 @@ def _leaves(plan: Plan, lanes: Sequence[_Lane]) -> dict[int, float]:
 
 def _label_leaf(figure: go.Figure, steps: int, height: float, n: int, prompt: str) -> None:
     figure.add_annotation(
-        text=f"<b>P{n + 1}</b> {html.escape(shorten(prompt, 18))}",
+        text=f"<b>P{n + 1}</b> {html.escape(shorten(prompt, 20))}",
         hovertext=hover_text(prompt),
         x=steps,
         y=height,
