@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("grouping", "plan", "cost", "solver", "sampling", "metrics", "toy", "timing", "request")
+CORE = (
+    "grouping",
+    "plan",
+    "cost",
+    "solver",
+    "sampling",
+    "losses",
+    "metrics",
+    "toy",
+    "timing",
+    "request",
+)
 FOREIGN = ("gradio", "plotly", "diffusers", "transformers", "peft", "accelerate", "PIL", "tqdm")
 
 
