@@ -49,7 +49,7 @@ one: look at the sheet as well. Full records: `evaluation.json`.
 
 Hardware: {hardware}. Seed 0. bfloat16 arithmetic with a float32 copy of the weights, Muon for
 matrices and AdamW for the rest, cosine decay, averaged weights. Data: scenes composed from the
-sprites in `assets/world/` while training; one pair of thing and place in ten was held out. The
+sprites in `assets/world/`; one pair of thing and place in ten was held out. The
 denoiser predicts v on a schedule with zero terminal signal (arXiv 2305.08891), with one caption
 in ten left empty for guidance (default scale {guidance}).
 
@@ -113,7 +113,9 @@ def _bar(evaluation: dict[str, Any]) -> str:
         f"On {how['captions']} captions ({how['split']}), sampled independently in "
         f"{how['steps']} steps at guidance {how['guidance_scale']}, the probe finds the "
         f"background in {_percent(found['background'])} and the named thing in "
-        f"{_percent(found['thing'])}."
+        f"{_percent(found['thing'])}. Judged against another picture's caption, as a control, it "
+        f"finds {_percent(evaluation['control']['background'])} and "
+        f"{_percent(evaluation['control']['thing'])}."
     )
 
 
@@ -130,14 +132,16 @@ def _parts(evaluation: dict[str, Any]) -> str:
             "| --- | --- | --- |",
             *rows,
             "",
-            f"The autoencoder's pictures are within {evaluation['round_trip_psnr_db']:.1f} dB "
-            f"(PSNR). Among {clip['of']} fresh pictures, CLIP finds a caption's own in "
-            f"{_percent(clip['text_to_image'])}, and a picture's caption in "
+            f"The autoencoder's pictures reach a PSNR of "
+            f"{evaluation['round_trip_psnr_db']:.1f} dB. Among {clip['of']} fresh pictures, CLIP "
+            f"finds a caption's own in {_percent(clip['text_to_image'])}, and a picture's caption in "
             f"{_percent(clip['image_to_text'])}.",
         ]
     )
 
 
 def _training(stages: dict[str, Any]) -> str:
+    note = stages.pop("note", "")
     rows = [f"| {name} | {s['steps']:,} | {s['minutes']} |" for name, s in stages.items()]
-    return "\n".join(["| stage | steps | minutes |", "| --- | --- | --- |", *rows])
+    table = ["| stage | steps | minutes |", "| --- | --- | --- |", *rows]
+    return "\n".join([*table, "", note] if note else table)

@@ -73,10 +73,18 @@ def sample(
     return np.concatenate(parts)
 
 
-def judge(judge: probe.Probe, images: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
-    """Shares of pictures with the right background, the named thing, style and count."""
-    shares = probe.accuracy(probe.read(judge, images), labels(scenes))
-    return {"background": shares["place"], **{k: shares[k] for k in ("thing", "style", "count")}}
+def judge(referee: probe.Probe, images: np.ndarray, scenes: list[Scene]) -> dict[str, float]:
+    """Shares of pictures with the right background, the named thing, style and count.
+
+    "confidence" is the mean probability that the named things are there, a finer measure.
+    """
+    found, true = probe.read(referee, images), labels(scenes)
+    shares = probe.accuracy(found, true)
+    return {
+        "background": shares["place"],
+        **{name: shares[name] for name in ("thing", "style", "count")},
+        "confidence": float(found.things[true.things > 0].mean()),
+    }
 
 
 def fresh(number: int, seed: int = FRESH_SEED) -> tuple[list[Scene], np.ndarray]:
@@ -219,14 +227,14 @@ def calibrate(clip: CLIPModel, words: CLIPTokenizer, out: Path, pool: Pool) -> d
 
 
 def best_guidance(
-    pipe: StableDiffusionPipeline, judge_: probe.Probe, scales: Sequence[float], number: int
+    pipe: StableDiffusionPipeline, referee: probe.Probe, scales: Sequence[float], number: int
 ) -> tuple[float, dict[str, dict[str, float]]]:
-    """The guidance scale with the most backgrounds and things right, and all figures."""
+    """The guidance scale that the probe likes best, and what it says of every one."""
     scenes, texts = bar_prompts(number, BAR_SEED + 1)  # not the captions of the bar
-    figures = {str(g): judge(judge_, sample(pipe, texts, g), scenes) for g in scales}
-    return max(scales, key=lambda g: sum(figures[str(g)][k] for k in ("background", "thing"))), (
-        figures
-    )
+    figures = {g: judge(referee, sample(pipe, texts, g), scenes) for g in scales}
+    keys = ("background", "thing", "confidence")
+    best = max(scales, key=lambda g: sum(figures[g][key] for key in keys))
+    return best, {str(g): found for g, found in figures.items()}
 
 
 # --- the whole report ------------------------------------------------------------------------
@@ -253,8 +261,11 @@ def evaluate(folder: Path, number: int = BAR_CAPTIONS) -> dict[str, Any]:
     seconds = time.monotonic() - start
     record = {
         "bar": judge(referee, images, scenes),
+        # Judged as if each picture belonged to the next caption: what chance would score.
+        "control": judge(referee, images, scenes[1:] + scenes[:1]),
         "conditions": {
             "captions": number,
+            "pairs": len({(scene.things[0], scene.place) for scene in scenes}),
             "split": "held-out pairs of thing and place, one thing each",
             "steps": STEPS,
             "guidance_scale": guidance,

@@ -118,13 +118,17 @@ def settings(out: Path) -> dict[str, Any]:
 
 
 def spent(out: Path) -> dict[str, Any]:
-    """Steps and minutes of every trained stage, from the checkpoints."""
+    """Steps and minutes of every trained stage, from the checkpoints.
+
+    What else should be known of a run stands in ``note.txt`` beside them, and is kept as "note".
+    """
     names = [name for name in STAGES if learner.checkpoint(out, name).exists()]
     states = {name: learner.load_state(out, name) for name in names}
+    note = out / "note.txt"
     return {
         name: {"steps": state["step"], "minutes": round(state["seconds"] / 60, 1)}
         for name, state in states.items()
-    }
+    } | ({"note": note.read_text(encoding="utf-8").strip()} if note.exists() else {})
 
 
 def folder_bytes(folder: Path) -> int:

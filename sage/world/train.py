@@ -41,7 +41,7 @@ RECIPES = {
     "vae": Recipe(25, 8, 64, 1.5e-3, 0.998),
     "probe": Recipe(10, 64, 256, 1e-3, 0.998),
     "unet": Recipe(75, 32, 256, 1e-3),
-    "decoder": Recipe(10, 8, 64, 4e-4, 0.998),
+    "decoder": Recipe(6, 8, 64, 1e-3, 0.998),
 }
 
 
@@ -178,7 +178,7 @@ def run_calibrate(run: Run) -> None:
 def run_guidance(run: Run) -> None:
     """Choose the guidance scale of the exported model by the probe; writes calibration.json."""
     pipe, referee = evaluate.load(run.folder), probe.load(run.folder / "probe")
-    best, figures = evaluate.best_guidance(pipe, referee, (2.0, 3.0, 4.0, 5.0), 60)
+    best, figures = evaluate.best_guidance(pipe, referee, (1.5, 2.0, 3.0, 4.0), 48)
     record = export.read_json(run.out / "calibration.json")
     record |= {"guidance_scale": best, "guidance_figures": figures}
     export.write_json(run.out / "calibration.json", record)

@@ -1,0 +1,98 @@
+"""The shipped weights: they load, fit, draw what is asked, and their card is theirs."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPModel, CLIPTokenizer
+
+from sage.world import card, evaluate, export, probe
+from sage.world.data import labels
+from sage.world.train import MODEL_FOLDER
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return evaluate.load(MODEL_FOLDER)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return probe.load(MODEL_FOLDER / "probe")
+
+
+def test_the_folder_is_small_and_its_shards_are_smaller():
+    assert export.folder_bytes(MODEL_FOLDER) <= export.FOLDER_BYTES
+    shards = list(MODEL_FOLDER.rglob("*.safetensors"))
+    assert max(path.stat().st_size for path in shards) < 10_000_000
+    assert not [p for p in MODEL_FOLDER.rglob("*") if p.suffix in {".bin", ".pt", ".ckpt"}]
+
+
+def test_weights_are_half_precision_and_finite():
+    for path in MODEL_FOLDER.rglob("*.safetensors"):
+        for name, weight in load_file(path).items():
+            # transformers keeps the logit scale and integer tables as they are
+            assert weight.dtype in (torch.float16, torch.float32, torch.int64), name
+            assert weight.isfinite().all(), (path.name, name)
+
+
+def test_it_draws_places_and_things_it_is_asked_for(pipe, judge):
+    scenes, texts = evaluate.bar_prompts(8)
+    guidance = export.read_json(MODEL_FOLDER / "sage.json")["guidance_scale"]
+    found = evaluate.judge(judge, evaluate.sample(pipe, texts, guidance, steps=10), scenes)
+    assert found["background"] >= 7 / 8
+    assert found["thing"] >= 6 / 8
+
+
+def test_the_probe_reads_fresh_scenes_and_their_round_trip(pipe, judge):
+    scenes, images = evaluate.fresh(60)
+    true = labels(scenes)
+    painted = probe.accuracy(probe.read(judge, images), true)
+    again = probe.accuracy(probe.read(judge, evaluate.round_trip(pipe.vae, images)), true)
+    assert min(painted.values()) >= 0.95
+    assert min(again.values()) >= 0.9
+
+
+def test_both_text_towers_are_the_same(pipe):
+    clip = CLIPModel.from_pretrained(MODEL_FOLDER / "clip", dtype=torch.float32).eval()
+    ids = pipe.tokenizer(["a fox in the snow"], return_tensors="pt").input_ids
+    with torch.no_grad():
+        one = pipe.text_encoder.eval()(ids).last_hidden_state
+        two = clip.text_model(ids).last_hidden_state
+    assert (one - two).abs().max() < 1e-4
+
+
+def test_bounds_group_like_scenes_and_part_unlike_ones():
+    clip = CLIPModel.from_pretrained(MODEL_FOLDER / "clip", dtype=torch.float32).eval()
+    words = CLIPTokenizer.from_pretrained(MODEL_FOLDER / "clip")
+    record = export.read_json(MODEL_FOLDER / "sage.json")
+    texts = ["a fox in the snow", "a rabbit in the snow", "a fox in snow", "a pizza on a red wall"]
+    unit = evaluate.embed_texts(clip, words, texts)
+    near, same, far = (float(unit[0] @ unit[i]) for i in (1, 2, 3))
+    assert far < record["tau_min"] <= near <= record["tau_max"] < same
+
+
+def test_latent_rgb_previews_resemble_the_decoded_picture(pipe):
+    _, images = evaluate.fresh(10)
+    fit = export.read_json(MODEL_FOLDER / "sage.json")["latent_rgb"]
+    with torch.no_grad():
+        z = pipe.vae.encode(probe.to_pixels(images)).latent_dist.mean.numpy()
+    rgb = np.einsum("rc,nchw->nhwr", fit["weight"], z) + fit["bias"]
+    small = images.reshape(10, 16, 4, 16, 4, 3).mean((2, 4)) / 255
+    assert np.abs(rgb - small).mean() < 0.12
+
+
+def test_the_card_tells_the_measured_figures(tmp_path):
+    for name in ("evaluation.json", "sage.json", "training.json"):
+        (tmp_path / name).write_bytes((MODEL_FOLDER / name).read_bytes())
+    card.write_card(tmp_path, "2 CPU cores")
+    text = (tmp_path / "README.md").read_text()
+    measured = export.read_json(MODEL_FOLDER / "evaluation.json")["bar"]
+    assert f"{100 * measured['thing']:.1f} %" in text
+    shipped = (MODEL_FOLDER / "README.md").read_text()
+    assert text.split("## Files")[0] == shipped.split("## Files")[0]
+
+
+def test_a_card_needs_an_evaluation(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"evaluation\.json"):
+        card.write_card(tmp_path, "2 CPU cores")
