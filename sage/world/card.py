@@ -134,8 +134,8 @@ def _parts(evaluation: dict[str, Any]) -> str:
             "",
             f"The autoencoder's pictures reach a PSNR of "
             f"{evaluation['round_trip_psnr_db']:.1f} dB. Among {clip['of']} fresh pictures, CLIP "
-            f"finds a caption's own in {_percent(clip['text_to_image'])}, and a picture's caption in "
-            f"{_percent(clip['image_to_text'])}.",
+            f"finds a caption's own in {_percent(clip['text_to_image'])}, and a picture's "
+            f"caption in {_percent(clip['image_to_text'])}.",
         ]
     )
 
