@@ -64,7 +64,7 @@ the linear map from latents to colours for previews.
 ## Limits and licence
 
 It draws emoji scenes and nothing else: no people, no text, no photographs. Small parts (eyes,
-wheels) come out soft. The weights are under the repository's licence; the sprites they were
+wheels) come out soft. {pairs} The weights are under the repository's licence; the sprites they were
 trained on are Fluent Emoji (MIT, Microsoft): see `assets/world/ATTRIBUTION.md`.
 """
 
@@ -95,6 +95,7 @@ def write_card(folder: Path, hardware: str) -> None:
         parts=_parts(evaluation),
         training=_training(read_json(folder / "training.json")),
         hardware=hardware,
+        pairs=_pairs(evaluation["two_things"]),
         guidance=sage["guidance_scale"],
         tau_min=sage["tau_min"],
         tau_max=sage["tau_max"],
@@ -116,6 +117,14 @@ def _bar(evaluation: dict[str, Any]) -> str:
         f"{_percent(found['thing'])}. Judged against another picture's caption, as a control, it "
         f"finds {_percent(evaluation['control']['background'])} and "
         f"{_percent(evaluation['control']['thing'])}."
+    )
+
+
+def _pairs(found: dict[str, Any]) -> str:
+    return (
+        f"Two different things in one picture are harder than one: of {found['captions']} such "
+        f"captions it draws both things in {_percent(found['both'])}, each on its side in "
+        f"{_percent(found['order'])}; the rest blend."
     )
 
 

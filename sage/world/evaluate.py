@@ -273,10 +273,24 @@ def evaluate(folder: Path, number: int = BAR_CAPTIONS) -> dict[str, Any]:
             "precision": "float32",
             "seconds": round(seconds, 1),
         },
+        "two_things": two_things(pipe, referee, guidance),
     } | parts(folder, referee)
     write_json(folder / "evaluation.json", record)
     sheet(images[:96]).save(folder / "sheet.png", optimize=True)
     return record
+
+
+def two_things(
+    pipe: StableDiffusionPipeline, referee: probe.Probe, guidance: float, number: int = 60
+) -> dict[str, float]:
+    """How often captions of two different things get both, and in the right order."""
+    scenes = [s for s in draw_scenes(12 * number, BAR_SEED + 2) if len(s.things) == 2][:number]
+    texts = captions(scenes, np.random.default_rng(BAR_SEED))
+    true = labels(scenes)
+    found = probe.read(referee, sample(pipe, texts, guidance))
+    both = (found.things[true.things > 0].reshape(len(scenes), 2) > 0.5).all(1)
+    order = (found.left == true.left) & (found.right == true.right)
+    return {"both": float(both.mean()), "order": float(order.mean()), "captions": len(scenes)}
 
 
 def parts(folder: Path, referee: probe.Probe, number: int = 1000) -> dict[str, Any]:
