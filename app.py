@@ -2,6 +2,10 @@
 
 import argparse
 import contextlib
+import os
+
+# Otherwise every start begins with a notice about an image library that is not needed.
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)

@@ -205,4 +205,4 @@ def parse_request(
 
 
 def _shown(number: float) -> str:
-    return f"{number:.4g}" if isinstance(number, float) else str(number)
+    return f"{float(number):.10g}"  # a seed in full, a huge number in short
