@@ -13,14 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 import sage
-from sage.cost import StageFlops
+from sage.cost import Stages
 from sage.grouping import Grouping
 from sage.metrics import clip_score, pixel_distance
 from sage.models import LoadedModel
 from sage.pipeline import SageOutput, SagePipeline, SageStep
 from sage.plan import Group, Plan, independent_plan
 from sage.request import Request
-from sage.timing import StageSeconds
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ def _report(
     }
 
 
-def _stages(stages: StageFlops | StageSeconds) -> dict[str, float]:
+def _stages(stages: Stages) -> dict[str, float]:
     return asdict(stages) | {"total": stages.total}
 
 

@@ -26,8 +26,8 @@ class ModelFlops:
 
 
 @dataclass(frozen=True)
-class StageFlops:
-    """FLOPs of a run by stage."""
+class Stages:
+    """Amounts of a run by stage."""
 
     encode: float
     trunk: float
@@ -38,6 +38,10 @@ class StageFlops:
     def total(self) -> float:
         """Sum over the stages."""
         return self.encode + self.trunk + self.branches + self.decode
+
+
+class StageFlops(Stages):
+    """FLOPs of a run by stage."""
 
 
 @dataclass(frozen=True)

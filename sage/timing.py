@@ -10,22 +10,13 @@ from dataclasses import dataclass, field
 
 import torch
 
+from sage.cost import Stages
+
 STAGES = ("encode", "trunk", "branches", "decode")
 
 
-@dataclass(frozen=True)
-class StageSeconds:
+class StageSeconds(Stages):
     """Seconds of a run by stage."""
-
-    encode: float
-    trunk: float
-    branches: float
-    decode: float
-
-    @property
-    def total(self) -> float:
-        """Sum over the stages."""
-        return self.encode + self.trunk + self.branches + self.decode
 
 
 Mark = float | torch.cuda.Event
