@@ -256,6 +256,9 @@ def test_accessibility(visit, theme):
     page = visit(theme=theme)
     type_prompts(page)
     render(page)
+    expect(find(page, "#render")).to_be_enabled()
+    # A button that fades in is pale on its way; what counts is where it arrives.
+    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
     found = Axe().run(page).response["violations"]
     # Gradio's own: footer icons repeat their text; boxes of plots carry a label without a role.
     ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
