@@ -149,7 +149,7 @@ def _clip_scores(
 ) -> dict[str, list[float]] | None:
     if pipe.clip is None:
         return None
-    texts = pipe.clip.embed_texts(prompts)
+    texts = pipe.embed(prompts)  # known since the prompts were grouped
     return {
         side: clip_score(pipe.clip.embed_images(output.images), texts).tolist()
         for side, output in outputs.items()
