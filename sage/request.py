@@ -7,8 +7,9 @@ Standard library only.
 import math
 import re
 import unicodedata
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
 
 from sage.plan import branch_step_from_ratio
 
@@ -62,6 +63,69 @@ LIMITS: dict[str, Limit] = {
     "steps": Limit("The number of steps", 30, 2, 100, 1),
     "guidance_scale": Limit("The guidance scale", 7.5, 1.0, 20.0, 0.1),
     "seed": Limit("The seed", 0, 0, 2**31 - 1, 1),
+    "fresh_noise": Limit(
+        "The share of fresh noise at the split (fresh_noise)", 0.0, 0.0, 1.0, 0.05
+    ),
+    "budget": Limit("The share of evaluations to spend (budget)", 0.7, 0.1, 1.0, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something a visitor picks: its name in plain words, and each allowed key with its title."""
+
+    name: str
+    titles: dict[str, str]
+
+    @property
+    def default(self) -> str:
+        """The first key."""
+        return next(iter(self.titles))
+
+    def check(self, value: str) -> str:
+        """The value itself.
+
+        Raises:
+            ValueError: If it is none of the keys.
+        """
+        if not isinstance(value, str) or value not in self.titles:
+            allowed = ", ".join(self.titles)
+            raise ValueError(f"{self.name} is {str(value)[:40]!r}; allowed are {allowed}.")
+        return value
+
+
+CHOICES: dict[str, Choice] = {
+    "scheduler": Choice(
+        "The scheduler",
+        {
+            "ddim": "DDIM (the paper's)",
+            "dpm++2m": "DPM-Solver++ 2M",
+            "euler": "Euler",
+            "euler_a": "Euler ancestral",
+            "unipc": "UniPC",
+            "pndm": "PNDM",
+            "heun": "Heun",
+            "lcm": "LCM",
+        },
+    ),
+    "trunk": Choice(
+        "What the trunk follows (trunk)",
+        {
+            "mean": "mean embedding (the paper's)",
+            "norm_mean": "mean embedding at the members' length (ours)",
+            "medoid": "the most central prompt",
+            "alternate": "the prompts in turn, step by step",
+            "prediction": "mean of the predictions (costs every prompt)",
+        },
+    ),
+    "sharing": Choice(
+        "How prompts share (sharing)",
+        {
+            "groups": "Groups with one branch point",
+            "tree": "A tree within a budget",
+            "adaptive": "Adaptive: split when predictions part",
+        },
+    ),
 }
 
 
@@ -95,6 +159,14 @@ class Request:
         steps: T, sampling steps.
         guidance_scale: Classifier-free guidance; 1 is none.
         seed: Seed of the first prompt; the others count up from it.
+        trained: Whether the shared side runs with the model's adapter, trained for sharing.
+        scheduler: Key of the scheduler.
+        trunk: What a trunk follows.
+        fresh_noise: Share of fresh noise in each prompt's latent at a split, in [0, 1].
+        sharing: "groups" have one branch point, a "tree" keeps to the budget, "adaptive" splits
+            while sampling.
+        budget: For "tree", the share of independent sampling's evaluations that may be spent.
+        guarded: Whether a group that is predicted to suffer shares less, or not at all.
     """
 
     prompts: tuple[str, ...]
@@ -105,6 +177,41 @@ class Request:
     steps: int
     guidance_scale: float
     seed: int
+    trained: bool = False
+    scheduler: str = CHOICES["scheduler"].default
+    trunk: str = CHOICES["trunk"].default
+    fresh_noise: float = LIMITS["fresh_noise"].default
+    sharing: str = CHOICES["sharing"].default
+    budget: float = LIMITS["budget"].default
+    guarded: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], defaults: Defaults | None = None) -> "Request":
+        """A request out of what `to_dict` gave, or a client sent; what is missing is default.
+
+        Args:
+            values: By the names of the attributes; `prompts` is a list of texts.
+            defaults: The model's own values.
+
+        Raises:
+            ValueError: With one sentence: what, which value, what is allowed.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"The request is a {type(values).__name__}; need names and values.")
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ValueError(
+                    f"The request has {str(name)[:40]!r}; allowed are {', '.join(names)}."
+                )
+        prompts, rest = values.get("prompts", ()), {k: values[k] for k in values if k != "prompts"}
+        if not isinstance(prompts, (list, tuple)) or not all(isinstance(p, str) for p in prompts):
+            raise ValueError("The prompts of a request must be a list of texts.")
+        return parse_request("\n".join(clean_prompt(p) for p in prompts), **rest, defaults=defaults)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything it takes to repeat the request, as plain JSON values."""
+        return asdict(self) | {"prompts": list(self.prompts)}
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -165,6 +272,13 @@ def parse_request(
     steps: int = 30,
     guidance_scale: float | None = None,
     seed: int = 0,
+    trained: bool = False,
+    scheduler: str = CHOICES["scheduler"].default,
+    trunk: str = CHOICES["trunk"].default,
+    fresh_noise: float = LIMITS["fresh_noise"].default,
+    sharing: str = CHOICES["sharing"].default,
+    budget: float = LIMITS["budget"].default,
+    guarded: bool = False,
     defaults: Defaults | None = None,
 ) -> Request:
     """Checks everything a visitor sends.
@@ -178,6 +292,13 @@ def parse_request(
         steps: Sampling steps.
         guidance_scale: Classifier-free guidance; None is the model's own.
         seed: Seed of the first prompt.
+        trained: Adapter on or off, for the shared side.
+        scheduler: Key of the scheduler.
+        trunk: What a trunk follows.
+        fresh_noise: Share of fresh noise at a split, in [0, 1].
+        sharing: "groups", "tree" or "adaptive".
+        budget: Share of the evaluations that a tree may spend.
+        guarded: Whether groups that are predicted to suffer share less.
         defaults: The model's own values.
 
     Raises:
@@ -195,6 +316,13 @@ def parse_request(
             own.guidance_scale if guidance_scale is None else guidance_scale
         ),
         seed=int(LIMITS["seed"].check(seed)),
+        trained=_switch("The switch 'trained for sharing' (trained)", trained),
+        scheduler=CHOICES["scheduler"].check(scheduler),
+        trunk=CHOICES["trunk"].check(trunk),
+        fresh_noise=LIMITS["fresh_noise"].check(fresh_noise),
+        sharing=CHOICES["sharing"].check(sharing),
+        budget=LIMITS["budget"].check(budget),
+        guarded=_switch("The guard (guarded)", guarded),
     )
     if request.tau_min > request.tau_max:
         raise ValueError(
@@ -202,6 +330,12 @@ def parse_request(
             f"{_shown(request.tau_max)}; the lowest must not be above the highest."
         )
     return request
+
+
+def _switch(name: str, value: bool) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {str(value)[:40]!r}; allowed are true and false.")
+    return value
 
 
 def _shown(number: float) -> str:

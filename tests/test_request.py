@@ -1,10 +1,12 @@
 """Everything a visitor sends is checked in one place and answered with one sentence."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.request import LIMITS, clean_prompt, parse_prompts, parse_request
+from sage.request import CHOICES, LIMITS, Request, clean_prompt, parse_prompts, parse_request
 
 TWO = "a fox\na dog"
 
@@ -60,6 +62,14 @@ def test_letters_of_every_script_stay():
         ({"guidance_scale": 1e9}, "The guidance scale is 1000000000; allowed are 1 to 20"),
         ({"seed": -1}, "The seed is -1; allowed are 0 to 2147483647"),
         ({"seed": [1]}, r"The seed is '\[1\]'"),
+        ({"trained": "yes"}, r"\(trained\) is 'yes'; allowed are true and false"),
+        ({"guarded": 1}, r"\(guarded\) is '1'; allowed are true and false"),
+        ({"scheduler": "magic"}, "The scheduler is 'magic'; allowed are ddim, "),
+        ({"scheduler": None}, "The scheduler is 'None'"),
+        ({"trunk": ["mean"]}, r"\(trunk\) is .*; allowed are mean, "),
+        ({"sharing": ""}, r"\(sharing\) is ''; allowed are groups, tree, adaptive"),
+        ({"fresh_noise": 2}, r"\(fresh_noise\) is 2; allowed are 0 to 1"),
+        ({"budget": 0}, r"\(budget\) is 0; allowed are 0.1 to 1"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(arguments, words):
@@ -86,3 +96,36 @@ def test_any_input_is_taken_or_refused_with_a_sentence(text, tau_min, ratio, ste
 def test_every_limit_admits_its_own_default():
     for limit in LIMITS.values():
         assert limit.check(limit.default) == limit.default
+
+
+def test_a_request_survives_json():
+    request = parse_request(
+        TWO, share_ratio=0.3, trained=True, scheduler="euler", trunk="medoid", sharing="tree"
+    )
+    assert Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+
+
+def test_what_a_dict_leaves_out_is_default():
+    assert Request.from_dict({"prompts": TWO.split("\n")}) == parse_request(TWO)
+    assert Request.from_dict({"prompts": ["a\nfox", "a dog"]}).prompts == ("a fox", "a dog")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"prompts": ["a", "b"], "varient": 1}, "'varient'; allowed are prompts, tau_min"),
+        ({"prompts": TWO}, "must be a list of texts"),
+        ({"prompts": [1, 2]}, "must be a list of texts"),
+        ({}, "No prompt yet"),
+        ([], "The request is a list"),
+        ({"prompts": ["a", "b"], "steps": "many"}, "The number of steps is 'many'"),
+    ],
+)
+def test_a_bad_dict_gets_one_sentence(values, words):
+    with pytest.raises(ValueError, match=words):
+        Request.from_dict(values)
+
+
+def test_every_choice_admits_its_own_default():
+    for choice in CHOICES.values():
+        assert choice.check(choice.default) == choice.default
