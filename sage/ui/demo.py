@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,22 @@ from sage.ui.layout import Layout, build_layout
 from sage.ui.shelf import Shelf
 from sage.ui.theme import page_theme
 
-STYLE = Path(__file__).resolve().parents[2] / "assets" / "ui" / "style.css"
+OTHER_TABS: dict[str, Callable[[Shelf], None]] = {}
+with suppress(ImportError):
+    from sage.ui.lesson import build_lesson
+
+    OTHER_TABS["Lesson"] = build_lesson
+with suppress(ImportError):
+    from sage.ui.explore import build_explore
+
+    OTHER_TABS["Explore"] = build_explore
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
+TITLE = (
+    "<h1>SAGE <small>shared-trajectory diffusion</small></h1>"
+    "<p>Prompts that mean similar things share the <b>early</b> steps of their denoising, "
+    "then each goes its own way: fewer evaluations, nearly the same pictures.</p>"
+)
 HOUR = 3600
 
 # A listener of the page answers at once, without a place in the queue and without a spinner; its
@@ -31,10 +47,16 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
         fill_width=True,
         delete_cache=(HOUR // 2, HOUR),
     ) as demo:
-        layout = build_layout(shelf)
-        handlers = Handlers(layout, shelf)
-        _wire_inputs(demo, layout, handlers)
-        _wire_rendering(layout, handlers)
+        gr.HTML(TITLE, elem_id="sage-title", apply_default_css=False, js_on_load=None)
+        with gr.Tabs(elem_id="sage-tabs"):
+            with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
+                layout = build_layout(shelf)
+                handlers = Handlers(layout, shelf)
+                _wire_inputs(demo, layout, handlers)
+                _wire_rendering(layout, handlers)
+            for title, build in OTHER_TABS.items():
+                with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}"):
+                    build(shelf)
         add_endpoints(shelf)
         _name_cancelling(demo)
     return demo.queue(max_size=20, api_open=False)
@@ -44,7 +66,8 @@ def launch_settings() -> dict[str, Any]:
     """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
     return {
         "theme": page_theme(),
-        "css_paths": [STYLE],
+        "css_paths": [ASSETS / "style.css"],
+        "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
         "max_file_size": "1mb",  # the page has no upload; gradio's route for it stays open

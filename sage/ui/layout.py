@@ -11,10 +11,6 @@ from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.shelf import Shelf
 
-INTRO = (
-    "Prompts that mean similar things share the <b>early</b> steps of their denoising, "
-    "then each goes its own way: fewer evaluations, nearly the same pictures."
-)
 NOTHING_YET = "Nothing rendered yet."
 LEGEND = (
     "CLIP: how well a picture fits its words (cosine, higher is better). "
@@ -152,7 +148,7 @@ def build_layout(shelf: Shelf) -> Layout:
         "share_ratio": gr.State(LIMITS["share_ratio"].default),
         "run": gr.State(None, time_to_live=3600, delete_callback=_forget),
     }
-    _header(shelf, parts)
+    _model_picker(shelf, parts)
     with gr.Row(elem_id="sage-main"):
         with gr.Column(elem_id="sage-inputs"):
             _prompts_card(parts)
@@ -174,24 +170,16 @@ def _forget(run: object) -> None:
     remove_run(getattr(run, "files", None))
 
 
-def _header(shelf: Shelf, parts: dict[str, object]) -> None:
-    with gr.Row(elem_id="sage-header"):
-        with gr.Column(scale=3, min_width=280):
-            gr.HTML(
-                f"<h1>SAGE <small>shared-trajectory diffusion</small></h1><p>{INTRO} "
-                '<a href="#how-it-works">How it works</a></p>',
-                elem_id="sage-title",
-                apply_default_css=False,
-            )
-        with gr.Column(scale=1, min_width=260):
-            parts["model"] = gr.Dropdown(
-                [(spec.title, spec.key) for spec in shelf.specs],
-                value=shelf.default.key,
-                label="Model",
-                elem_id="model",
-                filterable=False,
-            )
-            parts["model_note"] = _html("model-note")
+def _model_picker(shelf: Shelf, parts: dict[str, object]) -> None:
+    with gr.Column(elem_id="sage-model"):
+        parts["model"] = gr.Dropdown(
+            [(spec.title, spec.key) for spec in shelf.specs],
+            value=shelf.default.key,
+            label="Model",
+            elem_id="model",
+            filterable=False,
+        )
+        parts["model_note"] = _html("model-note")
 
 
 def _prompts_card(parts: dict[str, object]) -> None:
