@@ -78,7 +78,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> SetDistance:
         |μ1 − μ2|² + tr(C1) + tr(C2) − 2·tr((C1·C2)^½)
 
     with unbiased covariances C (division by N − 1). tr((C1·C2)^½) is the sum of the square roots
-    of the eigenvalues of C1^½·C2·C1^½, which is symmetric; eigenvalues that rounding made negative
+    of the eigenvalues of C2^½·C1·C2^½, which is symmetric; eigenvalues that rounding made negative
     count as zero. It is called FID only with Inception-v3 features, which these need not be. Few
     samples bias it upwards: compare equal counts only.
 
@@ -95,13 +95,52 @@ def frechet_distance(features: Tensor, reference: Tensor) -> SetDistance:
     a, b = _two_sets(features, reference)
     if min(len(a), len(b)) < 2:
         raise ValueError(f"A covariance needs 2 pictures; there are {len(a)} and {len(b)}.")
-    first, second = (torch.atleast_2d(x.T.cov()) for x in (a, b))  # (D, D)
-    values, vectors = torch.linalg.eigh(first)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    product = torch.linalg.eigvalsh(root @ second @ root)
-    overlap = product.clamp(min=0).sqrt().sum()
-    value = (a.mean(0) - b.mean(0)).square().sum() + first.trace() + second.trace() - 2 * overlap
-    return SetDistance(max(0.0, float(value)), "Fréchet distance", len(a), len(b))
+    value = frechet_from_moments(*moments(a), *moments(b))
+    return SetDistance(value, "Fréchet distance", len(a), len(b))
+
+
+def moments(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased covariance.
+
+    Args:
+        features: [N, D].
+        weights: [N] how often each counts, whole numbers; a resample of a bootstrap. Once each
+            without it.
+
+    Returns:
+        Mean [D] and covariance [D, D], float64.
+    """
+    x = features.double()
+    if weights is None:
+        return x.mean(0), torch.atleast_2d(x.T.cov())
+    total = weights.double().sum()
+    mean = weights.double() @ x / total
+    spread = x - mean
+    return mean, (spread * weights.double()[:, None]).T @ spread / (total - 1)
+
+
+def square_root(matrix: Tensor) -> Tensor:
+    """The symmetric root of a covariance [D, D]; negative eigenvalues of rounding count as zero."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+
+
+def frechet_from_moments(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, root2: Tensor | None = None
+) -> float:
+    """Fréchet distance of two Gaussians; see `frechet_distance`.
+
+    Args:
+        mean1: [D].
+        cov1: [D, D].
+        mean2: [D].
+        cov2: [D, D].
+        root2: `square_root(cov2)`, if it is known.
+    """
+    root = square_root(cov2) if root2 is None else root2
+    overlap = torch.linalg.eigvalsh(root @ cov1 @ root).clamp(min=0).sqrt().sum()
+    value = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap
+    return max(0.0, float(value))
 
 
 def cmmd(features: Tensor, reference: Tensor) -> SetDistance:

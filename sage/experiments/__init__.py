@@ -1,0 +1,11 @@
+"""The studies: what sharing costs and saves, measured, with intervals and conditions.
+
+`python -m sage.experiments NAME` runs one and writes `assets/results/NAME.json`; each module that
+`STUDIES` names says in its docstring which question it answers.
+"""
+
+# name on the command line -> module with NAME, TITLE, run(lab) and figure(result)
+STUDIES = {
+    "main-table": "sage.experiments.main_table",
+    "loss-forks": "sage.experiments.loss_forks",
+}

@@ -1,0 +1,140 @@
+"""Figures as plain Plotly JSON: lines and points with intervals, in the page's colours.
+
+Builds dictionaries only, so no study needs Plotly; a test hands them to Plotly. Knows results,
+nothing of how they came about.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Okabe & Ito (2008), distinguishable with any colour vision; grey for what is compared against.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#777777"
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
+FONT = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": "#222222"}
+
+
+def interval_trace(
+    name: str,
+    xs: Sequence[Any],
+    numbers: Sequence[Mapping[str, float]],
+    *,
+    colour: str,
+    symbol: str = "circle",
+    line: bool = True,
+    texts: Sequence[str] | None = None,
+    axes: int = 1,
+    legend: bool = True,
+) -> dict[str, Any]:
+    """Points with vertical intervals.
+
+    Args:
+        name: In the legend.
+        xs: Horizontal positions.
+        numbers: "value", "low" and "high" of each point.
+        colour: Of points, line and intervals.
+        symbol: Of the points.
+        line: Whether the points are joined.
+        texts: Shown when a point is pointed at.
+        axes: Number of the panel.
+        legend: Whether it is in the legend.
+    """
+    number = "" if axes == 1 else str(axes)
+    ups = [n["high"] - n["value"] for n in numbers]
+    downs = [n["value"] - n["low"] for n in numbers]
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if line else "markers",
+        "name": name,
+        "legendgroup": name,
+        "showlegend": legend,
+        "x": list(xs),
+        "y": [n["value"] for n in numbers],
+        "error_y": {
+            "type": "data", "array": ups, "arrayminus": downs, "thickness": 1.2, "width": 3,
+            "color": colour,
+        },
+        "marker": {"color": colour, "symbol": symbol, "size": 9},
+        "line": {"color": colour, "width": 1.8},
+        "text": list(texts) if texts else None,
+        "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>" if texts else None,
+        "xaxis": f"x{number}",
+        "yaxis": f"y{number}",
+    }  # fmt: skip
+
+
+def panels(
+    traces: Sequence[Mapping[str, Any]],
+    titles: Sequence[tuple[str, str]],
+    *,
+    title: str,
+    height: int = 400,
+    x_format: str | None = None,
+    x_range: Sequence[float] | None = None,
+    note: str = "",
+) -> dict[str, Any]:
+    """A figure of panels side by side.
+
+    Args:
+        traces: With "xaxis" x, x2, ... by panel.
+        titles: For each panel the titles of its x axis and y axis.
+        title: Of the figure.
+        height: In pixels; each panel is 430 wide.
+        x_format: Of the numbers on the x axes, such as ".0%".
+        x_range: Of all x axes.
+        note: A line below the figure.
+    """
+    count, gap = len(titles), 0.09
+    width = (1 - gap * (count - 1)) / count
+    layout: dict[str, Any] = {
+        "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 16}},
+        "font": FONT,
+        "width": 140 + 430 * count,
+        "height": height + 60,
+        "margin": {"l": 70, "r": 20, "t": 96, "b": 84 if note else 60},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+    }
+    for n, (x_title, y_title) in enumerate(titles):
+        number = "" if n == 0 else str(n + 1)
+        start = n * (width + gap)
+        line = {
+            "gridcolor": "#e5e5e5",
+            "linecolor": "#999999",
+            "zeroline": False,
+            "ticks": "outside",
+        }
+        layout[f"xaxis{number}"] = line | {
+            "title": {"text": x_title}, "domain": [start, start + width], "anchor": f"y{number}",
+            **({"tickformat": x_format} if x_format else {}),
+            **({"range": list(x_range)} if x_range else {}),
+        }  # fmt: skip
+        layout[f"yaxis{number}"] = line | {"title": {"text": y_title}, "anchor": f"x{number}"}
+    if note:
+        layout["annotations"] = [
+            {"text": note, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -64,
+             "xanchor": "left", "yanchor": "top", "showarrow": False,
+             "font": {"size": 11, "color": "#666666"}}
+        ]  # fmt: skip
+    return {"data": [_without_none(trace) for trace in traces], "layout": layout}
+
+
+def _without_none(trace: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in trace.items() if value is not None}
+
+
+def caption(result: Mapping[str, Any]) -> str:
+    """The conditions of a result in one line, for below a figure."""
+    c = result["conditions"]
+    sizes = {line["pictures"] for line in result["rows"] if "pictures" in line}
+    count = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)} to {max(sizes)}" if sizes else ""
+    parts = [
+        c["model"],
+        f"{count} pictures a row" if count else "",
+        f"{c['steps']} DDIM steps" if c["scheduler"].startswith("DDIM") else f"{c['steps']} steps",
+        f"guidance {c['guidance_scale']:g}",
+        f"{c['noise_seeds']} noise seeds",
+        "bars: 95 % intervals over groups",
+    ]
+    return " · ".join(part for part in parts if part)

@@ -1,0 +1,412 @@
+"""The lab: one model, its judges, a cache of cells, and the numbers of a setting with intervals.
+
+A study asks `lab.measure(setting, prompts)` and gets estimates; what has to be rendered for that
+is rendered once and kept. Knows everything but what a study is about.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sage.clip import ClipEncoder
+from sage.experiments.cells import (
+    Cell,
+    Renderer,
+    Setting,
+    Store,
+    adapter_file,
+    families,
+    file_digest,
+    planned_evaluations,
+)
+from sage.experiments.judges import SIDE, Judges
+from sage.experiments.prompts import PromptSet, open_prompts
+from sage.experiments.statistics import Estimate, Resampling, Subspace
+from sage.metrics import (
+    clip_score,
+    diversity_between,
+    diversity_inside,
+    feature_distance,
+    frechet_distance,
+    pairwise_distance,
+)
+from sage.models import ASSETS, available_models, describe_device
+from sage.pipeline import SagePipeline
+from sage.store import StateStore
+from sage.training.data import weights_digest
+from sage.training.settings import DEFAULT_OUT as TRAINING
+
+CACHE = Path.home() / ".cache" / "sage-studio" / "experiments"
+RESULTS = ASSETS / "results"
+CHECKED = 12  # pictures rendered in float32 too, to see what half precision changes
+
+
+@dataclass(frozen=True)
+class LabSettings:
+    """What the command line says.
+
+    Raises:
+        ValueError: If a value is not allowed.
+    """
+
+    model: str = "emoji-scenes"
+    data: str = "scenes"
+    pictures: int = 1008
+    seeds: int = 3
+    steps: int = 30
+    guidance: float | None = None
+    sage_adapter: Path = ASSETS / "emoji-scenes-sage-lora"
+    standard_adapter: Path = TRAINING / "emoji-scenes-scenes-standard"
+    nosoft_adapter: Path = TRAINING / "emoji-scenes-scenes-nosoft"
+    adapters: Path = TRAINING / "forks"
+    precision: str = "auto"
+    compiled: bool = False
+    device: str = "auto"
+    cache: Path = CACHE
+    out: Path = RESULTS
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "seeds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed is 1 or more.")
+        if self.precision not in ("auto", "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; allowed: auto, fp32, bf16, fp16.")
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts, so that the seeds together make the pictures of a row."""
+        return max(2, -(-self.pictures // self.seeds))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The numbers of one setting on one set of prompts.
+
+    Attributes:
+        setting: How the pictures were sampled.
+        pictures: How many were judged.
+        evaluations: For each picture.
+        saving: Share of evaluations saved against as many steps without sharing.
+        flops: For each picture, encoder and decoder included.
+        metrics: Estimates by the key of a metric.
+        plain: Further numbers without an interval.
+    """
+
+    setting: Setting
+    pictures: int
+    evaluations: float
+    saving: float
+    flops: float
+    metrics: dict[str, Estimate]
+    plain: dict[str, float] = field(default_factory=dict)
+
+
+class Lab:
+    """One model and everything that judges it."""
+
+    def __init__(self, settings: LabSettings) -> None:
+        """Loads the model.
+
+        Raises:
+            ValueError: If it cannot be loaded; there is no falling back to another one.
+        """
+        self.settings = settings
+        self.device = _device(settings.device)
+        self.pipe, self.title, self.source = _load(settings.model, self.device)
+        chosen = settings.precision
+        self.precision = chosen if chosen != "auto" else self._usual_precision()
+        self.store = Store(settings.cache)
+        self.renderer = Renderer(self.pipe, self.precision, settings.compiled)
+        self._spaces: dict[str, Subspace] = {}
+
+    def _usual_precision(self) -> str:
+        return "fp16" if self.device.type == "cuda" else "bf16"
+
+    @cached_property
+    def judges(self) -> Judges:
+        """Loaded when first needed."""
+        return Judges(self.pipe, self.source, self.settings.compiled)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the model's weights."""
+        return weights_digest(self.pipe.unet, self.pipe.vae, self.pipe.text_encoder)
+
+    @cached_property
+    def prompts(self) -> PromptSet:
+        """The usual prompts: those of the main table."""
+        return self.more_prompts(self.settings.prompts)
+
+    def more_prompts(
+        self,
+        number: int,
+        tau: tuple[float, float] | None = None,
+        sizes: tuple[int, int] = (2, 5),
+    ) -> PromptSet:
+        """Prompts of the data that the command line names."""
+        return open_prompts(self.pipe, self.settings.data, number, tau=tau, sizes=sizes)
+
+    def setting(
+        self, share_ratio: float = 0.0, adapter: Path | None = None, **changes: object
+    ) -> Setting:
+        """A setting with the lab's steps and guidance."""
+        usual = {"steps": self.settings.steps, "guidance": self.guidance}
+        return Setting(share_ratio=share_ratio, adapter=adapter, **(usual | changes))
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale of every row."""
+        chosen = self.settings.guidance
+        return self.pipe.settings.guidance_scale if chosen is None else chosen
+
+    @property
+    def seeds(self) -> range:
+        """Of the starting noise."""
+        return range(self.settings.seeds)
+
+    def describe(self) -> str:
+        """The hardware in words."""
+        return describe_device(self.device)
+
+    # -- rendering -----------------------------------------------------------------------------
+
+    def _key(self, cell: Cell) -> str:
+        return cell.key(self.digest, self.precision)
+
+    def render(self, work: Sequence[tuple[Setting, PromptSet]]) -> None:
+        """Renders all cells that are not there yet; a kill loses the cell in progress only."""
+        cells = [Cell(setting, some, seed) for setting, some in work for seed in self.seeds]
+        wanted = {self._key(cell): cell for cell in cells}
+        missing = [cell for key, cell in wanted.items() if key not in self.store]
+        total = sum(planned_evaluations(self.pipe, cell) for cell in missing)
+        with tqdm(
+            total=total, unit="eval", unit_scale=True, desc="rendering", mininterval=1,
+            disable=self.settings.quiet or not missing,
+        ) as bar:  # fmt: skip
+            for family in families(missing):
+                reuse = StateStore() if len(family) > 1 else None
+                for cell in family:
+                    self.store.put(self._key(cell), **self.renderer.render(cell, reuse, bar.update))
+
+    def cell(self, cell: Cell) -> dict[str, np.ndarray]:
+        """The arrays of one cell."""
+        return self.store.get_or_make(self._key(cell), lambda: self.renderer.render(cell))
+
+    def pictures(self, setting: Setting, prompts: PromptSet) -> np.ndarray:
+        """[S, N, H, W, 3] uint8, all seeds."""
+        cells = [self.cell(Cell(setting, prompts, seed)) for seed in self.seeds]
+        return np.stack([found["pictures"] for found in cells])
+
+    def features(self, judge: str, setting: Setting, prompts: PromptSet) -> np.ndarray:
+        """[S, N, D] of a judge, all seeds; kept on disk."""
+        return np.stack([self._features(judge, Cell(setting, prompts, s)) for s in self.seeds])
+
+    def _features(self, judge: str, cell: Cell) -> np.ndarray:
+        key = f"{self._key(cell)}-{judge}{SIDE if judge == 'efflite' else ''}"
+        make = lambda: {"x": self.judges.look(judge, self.cell(cell)["pictures"])}  # noqa: E731
+        return self.store.get_or_make(key, make)["x"]
+
+    # -- measuring -----------------------------------------------------------------------------
+
+    def resampling(self, prompts: PromptSet) -> Resampling:
+        """The same resamples for every setting on these prompts."""
+        return Resampling(len(prompts.groups))
+
+    def measure(self, setting: Setting, prompts: PromptSet | None = None) -> Measured:
+        """All numbers of one setting; renders what is missing."""
+        prompts = self.prompts if prompts is None else prompts
+        self.render([(setting, prompts)])
+        cells = [self.cell(Cell(setting, prompts, seed)) for seed in self.seeds]
+        number = len(prompts) * len(cells)
+        total = sum(int(found["evaluations"]) for found in cells)
+        metrics, plain = self._judge(setting, prompts)
+        return Measured(
+            setting,
+            number,
+            total / number,
+            1 - total / (number * self.pipe.denoiser_calls(setting.steps)),
+            sum(float(found["flops"]) for found in cells) / number,
+            metrics,
+            plain,
+        )
+
+    def _judge(
+        self, setting: Setting, prompts: PromptSet
+    ) -> tuple[dict[str, Estimate], dict[str, float]]:
+        resampling, owner = self.resampling(prompts), np.tile(prompts.owner, len(self.seeds))
+        metrics: dict[str, Estimate] = {}
+        plain: dict[str, float] = {}
+        if "efflite" in self.judges.features:
+            metrics |= self._by_efflite(setting, prompts, resampling, owner, plain)
+        if "clip" in self.judges.features:
+            metrics |= self._by_clip(setting, prompts, resampling, owner)
+        right = [self.judges.right(found, prompts) for found in self.pictures(setting, prompts)]
+        if right[0] is not None:
+            metrics["probe"] = resampling.mean(np.concatenate(right), owner)
+        metrics["pixels"] = resampling.mean(self._pixel_twins(setting, prompts), owner)
+        return metrics, plain
+
+    def _by_efflite(
+        self,
+        setting: Setting,
+        prompts: PromptSet,
+        resampling: Resampling,
+        owner: np.ndarray,
+        plain: dict[str, float],
+    ) -> dict[str, Estimate]:
+        x = torch.from_numpy(self.features("efflite", setting, prompts))  # (S, N, D)
+        flat = x.flatten(0, 1)
+        found: dict[str, Estimate] = {}
+        if prompts.real is not None:
+            found["fd"] = resampling.frechet(flat, owner, self._space(prompts))
+            real = torch.from_numpy(self._real(prompts, "efflite"))
+            plain["fd_all"] = frechet_distance(flat, real).value
+        distances = [pairwise_distance(some) for some in x]
+        several = [g for g, group in enumerate(prompts.groups) if len(group) > 1]
+        inside = [diversity_inside(d, prompts.groups).numpy() for d in distances]
+        found["inside"] = resampling.mean(np.concatenate(inside), np.tile(several, len(x)))
+        if len(prompts.groups) > 1:
+            between = [diversity_between(d, prompts.groups).numpy() for d in distances]
+            every = np.tile(np.arange(len(prompts.groups)), len(x))
+            found["between"] = resampling.mean(np.concatenate(between), every)
+        twin = torch.from_numpy(self.features("efflite", self.twin(setting), prompts))
+        distance = feature_distance(flat, twin.flatten(0, 1)).numpy()
+        found["twin"] = resampling.mean(distance, owner)
+        return found
+
+    def _by_clip(
+        self, setting: Setting, prompts: PromptSet, resampling: Resampling, owner: np.ndarray
+    ) -> dict[str, Estimate]:
+        x = torch.from_numpy(self.features("clip", setting, prompts)).flatten(0, 1)
+        texts = self.pipe.embed(prompts.texts).repeat(len(self.seeds), 1)
+        found = {"clip": resampling.mean(clip_score(x, texts).double().numpy(), owner)}
+        if prompts.real is not None:
+            real = torch.from_numpy(self._real(prompts, "clip"))
+            found["cmmd"] = resampling.cmmd(x, owner, real)
+        return found
+
+    def twin(self, setting: Setting) -> Setting:
+        """Independent sampling of the untrained model, as long and as guided as the lab's rows."""
+        return self.setting()
+
+    def _pixel_twins(self, setting: Setting, prompts: PromptSet) -> np.ndarray:
+        """[S·N] root mean square differences to the twins, in [0, 1]."""
+        values = []
+        for seed in self.seeds:
+            pair = (self.cell(Cell(s, prompts, seed)) for s in (setting, self.twin(setting)))
+            a, b = (found["pictures"].astype(np.float32) / 255 for found in pair)
+            values.append(np.sqrt(((a - b) ** 2).mean((1, 2, 3))))
+        return np.concatenate(values).astype(float)
+
+    def noise_distance(self, prompts: PromptSet) -> float | None:
+        """How far two independent pictures of one prompt are that differ in their noise only.
+
+        Mean 1 − cosine of EfficientNet-Lite0 features: the scale on which a distance to a twin is
+        to be read. None with a single seed or without that judge.
+        """
+        if len(self.seeds) < 2 or "efflite" not in self.judges.features:
+            return None
+        x = torch.from_numpy(self.features("efflite", self.setting(), prompts))
+        return float(feature_distance(x[0], x[1]).mean())
+
+    def _real(self, prompts: PromptSet, judge: str) -> np.ndarray:
+        """Features of the reference, kept on disk."""
+        key = f"real-{_digest(prompts.real)}-{judge}{SIDE if judge == 'efflite' else ''}"
+        key = key if judge != "clip" else f"{key}-{self.digest[:16]}"
+        make = lambda: {"x": self.judges.look(judge, prompts.real)}  # noqa: E731
+        return self.store.get_or_make(key, make)["x"]
+
+    def _space(self, prompts: PromptSet) -> Subspace:
+        key = _digest(prompts.real)
+        if key not in self._spaces:
+            self._spaces[key] = Subspace(torch.from_numpy(self._real(prompts, "efflite")))
+        return self._spaces[key]
+
+    # -- what stands beside the numbers ----------------------------------------------------------
+
+    def check_precision(self, setting: Setting, prompts: PromptSet) -> dict[str, float]:
+        """How far pictures in the precision of bulk rendering are from those in float32."""
+        some = prompts.head(CHECKED)
+        fast = self.cell(Cell(setting, some, 0))["pictures"]
+        if self.precision == "fp32":
+            return {"pictures": len(some), "pixels": 0.0}
+        cell = Cell(setting, some, 0)
+        exact = self.store.get_or_make(
+            cell.key(self.digest, "fp32"), lambda: Renderer(self.pipe, "fp32").render(cell)
+        )["pictures"]
+        pair = [x.astype(np.float32) / 255 for x in (fast, exact)]
+        pixels = float(np.sqrt(((pair[0] - pair[1]) ** 2).mean((1, 2, 3))).mean())
+        found = {"pictures": len(some), "pixels": round(pixels, 5)}
+        if "efflite" in self.judges.features:
+            a, b = (torch.from_numpy(self.judges.look("efflite", x)) for x in (fast, exact))
+            found["twin"] = round(float(feature_distance(a, b).mean()), 5)
+        return found
+
+    def seconds(
+        self, ratios: Sequence[float], prompts: PromptSet, repeats: int = 3
+    ) -> dict[float, float]:
+        """Measured time of sharing as a share of independent sampling, by share ratio.
+
+        Full precision, one warm process, the same 16 prompts or so; all settings in turn, forwards
+        and backwards, `repeats` times; the ratio of the medians.
+        """
+        some = prompts.head(16)
+        order = [0.0, *ratios]
+        spent: dict[float, list[float]] = {ratio: [] for ratio in order}
+        for turn in range(repeats + 1):  # the first turn warms up
+            for ratio in order if turn % 2 == 0 else order[::-1]:
+                taken = self._time(ratio, some)
+                if turn:
+                    spent[ratio].append(taken)
+        medians = {ratio: float(np.median(times)) for ratio, times in spent.items()}
+        return {ratio: medians[ratio] / medians[0.0] for ratio in ratios}
+
+    def _time(self, ratio: float, prompts: PromptSet) -> float:
+        start = time.perf_counter()
+        output = self.pipe(
+            prompts.texts,
+            groups=prompts.groups,
+            share_ratio=ratio,
+            num_inference_steps=self.settings.steps,
+            guidance_scale=self.guidance,
+        )
+        assert output.timings.total > 0  # reading the clock waits for a GPU
+        return time.perf_counter() - start
+
+    def adapter_digest(self, adapter: Path | None) -> str | None:
+        """The first letters of the hash of an adapter's file."""
+        return None if adapter is None else file_digest(adapter_file(adapter))[:12]
+
+
+def _digest(pictures: np.ndarray) -> str:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(pictures).tobytes()).hexdigest()[:24]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _load(model: str, device: torch.device) -> tuple[SagePipeline, str, str]:
+    """The pipeline in float32, its title and its folder or repository."""
+    spec = available_models(model)[0]
+    clip = None
+    try:
+        if spec.clip_source is not None:
+            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
+        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model is {model!r}, which cannot be loaded: {error}") from error
+    pipe.settings = spec.settings
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device), spec.title, spec.source

@@ -1,0 +1,114 @@
+"""Which of the choices that the paper leaves open in its loss does best?
+
+One adapter for each choice, all trained alike but for it; each shares at ratio 0.4 on the same
+prompts and seeds. Differences are against the default of `sage.training`, and paired.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage.experiments import figures
+from sage.experiments.cells import LORA_FILE
+from sage.experiments.judges import METRIC
+from sage.experiments.lab import Lab, Measured
+from sage.experiments.results import better, difference, result, row
+
+NAME, TITLE = "loss-forks", "The open choices of the loss"
+RATIO = 0.4
+DEFAULT, UNTRAINED = "sage", "untrained"
+DEFAULTS = {"pictures": 336, "seeds": 1}  # many variants, compared in pairs
+
+
+def variants(folder: Path) -> dict[str, dict[str, Any]]:
+    """Adapters of a folder by the name of their sub-folder, with their training settings.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = {
+        path.parent.name: _record(path.parent) for path in sorted(folder.glob(f"*/{LORA_FILE}"))
+    }
+    if not found:
+        raise ValueError(f"{folder} has no sub-folder with an adapter ({LORA_FILE}).")
+    return found
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "training.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def changes(record: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """What a variant's settings differ in from the default's, flat."""
+    mine, theirs = _flat(record.get("settings", {})), _flat(default.get("settings", {}))
+    return {key: value for key, value in mine.items() if theirs.get(key, value) != value}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {k: v for k, v in settings.items() if isinstance(v, dict)}
+    plain = {k: v for k, v in settings.items() if k not in nested}
+    for inner in nested.values():
+        plain |= inner
+    return plain
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Renders and judges every variant."""
+    folder = lab.settings.adapters
+    records = variants(folder)
+    default = records.get(DEFAULT, {})
+    settings = {UNTRAINED: lab.setting(RATIO)}
+    settings |= {name: lab.setting(RATIO, folder / name) for name in records}
+    lab.render([(setting, lab.prompts) for setting in (lab.setting(), *settings.values())])
+    found = {name: lab.measure(setting) for name, setting in settings.items()}
+    base = found.get(DEFAULT, found[UNTRAINED])
+    rows = [
+        row(
+            name,
+            measured,
+            changes=changes(records.get(name, {}), default),
+            trained=records.get(name, {}).get("run", {}),
+            adapter=lab.adapter_digest(settings[name].adapter),
+            difference=difference(measured, base),
+        )
+        for name, measured in found.items()
+    ]
+    return result(sys.modules[__name__], lab, rows, finding(found), lab.prompts)
+
+
+def finding(found: Mapping[str, Measured]) -> str:
+    """One sentence: which variants beat the default beyond chance, metric by metric."""
+    base = DEFAULT if DEFAULT in found else UNTRAINED
+    told = []
+    for key in ("fd", "clip", "inside", "twin"):
+        if key not in found[base].metrics:
+            continue
+        winners = [n for n in found if n != base and better(found[n], found[base], key) > 0]
+        losers = [n for n in found if n != base and better(found[n], found[base], key) < 0]
+        told.append(
+            f"{METRIC[key].title}: better {', '.join(winners) or 'none'}, "
+            f"worse {', '.join(losers) or 'none'}"
+        )
+    return f"Against {base!r} at share ratio {RATIO:g}, beyond chance: {'; '.join(told)}."
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """One panel a metric, one point a variant."""
+    wanted = [key for key in ("fd", "clip", "inside", "twin") if key in found["metrics"]]
+    traces = [
+        figures.interval_trace(
+            found["metrics"][key]["title"],
+            [line["name"] for line in found["rows"]],
+            [line["metrics"][key] for line in found["rows"]],
+            colour=figures.COLOURS[0],
+            line=False,
+            axes=panel,
+            legend=False,
+        )
+        for panel, key in enumerate(wanted, 1)
+    ]
+    titles = [("", found["metrics"][key]["title"]) for key in wanted]
+    return figures.panels(traces, titles, title=TITLE, note=figures.caption(found))

@@ -1,0 +1,201 @@
+"""What does sharing cost and save, and does training for it help?
+
+Share ratios × methods: independent sampling; independent sampling with as many evaluations as
+sharing uses; sharing without training, after standard fine-tuning, after training with L_SAGE, and
+after training with L_SAGE without its soft target. Beside it the paper's relative claims (SAGE
+against standard fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage.experiments import figures
+from sage.experiments.judges import METRIC
+from sage.experiments.lab import Lab, Measured
+from sage.experiments.results import difference, percent, result, row
+
+NAME, TITLE = "main-table", "What sharing costs and saves"
+RATIOS = (0.2, 0.3, 0.4, 0.5)
+RATIO = 0.4  # the paper's claims are at this one, as far as is published
+INDEPENDENT, FEWER = "independent", "independent, as many evaluations"
+UNTRAINED, STANDARD = "share, untrained", "standard LoRA + share"
+SAGE, NO_SOFT = "SAGE + share", "SAGE without soft target + share"
+# metric -> (what the paper calls it, its relative change against standard LoRA + share)
+CLAIMS = {
+    "fd": ("FID", -0.050),
+    "clip": ("CLIP score", 0.054),
+    "inside": ("diversity", 1.60),
+}
+PAPER_SAVING = 0.255
+
+
+def adapters(lab: Lab) -> dict[str, Path | None]:
+    """The adapter of each method that shares."""
+    chosen = lab.settings
+    return {
+        UNTRAINED: None,
+        STANDARD: chosen.standard_adapter,
+        SAGE: chosen.sage_adapter,
+        NO_SOFT: chosen.nosoft_adapter,
+    }
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Renders and judges all rows."""
+    prompts = lab.prompts
+    shared = {
+        (name, ratio): lab.setting(ratio, adapter)
+        for name, adapter in adapters(lab).items()
+        for ratio in RATIOS
+    }
+    lab.render([(setting, prompts) for setting in (lab.setting(), *shared.values())])
+    found: dict[tuple[str, float], Measured] = {(INDEPENDENT, 0.0): lab.measure(lab.setting())}
+    found |= {key: lab.measure(setting) for key, setting in shared.items()}
+    for ratio in RATIOS:  # as many evaluations as sharing took, to the nearest step
+        steps = max(1, round(found[UNTRAINED, ratio].evaluations))
+        found[FEWER, ratio] = lab.measure(lab.setting(steps=steps))
+    seconds = lab.seconds(RATIOS, prompts)
+    rows = [
+        row(
+            name,
+            measured,
+            compared_at=ratio,
+            seconds=round(seconds[ratio], 4) if (name, ratio) in shared else _own(name),
+        )
+        for (name, ratio), measured in found.items()
+    ]
+    claims = compare_claims(found)
+    return result(
+        _module(),
+        lab,
+        rows,
+        finding(found, claims),
+        prompts,
+        _conditions(lab),
+        claims=claims,
+        differences=_differences(found),
+    )
+
+
+def _own(name: str) -> float | None:
+    return 1.0 if name == INDEPENDENT else None
+
+
+def _conditions(lab: Lab) -> dict[str, Any]:
+    return {
+        "adapters": {name: lab.adapter_digest(path) for name, path in adapters(lab).items()},
+        "half_precision_against_float32": lab.check_precision(lab.setting(RATIO), lab.prompts),
+        "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(lab.prompts),
+        "seconds": "time of sharing as a share of independent sampling: float32, no adapter (a "
+        "merged adapter costs nothing), 16 prompts or so in one batch, interleaved, median of 3",
+    }
+
+
+def _differences(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
+    """SAGE against the others at every ratio, paired."""
+    pairs = [(SAGE, other, r) for r in RATIOS for other in (STANDARD, UNTRAINED, NO_SOFT, FEWER)]
+    return [
+        {
+            "first": first,
+            "second": second,
+            "share_ratio": ratio,
+            "metrics": difference(found[first, ratio], found[second, ratio]),
+        }
+        for first, second, ratio in pairs
+    ]
+
+
+def compare_claims(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
+    """The paper's relative claims beside ours, computed its way: SAGE against standard LoRA."""
+    ours, base = found[SAGE, RATIO], found[STANDARD, RATIO]
+    claims = [
+        {
+            "claim": "cost against independent sampling",
+            "paper": -PAPER_SAVING,
+            "ours": {key: round(-ours.saving, 4) for key in ("value", "low", "high")},
+            "verdict": "depends on group sizes alone: share ratio · (1 − groups / prompts)",
+        }
+    ]
+    for key, (name, theirs) in CLAIMS.items():
+        if key not in ours.metrics:
+            continue
+        change = ours.metrics[key].relative_to(base.metrics[key])
+        said = f"{name} (ours: {METRIC[key].title})"
+        entry = {"claim": said, "paper": theirs, "ours": change.plain()}
+        claims.append(entry | {"verdict": verdict(change.low, change.high, theirs)})
+    return claims
+
+
+def verdict(low: float, high: float, claimed: float) -> str:
+    """Whether an interval of a relative change agrees with a claimed one."""
+    if low <= 0 <= high:
+        return "no difference beyond chance"
+    if (low > 0) != (claimed > 0):
+        return "the other way"
+    if low <= claimed <= high:
+        return "agrees"
+    larger = min(abs(low), abs(high)) > abs(claimed)
+    return "agrees in direction, larger" if larger else "agrees in direction, smaller"
+
+
+def finding(found: Mapping[tuple[str, float], Measured], claims: list[dict[str, Any]]) -> str:
+    """One sentence from the numbers."""
+    ours = found[SAGE, RATIO]
+    told = [
+        f"{claim['claim'].split(' (')[0]} {percent(claim['ours'])}, paper "
+        f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace("-", "\N{MINUS SIGN}")
+        for claim in claims[1:]
+    ]
+    return (
+        f"At share ratio {RATIO:g} sharing saves {ours.saving:.1%} of the evaluations; SAGE "
+        f"training against standard fine-tuning under the same sharing: {'; '.join(told)}."
+    )
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality against saving, for each method."""
+    wanted = [key for key in ("fd", "clip", "inside") if key in found["metrics"]]
+    styles = {
+        FEWER: (figures.GREY, "x"),
+        UNTRAINED: (figures.COLOURS[4], "triangle-up"),
+        STANDARD: (figures.COLOURS[1], "square"),
+        NO_SOFT: (figures.COLOURS[5], "diamond"),
+        SAGE: (figures.COLOURS[0], "circle"),
+    }
+    base = next(line for line in found["rows"] if line["name"] == INDEPENDENT)
+    traces = []
+    for panel, key in enumerate(wanted, 1):
+        for name, (colour, symbol) in styles.items():
+            lines = [base, *(line for line in found["rows"] if line["name"] == name)]
+            traces.append(
+                figures.interval_trace(
+                    name,
+                    [_spent(line, found) for line in lines],
+                    [line["metrics"][key] for line in lines],
+                    colour=colour,
+                    symbol=symbol,
+                    texts=[f"{line['name']}, ratio {line['compared_at']:g}" for line in lines],
+                    axes=panel,
+                    legend=panel == 1,
+                )
+            )
+    titles = [("evaluations saved", _axis(found["metrics"][key])) for key in wanted]
+    return figures.panels(
+        traces, titles, title="Quality against saving", x_format=".0%", note=figures.caption(found)
+    )
+
+
+def _spent(line: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+    return 1 - line["evaluations"] / found["conditions"]["steps"]
+
+
+def _axis(metric: Mapping[str, Any]) -> str:
+    arrow = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[metric["better"]]
+    return metric["title"] + arrow
+
+
+def _module() -> Any:
+    import sys
+
+    return sys.modules[__name__]
