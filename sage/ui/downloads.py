@@ -1,4 +1,4 @@
-"""What a visitor takes home from a finished comparison: pictures in a zip, one sheet, a record.
+"""What a visitor takes home from a finished comparison: pictures, a sheet, a record, a script.
 
 Writes files into a folder it is given; knows nothing of gradio.
 """
@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from sage.compare import Comparison
-from sage.ui.palette import Mark, prompt_marks
-from sage.ui.words import shorten
-
-_TILE, _GAP, _LABEL = 192, 12, 44
+from sage.models import ModelSpec
+from sage.request import CHOICES
+from sage.ui.lines import python_lines
+from sage.ui.palette import prompt_marks
+from sage.ui.sheet import Block, Shot, draw_sheet
+from sage.ui.words import percent_text, saved_text
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,17 @@ class RunFiles:
     Attributes:
         folder: Holds them all; removed with the session.
         archive: Pictures, sheet and record in one zip.
-        record: The report as JSON.
+        record: The report as JSON, with all that it takes to ask for the same again.
+        sheet: All pictures on one PNG, with prompts and settings.
+        lines: The Python that repeats the run with the library.
         pairs: For each prompt, the independent and the shared picture.
     """
 
     folder: Path
     archive: Path
     record: Path
+    sheet: Path
+    lines: Path
     pairs: tuple[tuple[Path, Path], ...]
 
 
@@ -41,21 +47,29 @@ class RunFiles:
 _ROOT = tempfile.TemporaryDirectory(prefix="sage-runs-")
 
 
-def save_run(comparison: Comparison) -> RunFiles:
-    """Writes everything a finished comparison offers for download."""
+def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
+    """Writes everything that a finished comparison on a model offers for download."""
     folder = Path(tempfile.mkdtemp(dir=_ROOT.name))
     sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
-    record = folder / "sage-record.json"
-    record.write_text(json.dumps(comparison.report, indent=2) + "\n", encoding="utf-8")
-    sheet = folder / "sage-sheet.png"
-    contact_sheet(comparison).save(sheet)
+    record, sheet, lines = (
+        folder / f"sage-{name}" for name in ("record.json", "grid.png", "run.py")
+    )
+    report = comparison.report | {"request": comparison.request.to_dict()}
+    record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    run_sheet(comparison, spec.title).save(sheet)
+    lines.write_text(_lines(comparison, spec), encoding="utf-8")
     archive = folder / "sage-pictures.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as box:
-        for path in (*paths["independent"], *paths["shared"], sheet, record):
+        for path in (*paths["independent"], *paths["shared"], sheet, record, lines):
             box.write(path, path.name)
     pairs = tuple(zip(paths["independent"], paths["shared"], strict=True))
-    return RunFiles(folder, archive, record, pairs)
+    return RunFiles(folder, archive, record, sheet, lines, pairs)
+
+
+def _lines(comparison: Comparison, spec: ModelSpec) -> str:
+    device = comparison.shared.latents.device.type
+    return python_lines(comparison.request, spec, device, comparison.report["dtype"])
 
 
 def remove_run(files: RunFiles | None) -> None:
@@ -71,35 +85,50 @@ def _save_pictures(folder: Path, side: str, images: Sequence[Image.Image]) -> li
     return paths
 
 
-def contact_sheet(comparison: Comparison) -> Image.Image:
-    """Both rows of pictures with captions: independent above, shared below."""
-    prompts = comparison.request.prompts
-    marks = prompt_marks(comparison.grouping.groups)
-    width = _GAP + len(prompts) * (_TILE + _GAP)
-    sheet = Image.new("RGB", (width, _LABEL + 2 * (_TILE + _GAP) + _GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(14)
-    for n, prompt in enumerate(prompts):
-        x = _GAP + n * (_TILE + _GAP)
-        draw.text((x, 8), f"P{n + 1} · {marks[n].letter}", fill=marks[n].color, font=font)
-        draw.text((x, 25), _printable(shorten(prompt, 27)), fill="#1F2530", font=font)
-        _place(sheet, draw, comparison.independent.images[n], (x, _LABEL), marks[n])
-        _place(sheet, draw, comparison.shared.images[n], (x, _LABEL + _TILE + _GAP), marks[n])
-    return sheet
+def run_sheet(comparison: Comparison, model: str) -> Image.Image:
+    """Both pictures of every prompt with its words, and above them what was asked for."""
+    request, marks = comparison.request, prompt_marks(comparison.grouping.groups)
+    count = len(request.prompts)
+    scores = comparison.clip_scores or {"independent": [None] * count, "shared": [None] * count}
+    sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
+    blocks = [
+        Block(
+            f"P{n + 1} {prompt}",
+            tuple(
+                Shot(images[n], _shot_words(side, scores[side][n], comparison.twin_distance[n]))
+                for side, images in sides.items()
+            ),
+            marks[n],
+        )
+        for n, prompt in enumerate(request.prompts)
+    ]
+    title = "SAGE: the same prompts and seeds, alone and shared"
+    return draw_sheet(title, _settings_words(comparison, model), blocks, columns=2)
 
 
-def _place(
-    sheet: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    image: Image.Image,
-    corner: tuple[int, int],
-    mark: Mark,
-) -> None:
-    x, y = corner
-    sheet.paste(image.convert("RGB").resize((_TILE, _TILE), Image.Resampling.LANCZOS), corner)
-    draw.rectangle((x - 3, y - 3, x + _TILE + 2, y + _TILE + 2), outline=mark.color, width=3)
+def _shot_words(side: str, score: float | None, twin: float) -> str:
+    words = [] if score is None else [f"CLIP {score:.2f}"]
+    words += [f"twin {twin:.2f}"] if side == "shared" else []
+    return f"{side}\n{', '.join(words)}"
 
 
-def _printable(text: str) -> str:
-    """Pillow's own font has Latin letters only; others become a question mark, not a box."""
-    return text.replace("…", "...").encode("latin-1", "replace").decode("latin-1")
+def _settings_words(comparison: Comparison, model: str) -> list[str]:
+    """What was asked for and what it saved, in a sentence each."""
+    request, cost = comparison.request, comparison.shared.cost
+    how = {
+        "groups": f"{request.branch_step} shared (share ratio {request.share_ratio:.2g})",
+        "tree": f"a tree within {percent_text(request.budget)} of the evaluations",
+        "adaptive": "split while sampling",
+    }[request.sharing]
+    asked = [
+        model + (" with its adapter for sharing" if request.trained else ""),
+        f"{request.steps} steps ({CHOICES['scheduler'].titles[request.scheduler]}), {how}",
+        f"guidance {request.guidance_scale:.3g}",
+        f"seeds {request.seeds[0]} to {request.seeds[-1]}",
+        f"groups of similarity {request.tau_min:.2f} to {request.tau_max:.2f}",
+    ]
+    saved = saved_text(cost.saving, "fewer")
+    return [
+        "; ".join(asked) + ".",
+        f"{cost.evaluations} of {cost.independent_evaluations} evaluations: {saved}.",
+    ]
