@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from sage.plan import Group
-from sage.sampling import group_mean
 from sage.solver import Prediction
+from sage.trunk import group_mean
 
 # (z [R, ...], timestep of each row [R], condition of each row [R, ...]) -> output [R, ...]
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -4,7 +4,9 @@ The same prompt and seed draw the same noise in any company, on any device: the 
 the CPU.
 """
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,3 +31,71 @@ class Streams:
         for n, generator in enumerate(self.generators):
             if n not in except_for:
                 torch.randn(self.shape, generator=generator)
+
+
+@dataclass(frozen=True)
+class FreshNoise:
+    """Noise of their own for rows that branch, so that siblings part sooner.
+
+    A latent is x = s·x0 + n·ε. With the x0 that the last step predicted, the rest of x is its
+    noise; a share φ of that noise's variance is exchanged:
+
+        x' = s·x0 + sqrt(1 − φ)·(x − s·x0) + sqrt(φ)·n·z
+
+    After a DDIM step this is exactly DDIM's own random step with σ² = φ·n² (arXiv 2010.02502,
+    eq. 12), whose marginals are those of σ = 0 for every σ up to n. Elsewhere it is ours.
+
+    Attributes:
+        share: φ, in (0, 1].
+        draws: [D, N, ...] standard normal noise of each prompt, for its first, second, ... branch.
+    """
+
+    share: float
+    draws: Tensor
+
+    def exchange(
+        self, x: Tensor, clean: Tensor, levels: Tensor, depth: Tensor, lead: Tensor
+    ) -> Tensor:
+        """The rows x [R, ...] with part of their noise renewed where depth is not 0.
+
+        Args:
+            x: [R, ...] latents at a split.
+            clean: [R, ...] the x0 that the step before it predicted.
+            levels: [2] signal s and noise n in x.
+            depth: [R] how often each row has branched, if it branches here; 0 leaves it alone.
+            lead: [R] the prompt whose noise each row takes: its first member.
+        """
+        signal, noise = levels.to(x.dtype)
+        own = self.draws[depth.clamp_min(1) - 1, lead].to(x.dtype)
+        kept = signal * clean
+        mixed = kept + (1 - self.share) ** 0.5 * (x - kept) + self.share**0.5 * noise * own
+        return torch.where((depth > 0).view(-1, *(1,) * (x.ndim - 1)), mixed, x)
+
+
+def fresh_noise(
+    share: float, seeds: Sequence[int], shape: Sequence[int], depth: int
+) -> FreshNoise | None:
+    """Fresh noise of prompts for so many branches in a row; None for a share of 0.
+
+    The streams are apart from those of the starting noise: every seed leads to another one.
+
+    Args:
+        share: φ, share of the variance of the noise that is exchanged, in [0, 1].
+        seeds: One for each prompt.
+        shape: Of one latent.
+        depth: The largest number of branches from a trunk to a leaf.
+
+    Raises:
+        ValueError: If the share lies outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"fresh_noise is {share}; allowed are 0 to 1.")
+    if not share:
+        return None
+    streams = Streams([_other_seed(seed) for seed in seeds], shape)
+    return FreshNoise(share, torch.stack([streams.draw() for _ in range(max(depth, 1))]))
+
+
+def _other_seed(seed: int) -> int:
+    """A seed that follows from another and is not in its neighbourhood."""
+    return int.from_bytes(hashlib.blake2b(f"fresh noise {seed}".encode(), digest_size=7).digest())

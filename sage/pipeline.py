@@ -24,14 +24,24 @@ from sage.clip import ClipEncoder
 from sage.cost import Cost, ModelFlops, plan_cost
 from sage.flops import model_flops
 from sage.grouping import Grouping, cosine_similarity, group_prompts
-from sage.noise import Streams
-from sage.plan import Group, Plan, Row, branch_step_from_ratio, independent_plan, shared_plan
+from sage.noise import FreshNoise, Streams
+from sage.noise import fresh_noise as make_fresh_noise
+from sage.plan import (
+    Group,
+    Plan,
+    Row,
+    branch_step_from_ratio,
+    independent_plan,
+    shared_plan,
+    steps_between,
+)
 from sage.preview import LatentRGB
 from sage.sampling import State, in_prompt_order, prompt_rows, sample
 from sage.schedulers import WrappedScheduler, ddim_scheduler, denoiser_calls, solver_for, steps_for
 from sage.settings import ModelSettings
 from sage.store import StateStore
 from sage.timing import StageClock, StageSeconds
+from sage.trunk import Trunk, queries
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
@@ -256,9 +266,19 @@ class SagePipeline(StableDiffusionPipeline):
         """Calls of the denoiser, the steps of a plan: more than asked for with Heun or PNDM."""
         return denoiser_calls(self.scheduler, num_inference_steps)
 
-    def cost(self, plan: Plan, guidance_scale: float | None = None) -> Cost:
-        """What a plan costs on this model, counted and not run."""
-        return plan_cost(plan, self.flops, self._guidance(guidance_scale) > 1)
+    def cost(
+        self,
+        plan: Plan,
+        guidance_scale: float | None = None,
+        *,
+        trunk: Trunk = "mean",
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+    ) -> Cost:
+        """What a plan costs on this model, counted and not run; arguments as in `stream`."""
+        guided = steps_between(guidance_interval, plan.steps)
+        return plan_cost(
+            plan, self.flops, guided if self._guidance(guidance_scale) > 1 else False, trunk
+        )
 
     @property
     def flops(self) -> ModelFlops:
@@ -291,6 +311,9 @@ class SagePipeline(StableDiffusionPipeline):
         plan: Plan | None = None,
         output_type: OutputType = "pil",
         reuse: StateStore | None = None,
+        trunk: Trunk = "mean",
+        fresh_noise: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> SageOutput:
         """Renders the prompts; see `stream` for the arguments."""
         *_, output = self.stream(
@@ -304,6 +327,9 @@ class SagePipeline(StableDiffusionPipeline):
             plan=plan,
             output_type=output_type,
             reuse=reuse,
+            trunk=trunk,
+            fresh_noise=fresh_noise,
+            guidance_interval=guidance_interval,
         )
         return output
 
@@ -319,6 +345,9 @@ class SagePipeline(StableDiffusionPipeline):
         groups: Sequence[Group] | None = None,
         output_type: OutputType = "pil",
         reuse: StateStore | None = None,
+        trunk: Trunk = "mean",
+        fresh_noise: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> tuple[SageOutput, ...]:
         """Renders the prompts at several branch points from one trunk for each group.
 
@@ -332,6 +361,9 @@ class SagePipeline(StableDiffusionPipeline):
             groups: A partition of the prompts.
             output_type: "pil", "np", "pt" or "latent".
             reuse: Where states are kept; a store of its own without it.
+            trunk: What the trunks follow.
+            fresh_noise: Share of the noise that is renewed at a split.
+            guidance_interval: Where guidance is on.
 
         Returns:
             One output for each share ratio, in the order asked for.
@@ -348,6 +380,9 @@ class SagePipeline(StableDiffusionPipeline):
                 groups=groups,
                 output_type=output_type,
                 reuse=reuse,
+                trunk=trunk,
+                fresh_noise=fresh_noise,
+                guidance_interval=guidance_interval,
             )
             for ratio in sorted(set(share_ratios), reverse=True)  # the longest trunk first
         }
@@ -366,6 +401,9 @@ class SagePipeline(StableDiffusionPipeline):
         plan: Plan | None = None,
         output_type: OutputType = "pil",
         reuse: StateStore | None = None,
+        trunk: Trunk = "mean",
+        fresh_noise: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
     ) -> Iterator[SageStep | SageOutput]:
         """Renders the prompts step by step.
 
@@ -387,6 +425,17 @@ class SagePipeline(StableDiffusionPipeline):
             reuse: Keeps the states of runs and goes on from those of a run that began alike, so
                 that moving the branch point costs the branches only. Bitwise equal to a run from
                 the start. Schedulers without a table always run from the start.
+            trunk: What a trunk follows: "mean" embedding of its members (paper), "norm_mean" (ours:
+                the mean at the members' length), "medoid" (the most central member), "alternate"
+                (the members in turn) or "prediction" (the mean of the members' predictions; costs
+                one evaluation for each of them). See `sage.trunk`.
+            fresh_noise: Share of the noise's variance, in [0, 1], that every branch, the first
+                member's too, exchanges for noise from its own seed where it splits off; keeps the
+                noise level. 0 leaves siblings alike. Needs a scheduler with a table: DDIM,
+                DPM-Solver++, Euler, Euler ancestral or LCM. See `sage.noise`.
+            guidance_interval: From and to, in shares of the steps: guidance is on from the first
+                to before the second, and no unconditional pass is run elsewhere (Kynkäänniemi et
+                al. 2024, arXiv 2404.07724, who give the interval in noise levels).
 
         Yields:
             A SageStep for every step that is run, then one SageOutput.
@@ -403,45 +452,53 @@ class SagePipeline(StableDiffusionPipeline):
             by_seed = [tuple(sorted(g, key=lambda n: (seeds[n], n))) for g in groups]
             plan = self.plan(by_seed, num_inference_steps, share_ratio)
         guidance = self._guidance(guidance_scale)
-        run = _Run(prompts, plan, guidance, seeds, negative_prompt)
+        guided = steps_between(guidance_interval, plan.steps) if guidance > 1 else range(0)
+        fresh = self._fresh(fresh_noise, seeds, plan.depth)
+        run = _Run(prompts, plan, guidance, guided, seeds, negative_prompt, trunk, fresh)
         return self._run(run, output_type, reuse)
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
     ) -> Iterator[SageStep | SageOutput]:
-        plan, guidance = run.plan, run.guidance
-        device = self._execution_device
+        plan, device = run.plan, self._execution_device
         clock = StageClock(device)
         # 1. Condition, noise and solver.
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
             cond = self.encode(run.prompts)  # (N, L, D)
-            uncond = self.encode([run.negative_prompt]) if guidance > 1 else None  # (1, L, D)
+            uncond = self.encode([run.negative_prompt]) if run.guided else None  # (1, L, D)
         streams = self._streams(run.seeds)
         noise = streams.draw().to(device)  # (N, C, h, w)
         steps = steps_for(self.scheduler, plan.steps)
         solver = solver_for(self.scheduler, steps, device, streams)
         noise = noise * solver.init_noise_sigma
-        denoise = self._denoiser(solver.timesteps, uncond, guidance)
+        if run.fresh is not None:
+            solver.after  # noqa: B018  says so now if this scheduler cannot
         # 2. Trunks and branches, one step at a time.
         inputs = self._inputs(run)
         if isinstance(solver, WrappedScheduler):
             reuse = None  # its counters are not in the state
-        state = None if reuse is None else reuse.latest(inputs, plan)
+        state = None if reuse is None else reuse.latest(inputs, plan, run.share_renewed)
         first = 0 if state is None else state.step + 1
-        states = sample(denoise, solver, plan, cond, noise, start=state)
         for i in range(first, plan.steps):
+            if i == first or (i in run.guided) != (i - 1 in run.guided):
+                denoise = self._denoiser(
+                    solver.timesteps, uncond if i in run.guided else None, run.guidance
+                )
+                options = {"trunk": run.trunk, "fresh": run.fresh, "start": state}
+                states = sample(denoise, solver, plan, cond, noise, **options)
             with torch.inference_mode(), clock.measure(_step_shares(plan.rows(i))):
                 state = next(states)
             if reuse is not None:
-                reuse.add(inputs, plan, state)
+                reuse.add(inputs, plan, state, run.share_renewed)
             yield SageStep(i + 1, plan.steps, state, self.preview)
         # 3. Pictures.
         latents = in_prompt_order(state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
             images, flagged = self._decode(latents, output_type)
-        reused = sum(len(plan.rows(i)) for i in range(first))
-        cost, seconds = self.cost(plan, guidance), clock.read()
-        yield SageOutput(images, plan, cost, seconds, latents, run.seeds, flagged, reused)
+        reused = sum(queries(run.trunk, plan.rows(i)) for i in range(first))
+        guided = run.guided if run.guidance > 1 else False
+        cost = plan_cost(plan, self.flops, guided, run.trunk)
+        yield SageOutput(images, plan, cost, clock.read(), latents, run.seeds, flagged, reused)
 
     def _inputs(self, run: "_Run") -> Hashable:
         """Everything that a state depends on beside the history of its rows."""
@@ -454,8 +511,7 @@ class SagePipeline(StableDiffusionPipeline):
         return (
             tuple(run.prompts),
             run.seeds,
-            run.guidance,
-            run.negative_prompt,
+            (run.guidance, run.guided, run.negative_prompt, run.trunk),
             parts,
             scheduler,
             size,
@@ -494,9 +550,18 @@ class SagePipeline(StableDiffusionPipeline):
         """Standard normal noise [N, C, h, w] on the CPU, each from its own seed."""
         return self._streams(seeds).draw()
 
-    def _streams(self, seeds: Sequence[int]) -> Streams:
+    @property
+    def _latent_shape(self) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
-        return Streams(seeds, (self.unet.config.in_channels, size, size))
+        return self.unet.config.in_channels, size, size
+
+    def _streams(self, seeds: Sequence[int]) -> Streams:
+        return Streams(seeds, self._latent_shape)
+
+    def _fresh(self, share: float, seeds: Sequence[int], depth: int) -> FreshNoise | None:
+        """Noise that branches exchange, where the latents live."""
+        fresh = make_fresh_noise(share, seeds, self._latent_shape, depth)
+        return fresh and replace(fresh, draws=fresh.draws.to(self._execution_device))
 
     def _denoiser(
         self, timesteps: Tensor, uncond: Tensor | None, guidance: float
@@ -566,8 +631,15 @@ class _Run:
     prompts: list[str]
     plan: Plan
     guidance: float
+    guided: range  # the steps with guidance
     seeds: tuple[int, ...]
     negative_prompt: str
+    trunk: Trunk
+    fresh: FreshNoise | None
+
+    @property
+    def share_renewed(self) -> float:
+        return 0.0 if self.fresh is None else self.fresh.share
 
 
 def _check_inputs(

@@ -124,6 +124,28 @@ class Plan:
         origin = [i if i in before else self.segments[i].parent for i in now]
         return tuple(before.index(i) for i in origin)
 
+    def branching(self, step: int) -> tuple[int, ...]:
+        """For each row of a step, how often it has branched if it does so at this step, else 0."""
+        return tuple(
+            self._branches(i) if self.segments[i].start == step and self._is_branch(i) else 0
+            for i in self.segments_at(step)
+        )
+
+    @property
+    def depth(self) -> int:
+        """The largest number of branches between noise and a picture."""
+        return max(self._branches(i) for i in range(len(self.segments)))
+
+    def _is_branch(self, index: int) -> bool:
+        """Whether a segment stands for fewer prompts than the one it continues."""
+        parent, members = self.segments[index].parent, self.segments[index].members
+        return parent is not None and len(members) < len(self.segments[parent].members)
+
+    def _branches(self, index: int | None) -> int:
+        if index is None:
+            return 0
+        return self._is_branch(index) + self._branches(self.segments[index].parent)
+
     def splits_at(self, step: int) -> bool:
         """Whether the rows of a step differ from those of the step before."""
         return step in self._split_steps
@@ -152,6 +174,22 @@ def branch_step_from_ratio(share_ratio: float, steps: int) -> int:
         raise ValueError(f"share_ratio is {share_ratio}; allowed are 0 to 1.")
     # Halves round up, not to even as round() does: 0.25 and 0.35 of 30 should not differ by luck.
     return int(share_ratio * steps + 0.5)
+
+
+def steps_between(interval: tuple[float, float], steps: int) -> range:
+    """The steps of an interval that is given in shares of all steps.
+
+    Args:
+        interval: From and to, 0 <= from <= to <= 1; both are rounded as a branch point is.
+        steps: T.
+
+    Raises:
+        ValueError: If the interval lies outside [0, 1] or ends before it begins.
+    """
+    first, last = interval
+    if not 0.0 <= first <= last <= 1.0:
+        raise ValueError(f"The interval is {first} to {last}; allowed are 0 <= from <= to <= 1.")
+    return range(branch_step_from_ratio(first, steps), branch_step_from_ratio(last, steps))
 
 
 def independent_plan(num_prompts: int, steps: int) -> Plan:

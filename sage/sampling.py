@@ -1,4 +1,4 @@
-"""Walks a plan: gather rows, denoise on the mean condition, step, yield.
+"""Walks a plan: gather rows, ask the denoiser, step, yield.
 
 Knows plans, a denoiser (any callable), a solver and tensors; nothing of texts, pictures, devices,
 files or progress bars. The sampler is a generator of states: stop it by not asking for the next.
@@ -6,17 +6,16 @@ Before its branch point a row stands for a group, after it for one prompt; the l
 the difference.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sage.noise import FreshNoise
 from sage.plan import Plan, Row
 from sage.solver import Memory, Solver
-
-# (x [R, ...], step of each row [R], condition of each row [R, ...]) -> prediction [R, ...]
-Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+from sage.trunk import Denoiser, Trunk, changes_by_step, question
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ def sample(
     cond: Tensor,
     noise: Tensor,
     *,
+    trunk: Trunk = "mean",
+    fresh: FreshNoise | None = None,
     start: State | None = None,
 ) -> Iterator[State]:
     """Runs a plan and yields the state after every step.
@@ -56,6 +57,8 @@ def sample(
         cond: [N, ...] one condition for each prompt.
         noise: [N, ...] one starting latent for each prompt. A row that stands for several
             prompts starts from that of its first member.
+        trunk: What a row that stands for several prompts follows; see `sage.trunk`.
+        fresh: Noise that rows exchange for their own where they branch; None leaves them alike.
         start: A state of a run that began like this one, to go on from; None begins at noise.
 
     Yields:
@@ -77,54 +80,47 @@ def sample(
     # Everything that comes from the host is on the device before the loop begins.
     remaining = range(first, plan.steps)
     moves = {i: _Move.at(plan, i, cond) for i in remaining if i == first or plan.splits_at(i)}
+    asked = (i for i in remaining if i in moves or changes_by_step(trunk))
+    questions = {i: question(trunk, cond, plan.rows(i), i) for i in asked}
     if start is None:
-        x = noise[moves[0].lead]  # (R, ...)
+        x = denoised = noise[moves[0].lead]  # (R, ...)
         memory = solver.start(x)
     else:
-        x, memory = start.x, start.memory
+        x, denoised, memory = start.x, start.denoised, start.memory
     for i in remaining:
         if i in moves:
             move = moves[i]
             x = x[move.parents]  # branch: every new row copies the row it came from
             memory = tuple(m[move.parents] for m in memory)
+            if fresh is not None and move.branches:
+                levels = solver.after[i - 1]
+                x = fresh.exchange(x, denoised[move.parents], levels, move.depth, move.lead)
+        if i in questions:
+            ask = questions[i]
         index = move.steps + i
-        output = denoise(solver.scale_input(x, index), index, move.cond)
+        output = ask(denoise, solver.scale_input(x, index), index)
         x, denoised, memory = solver.step(x, output, index, memory, move.lead)
         yield State(i, move.rows, x, denoised, memory)
 
 
 @dataclass(frozen=True)
 class _Move:
-    """What changes where rows split: their members, origin and condition."""
+    """What changes where rows split: their members and origin."""
 
     rows: tuple[Row, ...]
     parents: Tensor  # [R] int64
     lead: Tensor  # [R] int64, first member of each row
-    cond: Tensor  # [R, ...] mean condition of each row
+    depth: Tensor  # [R] int64, how often each row has branched if it does so here, otherwise 0
+    branches: bool  # whether any does
     steps: Tensor  # [R] zeros, to which the step is added
 
     @classmethod
     def at(cls, plan: Plan, step: int, cond: Tensor) -> "_Move":
-        rows = plan.rows(step)
+        rows, depth = plan.rows(step), plan.branching(step)
         parents = torch.tensor(plan.parents(step), device=cond.device)
         lead = torch.tensor([row[0] for row in rows], device=cond.device)
-        return cls(rows, parents, lead, group_mean(cond, rows), torch.zeros_like(parents))
-
-
-def group_mean(cond: Tensor, rows: Sequence[Row]) -> Tensor:
-    """c̄: the mean condition of each row's members (arXiv 2509.15865).
-
-    Args:
-        cond: [N, ...] one condition for each prompt.
-        rows: R tuples of prompt indices.
-
-    Returns:
-        [R, ...]; for a row of one prompt, its condition bit for bit.
-    """
-    # Members in ascending order: the mean must not depend on who lends the noise.
-    return torch.stack(
-        [cond[row[0]] if len(row) == 1 else cond[sorted(row)].mean(0) for row in rows]
-    )
+        depths = torch.tensor(depth, device=cond.device)
+        return cls(rows, parents, lead, depths, any(depth), torch.zeros_like(parents))
 
 
 def in_prompt_order(state: State) -> Tensor:

@@ -16,13 +16,62 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
+    PNDMScheduler,
     SchedulerMixin,
+    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from sage.noise import Streams
 from sage.solver import DDIM, Memory, Multistep, Solver, prediction_table
+
+SCHEDULERS: dict[str, str] = {
+    "ddim": "DDIM",
+    "dpm++2m": "DPM-Solver++ (2M)",
+    "euler": "Euler",
+    "euler_a": "Euler ancestral",
+    "unipc": "UniPC",
+    "pndm": "PNDM",
+    "heun": "Heun",
+    "lcm": "LCM",
+}
+_CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
+    "dpm++2m": (DPMSolverMultistepScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+}
+
+
+def make_scheduler(key: str, like: SchedulerMixin) -> SchedulerMixin:
+    """The scheduler of a name with the noise levels and the kind of prediction of another one.
+
+    Args:
+        key: One of SCHEDULERS.
+        like: The scheduler that a model came with, or any other of that model.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if key not in SCHEDULERS:
+        raise ValueError(f"scheduler is {key!r}; allowed are {', '.join(SCHEDULERS)}.")
+    if key == "ddim":
+        return ddim_scheduler(like)
+    kind, options = _CLASSES[key]
+    config = dict(like.config)
+    zero_snr = config.get("rescale_betas_zero_snr", False)
+    if zero_snr and "rescale_betas_zero_snr" not in inspect.signature(kind).parameters:
+        # These would forget that the last level is pure noise; diffusers' others end at 2^-24 too.
+        levels = torch.as_tensor(like.alphas_cumprod).double().clone()
+        levels[-1] = 2**-24
+        before = torch.cat([torch.ones(1, dtype=levels.dtype), levels[:-1]])
+        options = options | {"trained_betas": (1 - levels / before).tolist()}
+    return kind.from_config(config, **options)
 
 
 def ddim_scheduler(scheduler: SchedulerMixin) -> DDIMScheduler:
@@ -104,7 +153,7 @@ def _ddim(levels: DDIMScheduler, steps: int, device: torch.device | str) -> DDIM
     )
 
 
-# -- tables: input scale, x0 from x and from the output, keep, now, before, fresh ---------------
+# -- tables: input scale, x0 from x and from the output, keep, now, before, fresh, signal, noise --
 
 Table = tuple[Tensor, ...]
 
@@ -112,7 +161,7 @@ Table = tuple[Tensor, ...]
 def _multistep(
     levels: SchedulerMixin, table: Tensor, device: torch.device | str, streams: Streams
 ) -> Multistep:
-    fresh = bool((table[:, -1] != 0).any())
+    fresh = bool((table[:, 6] != 0).any())
     noise = torch.stack([streams.draw() for _ in range(len(table))]).to(device) if fresh else None
     return Multistep(
         levels.timesteps.to(device),
@@ -136,8 +185,8 @@ def _euler(levels: EulerDiscreteScheduler) -> Table:
     """Euler's step of the probability-flow ODE (arXiv 2206.00364, Algorithm 2 without churn)."""
     sigma, after = levels.sigmas.double()[:-1], levels.sigmas.double()[1:]
     keep = after / sigma
-    zero = torch.zeros_like(sigma)
-    return (*_sigma_columns(levels, sigma), keep, 1 - keep, zero, zero)
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    return (*_sigma_columns(levels, sigma), keep, 1 - keep, zero, zero, one, after)
 
 
 def _ancestral(levels: EulerAncestralDiscreteScheduler) -> Table:
@@ -145,7 +194,8 @@ def _ancestral(levels: EulerAncestralDiscreteScheduler) -> Table:
     sigma, after = levels.sigmas.double()[:-1], levels.sigmas.double()[1:]
     up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
     keep = (after**2 - up**2).clamp_min(0).sqrt() / sigma
-    return (*_sigma_columns(levels, sigma), keep, 1 - keep, torch.zeros_like(sigma), up)
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    return (*_sigma_columns(levels, sigma), keep, 1 - keep, zero, up, one, after)
 
 
 def _lcm(levels: LCMScheduler) -> Table | None:
@@ -158,7 +208,8 @@ def _lcm(levels: LCMScheduler) -> Table | None:
     skip, out = levels.get_scalings_for_boundary_condition_discrete(t.double())
     x0_x, x0_out, _, _ = prediction_table(a, levels.config.prediction_type)
     one, zero = torch.ones_like(a), torch.zeros_like(a)
-    return one, x0_x, x0_out, after.sqrt() * skip, after.sqrt() * out, zero, (1 - after).sqrt()
+    signal, noise = after.sqrt(), (1 - after).sqrt()
+    return one, x0_x, x0_out, signal * skip, signal * out, zero, noise, signal, noise
 
 
 def _dpm_solver(levels: DPMSolverMultistepScheduler) -> Table | None:
@@ -175,9 +226,10 @@ def _dpm_solver(levels: DPMSolverMultistepScheduler) -> Table | None:
     before = -0.5 * gain * h / torch.cat([h[:1], h[:-1]])
     before = before.masked_fill(~_second_order(levels, len(h)), 0)
     x0_x, x0_out, _, _ = prediction_table(alpha[:-1] ** 2, config.prediction_type)
-    keep = (sigma * alpha)[1:] / (sigma * alpha)[:-1]
+    noise = sigma * alpha
     one, zero = torch.ones_like(h), torch.zeros_like(h)
-    return one, x0_x, x0_out, keep, gain - before, before, zero
+    columns = (one, x0_x, x0_out, noise[1:] / noise[:-1], gain - before, before, zero)
+    return *columns, alpha[1:], noise[1:]
 
 
 def _second_order(levels: DPMSolverMultistepScheduler, steps: int) -> Tensor:
@@ -221,6 +273,11 @@ class WrappedScheduler:
         self.steps = len(levels.timesteps)
         self.init_noise_sigma = float(levels.init_noise_sigma)
         self._random = "generator" in inspect.signature(levels.step).parameters
+
+    @property
+    def after(self) -> Tensor:
+        """Not known: a scheduler may hold on to the latent it began a step with (Heun, UniPC)."""
+        raise ValueError(f"fresh_noise does not work with {type(self._levels).__name__}.")
 
     def start(self, x: Tensor) -> Memory:
         """A scheduler that has not stepped yet remembers nothing."""

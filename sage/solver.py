@@ -24,6 +24,11 @@ class Solver(Protocol):
     timesteps: Tensor  # [steps] noise level that the denoiser is told, by step
     init_noise_sigma: float  # standard deviation of the starting noise
 
+    @property
+    def after(self) -> Tensor:
+        """[steps, 2] signal and noise in x after each step; ValueError if it is not known."""
+        ...
+
     def start(self, x: Tensor) -> Memory:
         """The empty memory for rows x [R, ...]."""
         ...
@@ -104,6 +109,11 @@ class DDIM:
         """Number of steps."""
         return len(self.timesteps)
 
+    @property
+    def after(self) -> Tensor:
+        """[steps, 2] signal and noise in x after each step."""
+        return self.table[:, 4:6]
+
     def start(self, x: Tensor) -> Memory:
         """DDIM remembers nothing."""
         return ()
@@ -146,7 +156,8 @@ class Multistep:
 
     Attributes:
         timesteps: [steps] noise level that the denoiser is told, by step.
-        table: [steps, 7] columns: scale of the denoiser's input, then the six above.
+        table: [steps, 9] columns: scale of the denoiser's input, the six above, and signal and
+            noise in what comes out.
         init_noise_sigma: Standard deviation of the starting noise.
         noise: [steps, N, ...] fresh noise, a stream for each prompt; None if `fresh` is 0.
     """
@@ -160,6 +171,11 @@ class Multistep:
     def steps(self) -> int:
         """Number of steps."""
         return len(self.timesteps)
+
+    @property
+    def after(self) -> Tensor:
+        """[steps, 2] signal and noise in x after each step."""
+        return self.table[:, 7:9]
 
     def start(self, x: Tensor) -> Memory:
         """The x0 of the step before; there is none yet, and its weight is 0."""
@@ -184,7 +200,7 @@ class Multistep:
         Returns:
             x after the step [R, ...], predicted clean x0 [R, ...], the new memory.
         """
-        _, x0_x, x0_out, keep, now, before, fresh = _coefficients(self.table, index, x)
+        _, x0_x, x0_out, keep, now, before, fresh, *_ = _coefficients(self.table, index, x)
         x0 = x0_x * x + x0_out * output
         after = keep * x + now * x0 + before * memory[0]
         if self.noise is not None:

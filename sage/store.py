@@ -15,10 +15,17 @@ from sage.sampling import State
 Key = tuple[Hashable, ...]
 
 
-def history(plan: Plan, step: int) -> Key:
-    """The rows of every step up to one, as a key: equal for plans that begin alike."""
-    splits = ((s, plan.rows(s)) for s in range(step + 1) if plan.splits_at(s))
-    return (*splits, step)
+def history(plan: Plan, step: int, branch_inputs: Hashable = None) -> Key:
+    """The rows of every step up to one, as a key: equal for plans that begin alike.
+
+    Args:
+        plan: The plan.
+        step: The last step of the history.
+        branch_inputs: What the state depends on as well once any row has branched.
+    """
+    splits = [s for s in range(step + 1) if plan.splits_at(s)]
+    branched = any(any(plan.branching(s)) for s in splits)
+    return (*((s, plan.rows(s)) for s in splits), step, branch_inputs if branched else None)
 
 
 class StateStore:
@@ -42,9 +49,11 @@ class StateStore:
         """Bytes of all kept states."""
         return self._bytes
 
-    def add(self, inputs: Hashable, plan: Plan, state: State) -> None:
-        """Keeps the state of a run after a step."""
-        key, size = (inputs, *history(plan, state.step)), _bytes(state)
+    def add(
+        self, inputs: Hashable, plan: Plan, state: State, branch_inputs: Hashable = None
+    ) -> None:
+        """Keeps the state of a run after a step; `branch_inputs` matter once rows branch."""
+        key, size = (inputs, *history(plan, state.step, branch_inputs)), _bytes(state)
         with self._lock:
             if key in self._states or size > self.max_bytes:
                 return
@@ -54,11 +63,11 @@ class StateStore:
                 _, oldest = self._states.popitem(last=False)
                 self._bytes -= _bytes(oldest)
 
-    def latest(self, inputs: Hashable, plan: Plan) -> State | None:
+    def latest(self, inputs: Hashable, plan: Plan, branch_inputs: Hashable = None) -> State | None:
         """The furthest state from which a plan can go on, or None."""
         with self._lock:
             for step in reversed(range(plan.steps)):
-                key = (inputs, *history(plan, step))
+                key = (inputs, *history(plan, step, branch_inputs))
                 if key in self._states:
                     self._states.move_to_end(key)
                     return self._states[key]

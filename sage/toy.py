@@ -1,17 +1,19 @@
 """An exact denoiser on a 2-D mixture of Gaussians: the whole method with no weights.
 
 Prompts are modes. A prompt's condition is a one-hot weight over the modes, so the mean condition of
-a group is the mixture of its members' modes, and every prediction is known in closed form. For
-teaching and for tests; knows nothing of pictures or networks.
+a group is the mixture of its members' modes, and every prediction is known in closed form: also the
+moment at which a group's classes separate. For teaching and for tests; knows nothing of pictures or
+networks. `assets/ui/lesson/toy.js` is the same in the browser, held to this file by a test.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sage.sampling import Denoiser
 from sage.solver import DDIM
+from sage.trunk import Denoiser
 
 
 def cosine_alphas(steps: int) -> Tensor:
@@ -21,6 +23,16 @@ def cosine_alphas(steps: int) -> Tensor:
     """
     t = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return torch.cos(t * torch.pi / 2).square().clamp_min(1e-4)
+
+
+def step_of_alpha(alpha: float, steps: int) -> float:
+    """The number of finished steps after which `cosine_alphas` has come to ᾱ, not rounded.
+
+    Args:
+        alpha: ᾱ in [0, 1].
+        steps: T.
+    """
+    return steps * (1 - 2 / math.pi * math.acos(math.sqrt(alpha)))
 
 
 def toy_solver(steps: int) -> DDIM:
@@ -103,3 +115,29 @@ def gaussian_flow(x: Tensor, start: float, stop: float, mean: Tensor, std: float
         return (alpha * std**2 + 1 - alpha) ** 0.5
 
     return stop**0.5 * mean + spread(stop) / spread(start) * (x - start**0.5 * mean)
+
+
+def speciation_alpha(means: Tensor, std: float) -> float | None:
+    """ᾱ at which the classes of a group separate: its trajectories begin to choose a mode.
+
+    To second order around the middle of the modes, with Γ = ᾱσ² + 1 − ᾱ and C the covariance of
+    the means,
+
+        log p(x) = const − ½ xᵀ (I/Γ − ᾱ·C/Γ²) x
+
+    has one peak as long as the bracket is positive. Its smallest eigenvalue is zero where
+    ᾱ·Λ = Γ, with Λ the largest eigenvalue of C, so ᾱ = 1 / (1 + Λ − σ²). This is the speciation
+    time of Biroli, Bonnaire, de Bortoli and Mézard 2024 (arXiv 2402.18491), who have
+    ½·log Λ for ᾱ = exp(−2t) in the limit of many dimensions, where Γ is 1; Γ is kept here (ours).
+    For two modes the expansion around the middle is exact.
+
+    Args:
+        means: [K, 2] centres of the group's modes, equally likely.
+        std: σ of each mode.
+
+    Returns:
+        ᾱ in (0, 1), or None if the modes overlap so much that they never separate (Λ <= σ²).
+    """
+    spread = means.double() - means.double().mean(0)
+    largest = float(torch.linalg.eigvalsh(spread.T @ spread / len(means))[-1])
+    return 1 / (1 + largest - std**2) if largest > std**2 else None

@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sage.cost import evaluations
 from sage.plan import independent_plan, shared_plan
-from sage.sampling import group_mean, in_prompt_order, sample
+from sage.sampling import in_prompt_order, sample
 from sage.toy import toy_solver
+from sage.trunk import group_mean
 from tests.strategies import plans
 
 DIM = 3
