@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from sage.clip import ClipEncoder
@@ -136,6 +137,9 @@ class Trainer:
             part.requires_grad_(False)
             if half is not None:
                 part.to(half)
+        if half is not None and self.accelerator.device.type == "cpu":
+            # The fused attention's backward pass is slower in half precision on a CPU than this.
+            self.pipe.unet.set_attn_processor(AttnProcessor())
         if self.settings.checkpointing:
             self.pipe.unet.enable_gradient_checkpointing()
 
