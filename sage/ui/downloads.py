@@ -68,8 +68,9 @@ def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
 
 
 def _lines(comparison: Comparison, spec: ModelSpec) -> str:
-    device = comparison.shared.latents.device.type
-    return python_lines(comparison.request, spec, device, comparison.report["dtype"])
+    plan, groups = comparison.shared.plan, comparison.grouping.groups
+    where = {"device": comparison.shared.latents.device.type, "dtype": comparison.report["dtype"]}
+    return python_lines(comparison.request, spec, plan, groups, **where)
 
 
 def remove_run(files: RunFiles | None) -> None:
@@ -87,7 +88,7 @@ def _save_pictures(folder: Path, side: str, images: Sequence[Image.Image]) -> li
 
 def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     """Both pictures of every prompt with its words, and above them what was asked for."""
-    request, marks = comparison.request, prompt_marks(comparison.grouping.groups)
+    request, marks = comparison.request, prompt_marks(comparison.groups)
     count = len(request.prompts)
     scores = comparison.clip_scores or {"independent": [None] * count, "shared": [None] * count}
     sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}

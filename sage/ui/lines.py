@@ -1,12 +1,13 @@
 """The lines of Python that repeat a run with the library, as text; it runs none of them.
 
-A run with one branch point is written out with `SagePipeline`, so that it can be read and changed.
-Plans that are made on the way (trees, adaptive splitting, the guard) go through `sage.compare`.
+Groups with one branch point are written as such; a plan that was made on the way (a tree, adaptive
+splitting, the guard) is written out as it was run.
 """
 
-from pprint import pformat
+from collections.abc import Sequence
 
 from sage.models import ASSETS, ModelSpec
+from sage.plan import Group, Plan, branch_step_from_ratio, shared_plan
 from sage.request import Request
 
 LINE = 92  # characters
@@ -14,36 +15,45 @@ _SAVE = """\
 for n, (one, other) in enumerate(zip(shared.images, independent.images), start=1):
     one.save(f"P{n:02d}-shared.png")
     other.save(f"P{n:02d}-independent.png")
-print(groups, f"saved {shared.cost.saving:.0%} of the evaluations")
+print(shared.plan.rows(0), f"saved {shared.cost.saving:.0%} of the evaluations")
 """
 
 
 def python_lines(
-    request: Request, spec: ModelSpec, device: str = "cpu", dtype: str = "float32"
+    request: Request,
+    spec: ModelSpec,
+    plan: Plan,
+    groups: Sequence[Group],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> str:
     """A script that renders what the page rendered, shared and independent, and saves it.
 
     Args:
         request: What was asked for.
         spec: The model it was asked of.
+        plan: What the shared side ran.
+        groups: The groups that were found.
         device: "cpu", "cuda" or "cuda:N".
         dtype: Name of the weights' type in torch.
     """
-    if request.sharing != "groups" or request.guarded:
-        return _through_compare(request, spec)
+    point = branch_step_from_ratio(request.share_ratio, plan.steps)
+    plain = plan == shared_plan(groups, plan.steps, point)
     blocks = [
-        _imports(request, spec, dtype),
+        _imports(request, spec, dtype, plain),
         _loading(request, spec, device, dtype),
         _prompts(request),
-        _running(request, spec),
+        _running(request, spec, None if plain else plan),
     ]
     return "\n\n".join(blocks) + "\n" + _SAVE
 
 
-def _imports(request: Request, spec: ModelSpec, dtype: str) -> str:
+def _imports(request: Request, spec: ModelSpec, dtype: str, plain: bool) -> str:
     lines = ["import torch\n"] if _half(dtype) else []
     lines += ["from sage.clip import ClipEncoder"] if spec.clip_source else []
     lines += ["from sage.pipeline import SagePipeline"]
+    lines += [] if plain else ["from sage.plan import Plan, Segment"]
     lines += ["from sage.schedulers import make_scheduler"] if request.scheduler != "ddim" else []
     return "\n".join(lines)
 
@@ -78,39 +88,41 @@ def _prompts(request: Request) -> str:
     return f"prompts = [\n{listed}]\ncommon = dict({common})"
 
 
-def _running(request: Request, spec: ModelSpec) -> str:
-    bounds = _keywords(
-        tau_min=request.tau_min, tau_max=request.tau_max, max_group_size=request.max_group_size
-    )
-    own = {"share_ratio": request.share_ratio}
-    own |= {"trunk": request.trunk} if request.trunk != "mean" else {}
+def _running(request: Request, spec: ModelSpec, plan: Plan | None) -> str:
+    own = {"trunk": request.trunk} if request.trunk != "mean" else {}
     own |= {"fresh_noise": request.fresh_noise} if request.fresh_noise else {}
-    adapter = getattr(spec, "adapter", None)
-    on = [f"pipe.use_lora({_quoted(_asset(str(adapter)))})"] if request.trained and adapter else []
+    extra = f", {_keywords(**own)}" if own else ""
+    adapter = spec.adapter if request.trained else None
+    on = [f"pipe.use_lora({_quoted(_asset(str(adapter)))})"] if adapter else []
+    if plan is None:
+        who = [f"groups = pipe.group(prompts, {_bounds(request)}).groups"]
+        how = f"groups=groups, share_ratio={request.share_ratio!r}"
+    else:
+        who, how = [_plan_lines(plan)], "plan=plan"
     return "\n".join(
         [
-            f"groups = pipe.group(prompts, {bounds}).groups",
+            *who,
             *on,
-            f"shared = pipe(prompts, groups=groups, {_keywords(**own)}, **common)",
+            f"shared = pipe(prompts, {how}{extra}, **common)",
             *(["pipe.use_lora(None)"] if on else []),
             "independent = pipe(prompts, share_ratio=0, **common)",
         ]
     )
 
 
-def _through_compare(request: Request, spec: ModelSpec) -> str:
-    asked = pformat(request.to_dict(), width=92, sort_dicts=False)
-    return f"""\
-from sage.compare import compare
-from sage.models import available_models, find_model, load_model
-from sage.request import Request
+def _bounds(request: Request) -> str:
+    return _keywords(
+        tau_min=request.tau_min, tau_max=request.tau_max, max_group_size=request.max_group_size
+    )
 
-asked = {asked}
-model = load_model(find_model({_quoted(spec.key)}, available_models({_quoted(spec.key)})))
-*_, done = compare(model, Request.from_dict(asked))
 
-groups, shared, independent = done.grouping.groups, done.shared, done.independent
-{_SAVE}"""
+def _plan_lines(plan: Plan) -> str:
+    """A plan as source text, one segment a line."""
+    lines = []
+    for segment in plan.segments:
+        origin = "" if segment.parent is None else f", {segment.parent}"
+        lines.append(f"    Segment({segment.members}, {segment.start}, {segment.stop}{origin}),\n")
+    return f"plan = Plan({plan.steps}, (\n{''.join(lines)}))"
 
 
 def _asset(path: str) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sage.compare import compare
 from sage.models import builtin_model, load_model, stable_diffusion_v1_5
+from sage.plan import independent_plan, shared_plan
 from sage.request import Request, parse_request
 from sage.ui.downloads import remove_run, save_run
 from sage.ui.lines import LINE, python_lines
@@ -118,6 +119,14 @@ def test_letters_that_are_not_latin_are_drawn():
 # -- lines ---------------------------------------------------------------------------------------
 
 
+GROUPS = ((0, 1), (2,))
+PLANS = {
+    "plain": shared_plan(GROUPS, 7, 3),
+    "guarded": shared_plan(GROUPS, 7, [2, 0]),
+    "split up": independent_plan(3, 7),
+}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -125,16 +134,14 @@ def test_letters_that_are_not_latin_are_drawn():
         {"scheduler": "euler"},
         {"trunk": "medoid", "fresh_noise": 0.2},
         {"trained": True},
-        {"sharing": "tree", "budget": 0.6},
-        {"sharing": "adaptive"},
-        {"guarded": True},
-        {"prompts": ('it\'s "quoted" \\ back', "狐と雪")},
+        {"prompts": ('it\'s "quoted" \\ back', "狐と雪", "a")},
     ],
 )
+@pytest.mark.parametrize("kind", PLANS)
 @pytest.mark.parametrize("spec", [builtin_model(), stable_diffusion_v1_5()])
-def test_the_lines_are_python_and_hold_every_setting(change, spec):
+def test_the_lines_are_python_and_hold_every_setting(change, kind, spec):
     request = replace(parse_request(PROMPTS, steps=7, seed=5), **change)
-    source = python_lines(request, spec, "cuda", "float16")
+    source = python_lines(request, spec, PLANS[kind], GROUPS, device="cuda", dtype="float16")
     compile(source, "lines", "exec")
     for prompt in request.prompts:
         assert repr(prompt)[1:-1] in source or prompt in source
@@ -142,19 +149,23 @@ def test_the_lines_are_python_and_hold_every_setting(change, spec):
         if name not in ("prompts", "trained"):
             assert str(value) in source
     assert all(len(line) <= LINE + 8 for line in source.splitlines())
-    if spec.revision and "compare" not in source:
+    assert ("share_ratio=0.4" in source) == (kind == "plain")
+    if spec.revision:
         assert spec.revision in source
         assert spec.clip_revision in source
 
 
 def test_the_plain_lines_are_short():
-    source = python_lines(parse_request(PROMPTS), builtin_model())
+    request = parse_request(PROMPTS, steps=7)
+    source = python_lines(request, builtin_model(), PLANS["plain"], GROUPS)
     assert len(source.splitlines()) <= 22
-    assert not re.search(r"\bNone\b|torch", source)
+    assert not re.search(r"\bNone\b|torch|Plan", source)
 
 
-def test_a_run_without_a_fixed_branch_point_is_repeated_too(tmp_path):
-    request = parse_request(PROMPTS, steps=2, guarded=True, defaults=builtin_model())
-    ran = run_script(python_lines(request, builtin_model()), tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    assert len(list(tmp_path.glob("*.png"))) == 6
+def test_a_plan_made_on_the_way_is_written_out():
+    request = parse_request(PROMPTS, steps=7, sharing="tree")
+    source = python_lines(request, builtin_model(), PLANS["guarded"], GROUPS)
+    written = source[source.index("plan = Plan(") : source.index("shared = ")]
+    found = {}
+    exec("from sage.plan import Plan, Segment\n" + written, found)
+    assert found["plan"] == PLANS["guarded"]
