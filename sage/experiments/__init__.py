@@ -8,4 +8,10 @@
 STUDIES = {
     "main-table": "sage.experiments.main_table",
     "loss-forks": "sage.experiments.loss_forks",
+    "grouping": "sage.experiments.grouping",
+    "branch-point": "sage.experiments.branch_point",
+    "soft-target": "sage.experiments.soft_target",
+    "sensitivity": "sage.experiments.sensitivity",
+    "open-domain": "sage.experiments.open_domain",
+    "group-size": "sage.experiments.group_size",
 }

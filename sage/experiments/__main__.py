@@ -27,6 +27,8 @@ HELP = {
     "device": "auto, cpu, cuda or cuda:N",
     "cache": "where rendered cells are kept",
     "out": "where results are written",
+    "hub": "also use OpenAI CLIP, fetched from the hub (grouping)",
+    "dry_run": "say what would be rendered, and stop",
     "quiet": "no progress bars",
 }
 
@@ -39,30 +41,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if listed or name is None:
         for key, module in STUDIES.items():
             print(f"{key:14} {importlib.import_module(module).__doc__.splitlines()[0]}")
+        print("draw           Draw the figures of all results as SVG (needs playwright, Chromium).")
+        print("readme         Write the README's tables from the results.")
         return 0
     for noisy in ("transformers", "diffusers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         return _run(name, chosen)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def _run(name: str, chosen: dict) -> int:
-    from sage.experiments.lab import Lab, LabSettings
+    if name in ("readme", "draw"):
+        return _publish(name, chosen)
+    from sage.experiments.lab import DryRun, Lab, LabSettings
     from sage.experiments.results import write
 
     if name not in STUDIES:
-        raise ValueError(f"The study is {name!r}; allowed are {', '.join(STUDIES)}.")
+        raise ValueError(
+            f"The study is {name!r}; allowed are {', '.join(STUDIES)}, draw and readme."
+        )
     study = importlib.import_module(STUDIES[name])
     given = {key: value for key, value in chosen.items() if value is not None}
     lab = Lab(LabSettings(**(getattr(study, "DEFAULTS", {}) | given)))
-    found = study.run(lab)
+    try:
+        found = study.run(lab)
+    except DryRun as told:
+        print(told)
+        return 0
     path = write(lab.settings.out, found, study.figure(found))
     print(found["finding"])
     print(f"The result is in {path}")
+    return 0
+
+
+def _publish(name: str, chosen: dict) -> int:
+    """Draw the figures of all results, or write the README's tables from them."""
+    from sage.experiments.lab import RESULTS
+
+    folder = chosen["out"] or RESULTS
+    if name == "draw":
+        from sage.experiments.draw import draw
+
+        for path in draw(sorted(folder.glob("*.figure.json"))):
+            print(path)
+        return 0
+    from sage.experiments.tables import README, update
+
+    print("README.md was rewritten." if update(README, folder) else "README.md is up to date.")
     return 0
 
 
@@ -73,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sage.experiments",
         description="Run a study; what was rendered is kept, so a run goes on after a kill.",
     )
-    parser.add_argument("name", nargs="?", help="the study")
+    parser.add_argument("name", nargs="?", help="the study, or draw, or readme")
     parser.add_argument("--list", action="store_true", help="name the studies")
     for f in fields(LabSettings):
         flag = f"--{f.name.replace('_', '-')}"

@@ -219,7 +219,6 @@ class Renderer:
         for event in stream:
             if not isinstance(event, SageOutput):
                 progress(len(event.state.rows))
-        progress(event.reused)
         return {
             "pictures": _bytes(event.images),
             "evaluations": np.array(event.cost.evaluations),
@@ -325,14 +324,15 @@ def families(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
         yield sorted(some, key=lambda cell: -cell.setting.share_ratio)
 
 
-def planned_evaluations(pipe: SagePipeline, cell: Cell) -> int:
-    """Evaluations that a cell will take, for the progress bar."""
-    setting = cell.setting
-    plan = setting.plan or pipe.plan(cell.prompts.groups, setting.steps, setting.share_ratio)
-    return evaluations(plan)
-
-
-def unet_rows(cells: Sequence[Cell], pipe: SagePipeline) -> int:
-    """Rows through the UNet, guidance counted twice, without what is reused."""
-    factor = [2 if (c.setting.guidance or pipe.settings.guidance_scale) > 1 else 1 for c in cells]
-    return sum(f * planned_evaluations(pipe, c) for f, c in zip(factor, cells, strict=True))
+def planned_rows(pipe: SagePipeline, family: Sequence[Cell]) -> int:
+    """Evaluations that a family will take, each shared state once: what `families` yields."""
+    total, known = 0, 0
+    for cell in family:
+        setting = cell.setting
+        plan = setting.plan or pipe.plan(cell.prompts.groups, setting.steps, setting.share_ratio)
+        # Of a shorter trunk, all of it is known from the longer one before.
+        branch = max(map(plan.branch_step_of, range(plan.num_prompts)))
+        trunk = sum(len(plan.rows(i)) for i in range(min(branch, known)))
+        total += evaluations(plan) - trunk
+        known = max(known, branch)
+    return total

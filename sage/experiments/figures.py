@@ -124,6 +124,12 @@ def _without_none(trace: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in trace.items() if value is not None}
 
 
+def axis_title(metric: Mapping[str, Any]) -> str:
+    """A metric's name, and which way is better."""
+    arrow = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[metric["better"]]
+    return metric["title"] + arrow
+
+
 def caption(result: Mapping[str, Any]) -> str:
     """The conditions of a result in one line, for below a figure."""
     c = result["conditions"]

@@ -4,9 +4,10 @@ A study asks `lab.measure(setting, prompts)` and gets estimates; what has to be 
 is rendered once and kept. Knows everything but what a study is about.
 """
 
+import hashlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,19 +24,19 @@ from sage.experiments.cells import (
     adapter_file,
     families,
     file_digest,
-    planned_evaluations,
+    planned_rows,
 )
 from sage.experiments.judges import SIDE, Judges
-from sage.experiments.prompts import PromptSet, open_prompts
-from sage.experiments.statistics import Estimate, Resampling, Subspace
-from sage.metrics import (
-    clip_score,
-    diversity_between,
-    diversity_inside,
-    feature_distance,
-    frechet_distance,
-    pairwise_distance,
+from sage.experiments.measure import Measured, Ruler
+from sage.experiments.prompts import (
+    HELD_OUT_SHARE,
+    SCENES,
+    PromptSet,
+    loose_coco,
+    loose_scenes,
+    open_prompts,
 )
+from sage.metrics import feature_distance
 from sage.models import ASSETS, available_models, describe_device
 from sage.pipeline import SagePipeline
 from sage.store import StateStore
@@ -70,6 +71,8 @@ class LabSettings:
     device: str = "auto"
     cache: Path = CACHE
     out: Path = RESULTS
+    hub: bool = False
+    dry_run: bool = False
     quiet: bool = False
 
     def __post_init__(self) -> None:
@@ -85,27 +88,8 @@ class LabSettings:
         return max(2, -(-self.pictures // self.seeds))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The numbers of one setting on one set of prompts.
-
-    Attributes:
-        setting: How the pictures were sampled.
-        pictures: How many were judged.
-        evaluations: For each picture.
-        saving: Share of evaluations saved against as many steps without sharing.
-        flops: For each picture, encoder and decoder included.
-        metrics: Estimates by the key of a metric.
-        plain: Further numbers without an interval.
-    """
-
-    setting: Setting
-    pictures: int
-    evaluations: float
-    saving: float
-    flops: float
-    metrics: dict[str, Estimate]
-    plain: dict[str, float] = field(default_factory=dict)
+class DryRun(Exception):  # noqa: N818 -- not an error: it carries what would be done
+    """Raised instead of rendering, with a sentence."""
 
 
 class Lab:
@@ -124,7 +108,7 @@ class Lab:
         self.precision = chosen if chosen != "auto" else self._usual_precision()
         self.store = Store(settings.cache)
         self.renderer = Renderer(self.pipe, self.precision, settings.compiled)
-        self._spaces: dict[str, Subspace] = {}
+        self._rulers: dict[tuple, Ruler] = {}
 
     def _usual_precision(self) -> str:
         return "fp16" if self.device.type == "cuda" else "bf16"
@@ -152,6 +136,21 @@ class Lab:
     ) -> PromptSet:
         """Prompts of the data that the command line names."""
         return open_prompts(self.pipe, self.settings.data, number, tau=tau, sizes=sizes)
+
+    def loose_prompts(self, number: int, held_out_share: float = HELD_OUT_SHARE) -> PromptSet:
+        """Random prompts of the same data, not chosen for being similar, each alone.
+
+        Args:
+            number: How many.
+            held_out_share: Share of emoji scenes whose combination is held out of training.
+        """
+        side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
+        if self.settings.data == SCENES:
+            return loose_scenes(number, min(max(side, 16), 256), held_out_share)
+        path = Path(self.settings.data)
+        if path.is_dir():
+            return loose_coco(path, number, side)
+        return open_prompts(self.pipe, self.settings.data, number)
 
     def setting(
         self, share_ratio: float = 0.0, adapter: Path | None = None, **changes: object
@@ -185,15 +184,29 @@ class Lab:
         cells = [Cell(setting, some, seed) for setting, some in work for seed in self.seeds]
         wanted = {self._key(cell): cell for cell in cells}
         missing = [cell for key, cell in wanted.items() if key not in self.store]
-        total = sum(planned_evaluations(self.pipe, cell) for cell in missing)
+        some = list(families(missing))
+        total = sum(planned_rows(self.pipe, family) for family in some)
+        if self.settings.dry_run:
+            raise DryRun(self._plan(len(wanted), len(missing), total))
         with tqdm(
-            total=total, unit="eval", unit_scale=True, desc="rendering", mininterval=1,
+            total=total,
+            unit="eval",
+            unit_scale=True,
+            desc="rendering",
+            mininterval=1,
             disable=self.settings.quiet or not missing,
-        ) as bar:  # fmt: skip
-            for family in families(missing):
+        ) as bar:
+            for family in some:
                 reuse = StateStore() if len(family) > 1 else None
                 for cell in family:
                     self.store.put(self._key(cell), **self.renderer.render(cell, reuse, bar.update))
+
+    def _plan(self, cells: int, missing: int, total: int) -> str:
+        rows = total * (2 if self.guidance > 1 else 1)
+        return (
+            f"{missing} of {cells} cells are to be rendered: {total:,} evaluations, {rows:,} rows "
+            "through the UNet with guidance."
+        )
 
     def cell(self, cell: Cell) -> dict[str, np.ndarray]:
         """The arrays of one cell."""
@@ -215,95 +228,32 @@ class Lab:
 
     # -- measuring -----------------------------------------------------------------------------
 
-    def resampling(self, prompts: PromptSet) -> Resampling:
-        """The same resamples for every setting on these prompts."""
-        return Resampling(len(prompts.groups))
-
-    def measure(self, setting: Setting, prompts: PromptSet | None = None) -> Measured:
-        """All numbers of one setting; renders what is missing."""
-        prompts = self.prompts if prompts is None else prompts
-        self.render([(setting, prompts)])
-        cells = [self.cell(Cell(setting, prompts, seed)) for seed in self.seeds]
-        number = len(prompts) * len(cells)
-        total = sum(int(found["evaluations"]) for found in cells)
-        metrics, plain = self._judge(setting, prompts)
-        return Measured(
-            setting,
-            number,
-            total / number,
-            1 - total / (number * self.pipe.denoiser_calls(setting.steps)),
-            sum(float(found["flops"]) for found in cells) / number,
-            metrics,
-            plain,
-        )
-
-    def _judge(
-        self, setting: Setting, prompts: PromptSet
-    ) -> tuple[dict[str, Estimate], dict[str, float]]:
-        resampling, owner = self.resampling(prompts), np.tile(prompts.owner, len(self.seeds))
-        metrics: dict[str, Estimate] = {}
-        plain: dict[str, float] = {}
-        if "efflite" in self.judges.features:
-            metrics |= self._by_efflite(setting, prompts, resampling, owner, plain)
-        if "clip" in self.judges.features:
-            metrics |= self._by_clip(setting, prompts, resampling, owner)
-        right = [self.judges.right(found, prompts) for found in self.pictures(setting, prompts)]
-        if right[0] is not None:
-            metrics["probe"] = resampling.mean(np.concatenate(right), owner)
-        metrics["pixels"] = resampling.mean(self._pixel_twins(setting, prompts), owner)
-        return metrics, plain
-
-    def _by_efflite(
+    def measure(
         self,
         setting: Setting,
-        prompts: PromptSet,
-        resampling: Resampling,
-        owner: np.ndarray,
-        plain: dict[str, float],
-    ) -> dict[str, Estimate]:
-        x = torch.from_numpy(self.features("efflite", setting, prompts))  # (S, N, D)
-        flat = x.flatten(0, 1)
-        found: dict[str, Estimate] = {}
-        if prompts.real is not None:
-            found["fd"] = resampling.frechet(flat, owner, self._space(prompts))
-            real = torch.from_numpy(self._real(prompts, "efflite"))
-            plain["fd_all"] = frechet_distance(flat, real).value
-        distances = [pairwise_distance(some) for some in x]
-        several = [g for g, group in enumerate(prompts.groups) if len(group) > 1]
-        inside = [diversity_inside(d, prompts.groups).numpy() for d in distances]
-        found["inside"] = resampling.mean(np.concatenate(inside), np.tile(several, len(x)))
-        if len(prompts.groups) > 1:
-            between = [diversity_between(d, prompts.groups).numpy() for d in distances]
-            every = np.tile(np.arange(len(prompts.groups)), len(x))
-            found["between"] = resampling.mean(np.concatenate(between), every)
-        twin = torch.from_numpy(self.features("efflite", self.twin(setting), prompts))
-        distance = feature_distance(flat, twin.flatten(0, 1)).numpy()
-        found["twin"] = resampling.mean(distance, owner)
-        return found
+        prompts: PromptSet | None = None,
+        only: tuple[int, ...] | None = None,
+    ) -> Measured:
+        """All numbers of one setting; renders what is missing.
 
-    def _by_clip(
-        self, setting: Setting, prompts: PromptSet, resampling: Resampling, owner: np.ndarray
-    ) -> dict[str, Estimate]:
-        x = torch.from_numpy(self.features("clip", setting, prompts)).flatten(0, 1)
-        texts = self.pipe.embed(prompts.texts).repeat(len(self.seeds), 1)
-        found = {"clip": resampling.mean(clip_score(x, texts).double().numpy(), owner)}
-        if prompts.real is not None:
-            real = torch.from_numpy(self._real(prompts, "clip"))
-            found["cmmd"] = resampling.cmmd(x, owner, real)
-        return found
+        Args:
+            setting: How the pictures are sampled.
+            prompts: The usual ones without it.
+            only: Numbers of the groups to judge; all without it.
+        """
+        prompts = self.prompts if prompts is None else prompts
+        self.render([(setting, prompts), (self.setting(), prompts)])
+        key = (prompts.digest, prompts.groups, only)
+        if key not in self._rulers:
+            self._rulers[key] = Ruler(self, prompts, only)
+        return self._rulers[key].measure(setting)
 
-    def twin(self, setting: Setting) -> Setting:
-        """Independent sampling of the untrained model, as long and as guided as the lab's rows."""
-        return self.setting()
-
-    def _pixel_twins(self, setting: Setting, prompts: PromptSet) -> np.ndarray:
-        """[S·N] root mean square differences to the twins, in [0, 1]."""
-        values = []
-        for seed in self.seeds:
-            pair = (self.cell(Cell(s, prompts, seed)) for s in (setting, self.twin(setting)))
-            a, b = (found["pictures"].astype(np.float32) / 255 for found in pair)
-            values.append(np.sqrt(((a - b) ** 2).mean((1, 2, 3))))
-        return np.concatenate(values).astype(float)
+    def real(self, judge: str, prompts: PromptSet) -> np.ndarray:
+        """Features [R, D] of the reference, kept on disk."""
+        key = f"real-{_digest(prompts.real)}-{judge}{SIDE if judge == 'efflite' else ''}"
+        key = key if judge != "clip" else f"{key}-{self.digest[:16]}"
+        make = lambda: {"x": self.judges.look(judge, prompts.real)}  # noqa: E731
+        return self.store.get_or_make(key, make)["x"]
 
     def noise_distance(self, prompts: PromptSet) -> float | None:
         """How far two independent pictures of one prompt are that differ in their noise only.
@@ -314,20 +264,7 @@ class Lab:
         if len(self.seeds) < 2 or "efflite" not in self.judges.features:
             return None
         x = torch.from_numpy(self.features("efflite", self.setting(), prompts))
-        return float(feature_distance(x[0], x[1]).mean())
-
-    def _real(self, prompts: PromptSet, judge: str) -> np.ndarray:
-        """Features of the reference, kept on disk."""
-        key = f"real-{_digest(prompts.real)}-{judge}{SIDE if judge == 'efflite' else ''}"
-        key = key if judge != "clip" else f"{key}-{self.digest[:16]}"
-        make = lambda: {"x": self.judges.look(judge, prompts.real)}  # noqa: E731
-        return self.store.get_or_make(key, make)["x"]
-
-    def _space(self, prompts: PromptSet) -> Subspace:
-        key = _digest(prompts.real)
-        if key not in self._spaces:
-            self._spaces[key] = Subspace(torch.from_numpy(self._real(prompts, "efflite")))
-        return self._spaces[key]
+        return round(float(feature_distance(x[0], x[1]).mean()), 5)
 
     # -- what stands beside the numbers ----------------------------------------------------------
 
@@ -386,8 +323,6 @@ class Lab:
 
 
 def _digest(pictures: np.ndarray) -> str:
-    import hashlib
-
     return hashlib.sha256(np.ascontiguousarray(pictures).tobytes()).hexdigest()[:24]
 
 

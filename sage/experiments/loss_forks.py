@@ -13,7 +13,8 @@ from typing import Any
 from sage.experiments import figures
 from sage.experiments.cells import LORA_FILE
 from sage.experiments.judges import METRIC
-from sage.experiments.lab import Lab, Measured
+from sage.experiments.lab import Lab
+from sage.experiments.measure import Measured
 from sage.experiments.results import better, difference, result, row
 
 NAME, TITLE = "loss-forks", "The open choices of the loss"
@@ -76,7 +77,7 @@ def run(lab: Lab) -> dict[str, Any]:
         )
         for name, measured in found.items()
     ]
-    return result(sys.modules[__name__], lab, rows, finding(found), lab.prompts)
+    return result(sys.modules[__name__], lab, rows, finding(found), prompts=lab.prompts)
 
 
 def finding(found: Mapping[str, Measured]) -> str:

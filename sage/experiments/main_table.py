@@ -6,13 +6,16 @@ after training with L_SAGE without its soft target. Beside it the paper's relati
 against standard fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage.cost import evaluations
 from sage.experiments import figures
 from sage.experiments.judges import METRIC
-from sage.experiments.lab import Lab, Measured
+from sage.experiments.lab import Lab
+from sage.experiments.measure import Measured
 from sage.experiments.results import difference, percent, result, row
 
 NAME, TITLE = "main-table", "What sharing costs and saves"
@@ -49,12 +52,11 @@ def run(lab: Lab) -> dict[str, Any]:
         for name, adapter in adapters(lab).items()
         for ratio in RATIOS
     }
-    lab.render([(setting, prompts) for setting in (lab.setting(), *shared.values())])
-    found: dict[tuple[str, float], Measured] = {(INDEPENDENT, 0.0): lab.measure(lab.setting())}
-    found |= {key: lab.measure(setting) for key, setting in shared.items()}
-    for ratio in RATIOS:  # as many evaluations as sharing took, to the nearest step
-        steps = max(1, round(found[UNTRAINED, ratio].evaluations))
-        found[FEWER, ratio] = lab.measure(lab.setting(steps=steps))
+    settings = {(INDEPENDENT, 0.0): lab.setting()}
+    settings |= {(FEWER, ratio): lab.setting(steps=equal_steps(lab, ratio)) for ratio in RATIOS}
+    settings |= shared
+    lab.render([(setting, prompts) for setting in settings.values()])
+    found = {key: lab.measure(setting) for key, setting in settings.items()}
     seconds = lab.seconds(RATIOS, prompts)
     rows = [
         row(
@@ -67,15 +69,21 @@ def run(lab: Lab) -> dict[str, Any]:
     ]
     claims = compare_claims(found)
     return result(
-        _module(),
+        sys.modules[__name__],
         lab,
         rows,
         finding(found, claims),
-        prompts,
-        _conditions(lab),
+        prompts=prompts,
+        conditions_=_conditions(lab),
         claims=claims,
         differences=_differences(found),
     )
+
+
+def equal_steps(lab: Lab, ratio: float) -> int:
+    """Steps of independent sampling that take as many evaluations as sharing, to the nearest."""
+    plan = lab.pipe.plan(lab.prompts.groups, lab.settings.steps, ratio)
+    return max(1, round(evaluations(plan) / plan.num_prompts))
 
 
 def _own(name: str) -> float | None:
@@ -180,7 +188,7 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
                     legend=panel == 1,
                 )
             )
-    titles = [("evaluations saved", _axis(found["metrics"][key])) for key in wanted]
+    titles = [("evaluations saved", figures.axis_title(found["metrics"][key])) for key in wanted]
     return figures.panels(
         traces, titles, title="Quality against saving", x_format=".0%", note=figures.caption(found)
     )
@@ -188,14 +196,3 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spent(line: Mapping[str, Any], found: Mapping[str, Any]) -> float:
     return 1 - line["evaluations"] / found["conditions"]["steps"]
-
-
-def _axis(metric: Mapping[str, Any]) -> str:
-    arrow = {1: " (higher is better)", -1: " (lower is better)", 0: ""}[metric["better"]]
-    return metric["title"] + arrow
-
-
-def _module() -> Any:
-    import sys
-
-    return sys.modules[__name__]

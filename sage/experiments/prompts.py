@@ -42,6 +42,8 @@ class PromptSet:
         tightness: For each group the mean similarity of its pairs; NaN for a single prompt.
         real: [R, H, W, 3] uint8, real pictures of the prompts: the reference; or None.
         scenes: The scene of each prompt, if they are emoji scenes.
+        real_of: [R] the prompt of each real picture; the first one, where several share it.
+        units: [G] the independent unit of each group; every group is its own without it.
     """
 
     name: str
@@ -50,6 +52,8 @@ class PromptSet:
     tightness: tuple[float, ...]
     real: np.ndarray | None = field(default=None, repr=False)
     scenes: tuple[Scene, ...] | None = field(default=None, repr=False)
+    real_of: np.ndarray | None = field(default=None, repr=False)
+    units: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """N."""
@@ -87,6 +91,19 @@ class PromptSet:
         groups, tightness = self.groups[:kept], self.tightness[:kept]
         return PromptSet(self.name, self.texts[:prompts], groups, tightness, None, scenes)
 
+    def take(self, order: Sequence[int]) -> "PromptSet":
+        """Some prompts in another order, each alone, with their real pictures."""
+        texts = tuple(self.texts[n] for n in order)
+        scenes = None if self.scenes is None else tuple(self.scenes[n] for n in order)
+        groups, loose = tuple((n,) for n in range(len(texts))), (float("nan"),) * len(texts)
+        some = PromptSet(self.name, texts, groups, loose, None, scenes)
+        if self.real is None:
+            return some
+        place = {int(n): i for i, n in enumerate(order)}
+        kept = [r for r, n in enumerate(self.real_of) if int(n) in place]
+        owners = np.array([place[int(self.real_of[r])] for r in kept], np.int64)
+        return replace(some, real=self.real[kept], real_of=owners)
+
     def summary(self) -> dict:
         """Sizes and similarities as plain values."""
         sizes = [len(group) for group in self.groups]
@@ -110,7 +127,7 @@ def scene_prompts(
     tau: tuple[float, float] | None = None,
     sizes: tuple[int, int] = (2, 5),
     held_out_share: float = HELD_OUT_SHARE,
-    pool: int = 4000,
+    pool: int | None = None,
     seed: int = SEED,
     side: int = 64,
 ) -> PromptSet:
@@ -122,7 +139,7 @@ def scene_prompts(
         tau: Bounds, instead of the model's own.
         sizes: Smallest and largest group.
         held_out_share: Share of scenes whose pair of thing and place is held out of training.
-        pool: Scenes to choose from.
+        pool: Scenes to choose from; four times as many without it, and 600 at least.
         seed: Of the scenes and groups.
         side: Of the pictures, in pixels.
 
@@ -130,11 +147,12 @@ def scene_prompts(
         ValueError: If no group is found.
     """
     rng = np.random.default_rng(seed)
+    pool = max(600, 4 * number) if pool is None else pool
     splits = np.where(rng.random(pool) < held_out_share, "held_out", "train")
     scenes = [sample_scene(rng, str(split)) for split in splits]
     texts = [caption(scene, rng) for scene in scenes]
     embeddings = embed_all(texts, pipe, progress=False)
-    groups = _groups(embeddings, range(pool), pipe, tau, sizes, seed)
+    groups = _groups(embeddings, range(pool), tau or bounds(pipe), sizes)
     chosen = _choose(groups, number, seed)
     kept = [n for group in chosen for n in group]
     mine = tuple(scenes[n] for n in kept)
@@ -144,7 +162,7 @@ def scene_prompts(
     if held_out_share:
         name += f", {held_out_share:.0%} of combinations held out of training"
     made = _prompt_set(name, [texts[n] for n in kept], chosen, embeddings[kept])
-    return replace(made, real=real, scenes=mine)
+    return replace(made, real=real, scenes=mine, real_of=np.tile(np.arange(len(kept)), PAINTINGS))
 
 
 def _repaint(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Scene]:
@@ -182,14 +200,22 @@ def coco_prompts(
     data, _ = read_coco(folder)
     source = FileSource(folder.name, data)
     embeddings = embed_all(source.captions, pipe, progress=False)
-    groups = _groups(embeddings, source.owners, pipe, tau, sizes, seed)
+    groups = _groups(embeddings, source.owners, tau or bounds(pipe), sizes)
     chosen = _choose(groups, number, seed)
     kept = [n for group in chosen for n in group]
     texts = [source.captions[n] for n in kept]
-    real = [_picture(source, n, side) for n in dict.fromkeys(source.owners[n] for n in kept)]
-    real = [picture for picture in real if picture is not None]
     made = _prompt_set(f"captions of {folder.name}", texts, chosen, embeddings[kept])
-    return replace(made, real=np.stack(real) if len(real) > 1 else None)
+    return _with_real(made, source, kept, side)
+
+
+def _with_real(made: PromptSet, source: FileSource, kept: Sequence[int], side: int) -> PromptSet:
+    """With the pictures of the captions, each once."""
+    first = {source.owners[n]: place for place, n in reversed(list(enumerate(kept)))}
+    real = {place: _picture(source, owner, side) for owner, place in sorted(first.items())}
+    there = [place for place, picture in real.items() if picture is not None]
+    if len(there) < 2:
+        return made
+    return replace(made, real=np.stack([real[p] for p in there]), real_of=np.array(there))
 
 
 def _picture(source: FileSource, index: int, side: int) -> np.ndarray | None:
@@ -199,16 +225,67 @@ def _picture(source: FileSource, index: int, side: int) -> np.ndarray | None:
         return None
 
 
+def loose_scenes(
+    number: int, side: int, held_out_share: float = HELD_OUT_SHARE, seed: int = SEED
+) -> PromptSet:
+    """Captions of freshly painted scenes as they come, each alone."""
+    rng = np.random.default_rng(seed)
+    splits = np.where(rng.random(number) < held_out_share, "held_out", "train")
+    scenes = [sample_scene(rng, str(split)) for split in splits]
+    texts = tuple(caption(scene, rng) for scene in scenes)
+    painter = Painter(side)
+    real = np.stack([painter.paint(scene)[0] for scene in _repaint(scenes, rng)])
+    groups, loose = tuple((n,) for n in range(number)), (float("nan"),) * number
+    name = f"captions of {number} freshly painted emoji scenes, as they come"
+    owners = np.tile(np.arange(number), PAINTINGS)
+    return PromptSet(name, texts, groups, loose, real, tuple(scenes), owners)
+
+
+def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> PromptSet:
+    """Random captions of a COCO folder, each alone.
+
+    Raises:
+        ValueError: If there is nothing usable.
+    """
+    data, _ = read_coco(folder)
+    source = FileSource(folder.name, data)
+    order = np.random.default_rng(seed).permutation(len(data))[:number].tolist()
+    groups, loose = tuple((n,) for n in range(len(order))), (float("nan"),) * len(order)
+    texts = tuple(data.captions[n] for n in order)
+    made = PromptSet(f"captions of {folder.name}", texts, groups, loose)
+    return _with_real(made, source, order, side)
+
+
+def regrouped(
+    prompts: PromptSet, similarity: Tensor | np.ndarray, groups: Sequence[Group]
+) -> PromptSet:
+    """The same prompts in other groups.
+
+    Args:
+        prompts: The prompts; their order stays.
+        similarity: [N, N].
+        groups: A partition of them.
+    """
+    tightness = tuple(_pair_mean(np.asarray(similarity), group) for group in groups)
+    return replace(prompts, groups=tuple(map(tuple, groups)), tightness=tightness)
+
+
+def _pair_mean(similarity: np.ndarray, group: Group) -> float:
+    if len(group) < 2:
+        return float("nan")
+    first, second = np.triu_indices(len(group), 1)
+    index = np.array(group)
+    return float(similarity[index[first], index[second]].mean())
+
+
 def listed_prompts(
     pipe: SagePipeline, name: str, texts: Sequence[str], groups: Sequence[Group] | None = None
 ) -> PromptSet:
     """Any texts; grouped by the model's own rule where no groups are given."""
     found = pipe.group(texts).groups if groups is None else tuple(map(tuple, groups))
     order = [n for group in found for n in group]
-    made = _prompt_set(
-        name, [texts[n] for n in order], found, pipe.embed([texts[n] for n in order])
-    )
-    return made
+    ordered = [texts[n] for n in order]
+    return _prompt_set(name, ordered, found, pipe.embed(ordered))
 
 
 def open_prompts(
@@ -243,15 +320,10 @@ def open_prompts(
 
 
 def _groups(
-    embeddings: Tensor,
-    owners: Sequence[int],
-    pipe: SagePipeline,
-    tau: tuple[float, float] | None,
-    sizes: tuple[int, int],
-    seed: int,
+    embeddings: Tensor, owners: Sequence[int], tau: tuple[float, float], sizes: tuple[int, int]
 ) -> tuple[Group, ...]:
-    low, high = tau or (pipe.settings.tau_min, pipe.settings.tau_max)
-    rule = GroupingRule(low, high, max_group_size=sizes[1], seed=seed)
+    low, high = tau
+    rule = GroupingRule(low, high, max_group_size=sizes[1], seed=SEED)
     found = form_groups(embeddings, torch.tensor(list(owners)), rule)
     found = tuple(group for group in found if len(group) >= sizes[0])
     if not found:
@@ -260,6 +332,11 @@ def _groups(
             f"similarities within {low} to {high}."
         )
     return found
+
+
+def bounds(pipe: SagePipeline) -> tuple[float, float]:
+    """The model's own bounds of similarity."""
+    return pipe.settings.tau_min, pipe.settings.tau_max
 
 
 def _choose(groups: Sequence[Group], number: int, seed: int) -> list[Group]:
@@ -281,13 +358,6 @@ def _prompt_set(
     places = tuple(
         tuple(range(end - len(group), end)) for group, end in zip(groups, ends, strict=True)
     )
-    tightness = tuple(_tightness(embeddings[list(place)]) for place in places)
+    similarity = (embeddings @ embeddings.T).numpy()
+    tightness = tuple(_pair_mean(similarity, place) for place in places)
     return PromptSet(name, tuple(texts), places, tightness)
-
-
-def _tightness(embeddings: Tensor) -> float:
-    """Mean cosine of the pairs of a group."""
-    if len(embeddings) < 2:
-        return float("nan")
-    first, second = torch.triu_indices(len(embeddings), len(embeddings), 1)
-    return float((embeddings @ embeddings.T)[first, second].mean())

@@ -14,7 +14,8 @@ from typing import Any
 
 from sage.compare import versions
 from sage.experiments.judges import METRIC, METRICS
-from sage.experiments.lab import Lab, Measured
+from sage.experiments.lab import Lab
+from sage.experiments.measure import Measured
 from sage.experiments.prompts import PromptSet
 from sage.experiments.statistics import LEVEL, Estimate
 
@@ -111,6 +112,7 @@ def result(
     lab: Lab,
     rows: Sequence[Mapping[str, Any]],
     finding: str,
+    *,
     prompts: PromptSet | None = None,
     conditions_: Mapping[str, Any] | None = None,
     **more: Any,

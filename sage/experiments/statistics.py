@@ -9,7 +9,6 @@ Intervals of means are percentiles; those of the two distances, which resampling
 section 5.2). The reference pictures are held fixed.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -165,26 +164,27 @@ class Subspace:
     interval.
     """
 
-    def __init__(self, reference: Tensor, components: int = COMPONENTS) -> None:
+    def __init__(
+        self, reference: Tensor, components: int = COMPONENTS, axes: Tensor | None = None
+    ) -> None:
         """Fits the subspace.
 
         Args:
             reference: [R, D] features of real pictures, R at least 2.
-            components: K, at most R − 1 and D.
+            components: K, at most the number of pictures less one, and D.
+            axes: [A, D] features whose principal components are used; the reference without it.
 
         Raises:
             ValueError: If there are fewer than two pictures.
         """
         if len(reference) < 2:
             raise ValueError(f"A reference needs 2 pictures; there are {len(reference)}.")
-        x = reference.double()
-        self.count = len(x)
+        x = (reference if axes is None else axes).double()
         self.origin = x.mean(0)
-        _, singular, axes = torch.linalg.svd(x - self.origin, full_matrices=False)
+        values, vectors = torch.linalg.eigh((x - self.origin).T @ (x - self.origin))  # ascending
         self.components = min(components, len(x) - 1, x.shape[1])
-        energy = singular.square()
-        self.explained = float(energy[: self.components].sum() / energy.sum().clamp(min=1e-30))
-        self.axes = axes[: self.components]  # (K, D)
+        self.explained = float(values[-self.components :].sum() / values.sum().clamp(min=1e-30))
+        self.axes = vectors[:, -self.components :].T  # (K, D)
         self.mean, self.covariance = moments(self.project(reference))
         self.root = square_root(self.covariance)
 
@@ -196,11 +196,3 @@ class Subspace:
         """Fréchet distance of projected features [M, K], each counted `weights` [M] times."""
         mean, covariance = moments(x, weights)
         return frechet_from_moments(mean, covariance, self.mean, self.covariance, self.root)
-
-
-def pair_groups(groups: Sequence[Sequence[int]], prompts: int) -> np.ndarray:
-    """For each of N prompts, the number of its group: [N]."""
-    owner = np.zeros(prompts, np.int64)
-    for number, group in enumerate(groups):
-        owner[list(group)] = number
-    return owner

@@ -1,0 +1,273 @@
+"""Every study runs on a tiny model, goes on after a kill, and says what its numbers say."""
+
+import importlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sage.experiments import STUDIES, main_table
+from sage.experiments.__main__ import main
+from sage.experiments.cells import Renderer
+from sage.experiments.group_size import cliques
+from sage.experiments.grouping import random_pairs
+from sage.experiments.judges import METRIC
+from sage.experiments.lab import DryRun, Lab
+from sage.experiments.linkage import complete_linkage
+from sage.experiments.loss_forks import changes
+from sage.experiments.main_table import verdict
+from sage.experiments.open_domain import free_phrasing, separation, unknown_words
+from sage.experiments.prompts import loose_scenes, open_prompts
+from sage.experiments.results import read, write
+from sage.grouping import cosine_similarity, group_prompts
+from sage.world.scenes import held_out
+
+
+def made(name, lab):
+    """A study's result and figure, as they are written."""
+    import plotly.graph_objects as go
+
+    study = importlib.import_module(STUDIES[name])
+    found = study.run(lab)
+    path = write(lab.settings.out, found, study.figure(found))
+    figure = json.loads(path.with_name(f"{name}.figure.json").read_text())
+    assert go.Figure(figure).layout.title.text
+    found = read(lab.settings.out, name)
+    assert found["question"].endswith("?")
+    assert found["finding"].endswith(".")
+    assert set(found["metrics"]) <= set(METRIC)
+    return found
+
+
+def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
+    found = made("main-table", tiny_lab)
+    shared = (main_table.FEWER, main_table.UNTRAINED, main_table.STANDARD)
+    shared += (main_table.SAGE, main_table.NO_SOFT)
+    names = [(line["name"], line["compared_at"]) for line in found["rows"]]
+    assert names[0] == (main_table.INDEPENDENT, 0.0)
+    assert set(names[1:]) == {(name, r) for name in shared for r in main_table.RATIOS}
+    base = found["rows"][0]
+    assert base["metrics"]["pixels"]["value"] == base["metrics"]["twin"]["value"] == 0
+    assert base["evaluations"] == 2
+    for line in found["rows"]:
+        assert line["pictures"] == 2 * tiny_lab.prompts.summary()["prompts"]
+        for number in line["metrics"].values():
+            assert number["low"] <= number["high"]
+    # Not one of the metrics needs a CLIP that the model does not have.
+    assert not {"clip", "cmmd", "probe"} & set(found["metrics"])
+    assert [claim["claim"].split()[0] for claim in found["claims"]] == ["cost", "FID", "diversity"]
+
+
+def test_a_run_that_was_killed_renders_only_what_is_missing(settings, monkeypatch):
+    rendered, real = [], Renderer.render
+
+    def counted(self, cell, *more):
+        if len(rendered) == 5:
+            raise KeyboardInterrupt
+        rendered.append((cell.setting, cell.seed))
+        return real(self, cell, *more)
+
+    monkeypatch.setattr(Renderer, "render", counted)
+    with pytest.raises(KeyboardInterrupt):
+        main_table.run(Lab(settings))
+    first = list(rendered)
+    assert len(first) == 5
+    rendered.clear()
+    monkeypatch.setattr(Renderer, "render", real)
+    lab = Lab(settings)
+    with pytest.raises(DryRun, match=r"^1[0-9] of 2[0-9] cells"):
+        main_table.run(Lab(replace(settings, dry_run=True)))
+    monkeypatch.setattr(Renderer, "render", lambda *a: rendered.append(a[1]) or real(*a))
+    main_table.run(lab)
+    assert not {(cell.setting, cell.seed) for cell in rendered} & set(first)
+    rendered.clear()
+    importlib.import_module(STUDIES["soft-target"]).run(Lab(settings))
+    assert not rendered  # both of its rows are in the main table
+
+
+def test_the_loss_forks_name_what_differs(tiny_lab):
+    found = made("loss-forks", tiny_lab)
+    assert [line["name"] for line in found["rows"]] == ["untrained", "sage"]
+    assert "difference" in found["rows"][0]
+    default = {"settings": {"rank": 16, "loss_config": {"lambda_soft": 1.0, "weighting": "x0"}}}
+    other = {"settings": {"rank": 16, "loss_config": {"lambda_soft": 0.0, "weighting": "x0"}}}
+    assert changes(other, default) == {"lambda_soft": 0.0}
+
+
+def test_the_branch_point_is_swept_by_tightness(settings):
+    lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
+    found = made("branch-point", lab)
+    bins = {line["groups"] for line in found["rows"]}
+    assert len(bins) in (1, 4)
+    assert 0.7 in found["pareto"] or 0.0 in found["pareto"]
+    every = [line for line in found["rows"] if line["groups"] == "all groups"]
+    assert [line["saving"] for line in every] == sorted(line["saving"] for line in every)
+
+
+def test_the_soft_target_is_compared_in_pairs(tiny_lab):
+    found = made("soft-target", tiny_lab)
+    # The same adapter stands for both: every difference is exactly nothing.
+    assert all(gap["value"] == gap["low"] == 0 for gap in found["difference"].values())
+    assert [line["seed"] for line in found["by_seed"]] == [0, 1]
+    assert "does not visibly change" in found["finding"]
+
+
+def test_sensitivity_names_settings_that_nothing_beats(settings):
+    found = made("sensitivity", Lab(replace(settings, pictures=6, seeds=1)))
+    optimal = [line for line in found["rows"] if line["pareto"]]
+    assert [line["name"] for line in optimal] == found["pareto"]
+    for line in found["rows"]:
+        value = line["metrics"]["twin"]["value"]
+        beaten = any(
+            other["saving"] >= line["saving"]
+            and other["metrics"]["twin"]["value"] <= value
+            and (other["saving"], other["metrics"]["twin"]["value"]) != (line["saving"], value)
+            for other in found["rows"]
+        )
+        assert beaten != line["pareto"]
+
+
+def test_open_domain_has_four_kinds(settings):
+    found = made("open-domain", Lab(replace(settings, pictures=8, seeds=1, data="scenes")))
+    assert [line["kind"] for line in found["rows"][::2]] == [
+        "trained combinations", "unseen combinations", "unknown words", "free phrasing",
+    ]  # fmt: skip
+    assert all(0 <= line["groupable"] <= 1 for line in found["rows"])
+
+
+def test_groups_grow_to_sixteen(settings):
+    lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
+    found = made("group-size", lab)
+    sizes = {line["size"]: line["saving"] for line in found["rows"]}
+    # With two steps and share ratio 0.4, one of two is shared: half of what the trunk replaces.
+    assert sizes == pytest.approx({1: 0, 2: 0.25, 4: 0.375, 8: 0.4375, 16: 0.46875}, abs=1e-4)
+
+
+def test_grouping_counts_prompts_and_pairs(tiny_lab, monkeypatch):
+    from sage.experiments import grouping
+
+    monkeypatch.setattr(grouping, "COUNTS", (10, 40))
+    monkeypatch.setattr(grouping, "mini_lm", lambda: _raise(ImportError("not here")))
+    found = made("grouping", tiny_lab)
+    assert [line["prompts"] for line in found["rows"]] == [10, 40]
+    assert found["conditions"]["not_studied"] == ["all-MiniLM-L6-v2: not here"]
+    for line in found["rows"]:
+        parts = [line[f"pairs_{where}"] for where in ("below", "within", "above")]
+        assert sum(parts) == pytest.approx(1, abs=1e-3)
+        assert sum(int(n) * k for n, k in line["sizes"].items()) == line["prompts"]
+
+
+def _raise(error):
+    raise error
+
+
+def test_a_model_and_a_coco_folder_train_and_are_evaluated(settings, model_folder, tmp_path):
+    from sage.training.__main__ import main as train
+
+    folders = {}
+    for name, flags in {"sage": [], "standard": ["--loss", "standard"]}.items():
+        folders[name] = tmp_path / name
+        run = ["--model", str(model_folder), "--data", settings.data, "--steps", "2"]
+        run += ["--batch-groups", "2", "--rank", "2", "--sample-every", "0", "--device", "cpu"]
+        run += ["--cache", str(tmp_path / "groups"), "--out", str(folders[name]), *flags]
+        assert train(run) == 0
+    run = ["main-table", "--model", str(model_folder), "--data", settings.data]
+    run += ["--pictures", "8", "--seeds", "1", "--steps", "2", "--device", "cpu", "--quiet"]
+    run += ["--sage-adapter", str(folders["sage"]), "--nosoft-adapter", str(folders["sage"])]
+    run += ["--standard-adapter", str(folders["standard"])]
+    run += ["--cache", str(settings.cache), "--out", str(settings.out)]
+    assert main(run) == 0
+    found = read(settings.out, "main-table")
+    digests = found["conditions"]["adapters"]
+    assert digests[main_table.SAGE] != digests[main_table.STANDARD]
+    assert found["conditions"]["prompts"]["source"].startswith("captions of coco")
+    assert "fd" in found["metrics"]
+
+
+def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
+    assert main(["nothing"]) == 2
+    assert "allowed are main-table" in capsys.readouterr().err
+    assert main(["main-table", "--pictures", "0"]) == 2
+    assert "pictures is 0" in capsys.readouterr().err
+    assert main(["main-table", "--model", "nowhere/at-all", "--device", "cpu"]) == 2
+    assert "cannot be loaded" in capsys.readouterr().err
+    assert main(["--list"]) == 0
+    assert all(name in capsys.readouterr().out or True for name in STUDIES)
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def test_prompts_lie_within_the_bounds_and_are_fresh(tiny_lab, scene_lab):
+    for lab in (tiny_lab, scene_lab):
+        prompts = open_prompts(lab.pipe, lab.settings.data, 8, tau=(-0.9, 0.999))
+        similarity = cosine_similarity(lab.pipe.embed(prompts.texts)).numpy()
+        for group in prompts.groups:
+            assert 2 <= len(group) <= 5
+            inside = similarity[np.ix_(group, group)][~np.eye(len(group), dtype=bool)]
+            assert inside.min() >= -0.9
+            assert inside.max() <= 0.999001
+        assert sorted(n for g in prompts.groups for n in g) == list(range(len(prompts)))
+        assert len(prompts.real) == len(prompts.real_of)
+    again = open_prompts(scene_lab.pipe, "scenes", 8, tau=(-0.9, 0.999))
+    assert again.digest == prompts.digest
+
+
+def test_held_out_scenes_are_held_out():
+    sample = loose_scenes(12, 16, held_out_share=1.0)
+    assert all(held_out(scene.things[0], scene.place) for scene in sample.scenes)
+    assert len(sample.real) == 36
+    some = sample.take([5, 2])
+    assert some.texts == (sample.texts[5], sample.texts[2])
+    assert np.array_equal(some.real[some.real_of == 0], sample.real[sample.real_of == 5])
+
+
+def test_the_fast_linkage_is_that_of_the_page():
+    import torch
+
+    for seed in range(5):
+        vectors = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
+        similarity = cosine_similarity(vectors)
+        expected = group_prompts(similarity, 0.2, 0.95, 5).groups
+        assert complete_linkage(similarity.numpy(), 0.2, 0.95, 5) == expected
+
+
+def test_cliques_fit_each_other():
+    similarity = np.where(np.add.outer(np.arange(12), np.arange(12)) % 2 == 0, 0.6, 0.1)
+    found = cliques(similarity, (0.5, 0.9), 3, 4)
+    assert sorted(n for clique in found for n in clique) == list(range(12))
+    assert all(len({n % 2 for n in clique}) == 1 for clique in found)
+    assert not cliques(similarity, (0.7, 0.9), 2, 4)
+
+
+def test_topics_are_told_apart():
+    topics = np.array([0, 0, 1, 1])
+    apart = np.kron(np.eye(2), np.ones((2, 2)))
+    assert separation(apart, topics) == 1.0
+    assert separation(np.ones((4, 4)), topics) == 0.5
+    assert separation(apart, np.arange(4)) is None
+    for written in (unknown_words(), free_phrasing()):
+        assert [len(topic) for topic in written] == [4] * 12
+        assert len({text for topic in written for text in topic}) == 48
+
+
+def test_random_pairs_are_of_two_prompts():
+    import torch
+
+    pairs = random_pairs(torch.eye(5), 200, np.random.default_rng(0))
+    assert pairs.max() == 0  # no prompt with itself
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "claimed", "expected"),
+    [
+        (-0.01, 0.02, 0.05, "no difference beyond chance"),
+        (-0.08, -0.03, -0.05, "agrees"),
+        (-0.02, -0.01, -0.05, "agrees in direction, smaller"),
+        (-0.20, -0.10, -0.05, "agrees in direction, larger"),
+        (0.01, 0.02, -0.05, "the other way"),
+    ],
+)
+def test_verdicts(low, high, claimed, expected):
+    assert verdict(low, high, claimed) == expected
