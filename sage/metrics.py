@@ -95,8 +95,22 @@ def frechet_distance(features: Tensor, reference: Tensor) -> SetDistance:
     a, b = _two_sets(features, reference)
     if min(len(a), len(b)) < 2:
         raise ValueError(f"A covariance needs 2 pictures; there are {len(a)} and {len(b)}.")
+    if min(len(a), len(b)) <= a.shape[1]:
+        return SetDistance(_frechet_of_few(a, b), "Fréchet distance", len(a), len(b))
     value = frechet_from_moments(*moments(a), *moments(b))
     return SetDistance(value, "Fréchet distance", len(a), len(b))
+
+
+def _frechet_of_few(a: Tensor, b: Tensor) -> float:
+    """The same for fewer pictures than features, without a D × D matrix.
+
+    With C1 = XᵀX and C2 = YᵀY, the square roots of the eigenvalues of C1·C2 are the singular
+    values of X·Yᵀ.
+    """
+    X, Y = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))  # (N, D), (M, D)
+    overlap = torch.linalg.svdvals(X @ Y.T).sum()
+    value = (a.mean(0) - b.mean(0)).square().sum() + X.square().sum() + Y.square().sum()
+    return max(0.0, float(value - 2 * overlap))
 
 
 def moments(features: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -181,10 +181,10 @@ class Subspace:
             raise ValueError(f"A reference needs 2 pictures; there are {len(reference)}.")
         x = (reference if axes is None else axes).double()
         self.origin = x.mean(0)
-        values, vectors = torch.linalg.eigh((x - self.origin).T @ (x - self.origin))  # ascending
         self.components = min(components, len(x) - 1, x.shape[1])
-        self.explained = float(values[-self.components :].sum() / values.sum().clamp(min=1e-30))
-        self.axes = vectors[:, -self.components :].T  # (K, D)
+        energy, directions = _principal(x - self.origin)
+        self.explained = float(energy[: self.components].sum() / energy.sum().clamp(min=1e-30))
+        self.axes = directions[: self.components]  # (K, D)
         self.mean, self.covariance = moments(self.project(reference))
         self.root = square_root(self.covariance)
 
@@ -196,3 +196,14 @@ class Subspace:
         """Fréchet distance of projected features [M, K], each counted `weights` [M] times."""
         mean, covariance = moments(x, weights)
         return frechet_from_moments(mean, covariance, self.mean, self.covariance, self.root)
+
+
+def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies, largest first, and unit directions [., D] of centred rows [R, D]."""
+    if len(x) >= x.shape[1]:
+        values, vectors = torch.linalg.eigh(x.T @ x)  # ascending
+        return values.flip(0).clamp(min=0), vectors.T.flip(0)
+    values, vectors = torch.linalg.eigh(x @ x.T)  # fewer rows than features: the smaller matrix
+    values = values.flip(0).clamp(min=0)
+    directions = torch.nn.functional.normalize(vectors.T.flip(0) @ x, dim=1)
+    return values, directions

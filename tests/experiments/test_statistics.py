@@ -107,3 +107,13 @@ def test_nothing_to_resample_is_refused():
         Resampling(0)
     with pytest.raises(ValueError, match="there are 1"):
         Subspace(torch.zeros(1, 4))
+
+
+def test_few_pictures_give_the_same_subspace():
+    real = _features(6, 9, 5).double()
+    few = Subspace(real, components=3)
+    centred = real - real.mean(0)
+    directions = torch.linalg.svd(centred, full_matrices=False)[2][:3]
+    assert torch.allclose((few.axes @ directions.T).abs(), torch.eye(3).double(), atol=1e-8)
+    squares = torch.linalg.svdvals(centred).square()
+    assert few.explained == pytest.approx(float(squares[:3].sum() / squares.sum()))
