@@ -5,6 +5,7 @@ page. Safetensors only, no code from repositories.
 """
 
 import logging
+import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ class ModelSpec:
         clip_revision: Commit of that repository.
         needs_gpu: Whether it is too slow to be offered without one.
         settings: Bounds of similarity, guidance and previews.
+        adapter: LoRA that was trained for sharing; None if there is none.
     """
 
     key: str
@@ -43,6 +45,7 @@ class ModelSpec:
     clip_revision: str | None = None
     needs_gpu: bool = False
     settings: ModelSettings = field(default=ModelSettings(), repr=False)
+    adapter: Path | None = None
 
     @property
     def tau_min(self) -> float:
@@ -137,7 +140,7 @@ def find_model(key: str, models: tuple[ModelSpec, ...]) -> ModelSpec:
         if key == spec.key:
             return spec
     allowed = ", ".join(spec.key for spec in models)
-    raise ValueError(f"The model is {str(key)[:60]!r}; allowed are {allowed}.")
+    raise ValueError(f"Unknown model {str(key)[:60]!r}; available: {allowed}.")
 
 
 def load_model(spec: ModelSpec, device: str = "auto") -> LoadedModel:
@@ -162,6 +165,11 @@ def load_model(spec: ModelSpec, device: str = "auto") -> LoadedModel:
 _NO_GPU = "No GPU here, so the built-in model is used; with one, Stable Diffusion v1.5 is offered."
 
 
+def zero_gpu() -> bool:
+    """Whether this is a Space on ZeroGPU, where CUDA exists only while a GPU is leased."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` reads
+
+
 def _load(spec: ModelSpec, device: str) -> SagePipeline:
     target = _device(device)
     dtype = torch.float16 if target.type == "cuda" else torch.float32
@@ -170,7 +178,10 @@ def _load(spec: ModelSpec, device: str) -> SagePipeline:
         clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision, dtype=dtype)
     pipe = SagePipeline.from_pretrained(spec.source, spec.revision, dtype=dtype, clip=clip)
     pipe.settings = spec.settings
-    return pipe.to(target)
+    pipe.to(target)
+    if zero_gpu() and pipe.clip is not None:
+        pipe.clip.to("cpu")  # similarities are wanted at every key press, outside of leases
+    return pipe
 
 
 def _device(name: str) -> torch.device:

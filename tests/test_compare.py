@@ -33,7 +33,7 @@ def test_every_step_shows_both_sides_in_prompt_order(model):
 
 def test_without_sharing_both_sides_are_the_same_pictures(model):
     _, result = finished(model, steps=4, share_ratio=0.0)
-    assert result.twin_distance == [0.0, 0.0, 0.0]
+    assert result.twin_distance == (0.0, 0.0, 0.0)
     for ours, twin in zip(result.shared.images, result.independent.images, strict=True):
         assert ours.tobytes() == twin.tobytes()
     assert result.report["saving"]["evaluations"] == 0

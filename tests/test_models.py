@@ -40,7 +40,7 @@ def test_a_model_on_the_list_can_be_named_by_key_or_source():
 
 
 def test_an_unknown_key_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="The model is 'dall-e'; allowed are emoji-scenes"):
+    with pytest.raises(ValueError, match="Unknown model 'dall-e'; available: emoji-scenes"):
         find_model("dall-e", available_models())
 
 

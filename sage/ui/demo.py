@@ -1,8 +1,8 @@
 """Puts the page together: layout, listeners, endpoints, and the settings it is served with."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from sage.ui.api import RENDER_QUEUE, add_endpoints
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.handlers import Handlers
 from sage.ui.layout import Layout, build_layout
+from sage.ui.rendering import Rendering
 from sage.ui.shelf import Shelf
 from sage.ui.theme import page_theme
+from sage.ui.travel import Travel, wire_travel
 
 OTHER_TABS: dict[str, Callable[[Shelf], None]] = {}
 with suppress(ImportError):
@@ -52,8 +54,9 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
-                _wire_inputs(demo, layout, handlers)
-                _wire_rendering(layout, handlers)
+                arrived = _wire_inputs(demo, layout, handlers)
+                wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
+                _wire_rendering(layout, Rendering(layout, shelf))
             for title, build in OTHER_TABS.items():
                 with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}"):
                     build(shelf)
@@ -66,7 +69,7 @@ def launch_settings() -> dict[str, Any]:
     """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
     return {
         "theme": page_theme(),
-        "css_paths": [ASSETS / "style.css"],
+        "css_paths": [ASSETS / "style.css", ASSETS / "lesson.css", ASSETS / "explore.css"],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
@@ -79,17 +82,23 @@ def launch_settings() -> dict[str, Any]:
     }
 
 
-def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
-    """Everything that acts at once: no listener here renders."""
+def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
+    """Everything that acts at once: no listener here renders. Returns the event of arrival."""
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
-    empty = [page.seconds, page.flops, page.saving]
-    demo.load(handlers.welcome, asked, [*follows, *own, *empty], api_name="welcome", **QUICK)
-    bounds = (page.prompts, page.tau_min, page.tau_max, page.max_group_size)
-    _on_change(bounds, handlers.analyze, asked, follows, "on_prompts")
-    _on_change(
-        (page.branch_step, page.guidance_scale), handlers.estimate, asked, follows, "on_branch"
-    )
+    arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
+    regroups = (page.prompts, page.tau_min, page.tau_max, page.max_group_size, page.budget)
+    _on_change(regroups, handlers.analyze, asked, follows, "on_prompts")
+    replans = (page.branch_step, page.guidance_scale, page.scheduler, page.trunk, page.fresh_noise)
+    switches = (page.trained, page.insist, page.fewer_steps)
+    _on_change((*replans, *switches), handlers.estimate, asked, follows, "on_branch")
     _on_change((page.seed,), handlers.mark_earlier, asked, follows, "on_seed")
+    page.sharing.change(
+        handlers.pick_sharing,
+        [page.sharing],
+        [page.branch_step, page.budget],
+        api_name="on_sharing",
+        **QUICK,
+    ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)
     page.steps.change(
         handlers.resize,
         [page.steps, page.share_ratio],
@@ -101,10 +110,19 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
         handlers.analyze, asked, follows, api_name="after_model", **QUICK
     )
     page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
+    _wire_examples(page, handlers)
+    return arrived
+
+
+def _wire_examples(page: Layout, handlers: Handlers) -> None:
     for button, example in zip(page.examples, EXAMPLE_SETS, strict=True):
-        # In the browser: the box fills at once, and its change is what analyses.
-        fill = f"() => {json.dumps(example.text)}"
-        button.click(None, None, [page.prompts], js=fill, api_name=f"fill_{example.key}")
+        button.click(
+            partial(handlers.fill, example),
+            [page.model],
+            [page.prompts, page.tau_min, page.tau_max, page.insist],
+            api_name=f"fill_{example.key}",
+            **QUICK,
+        )
 
 
 def _on_change(
@@ -126,34 +144,33 @@ def _on_change(
     )
 
 
-def _wire_rendering(page: Layout, handlers: Handlers) -> None:
-    """Render and stop; one rendering at a time, and it never blocks what acts at once."""
-    started = page.render.click(
-        handlers.announce,
-        None,
-        [page.progress, page.render, page.stop],
-        api_name="on_render",
-        **QUICK,
-    )
-    rendering = started.then(
-        handlers.render,
-        [*page.form, page.run],
-        page.results,
-        api_name="render",
-        show_progress="hidden",
-        api_visibility="private",
-        **RENDER_QUEUE,
-    )
+def _wire_rendering(page: Layout, rendering: Rendering) -> None:
+    """Render, scrub and stop; one rendering at a time, and it never blocks what acts at once."""
+    busy = [page.progress, page.render, page.scrub, page.stop]
+    running = []
+    for button, handler, name in (
+        (page.render, rendering.render, "render"),
+        (page.scrub, rendering.scrub, "scrub"),
+    ):
+        started = button.click(rendering.announce, None, busy, api_name=f"on_{name}", **QUICK)
+        running.append(
+            started.then(
+                handler,
+                [*page.form, page.run],
+                page.results,
+                api_name=name,
+                show_progress="hidden",
+                api_visibility="private",
+                **RENDER_QUEUE,
+            )
+        )
     page.stop.click(
-        handlers.stop,
+        rendering.stop,
         [page.run],
-        [page.progress, page.banner, page.render, page.stop],
+        [*busy, page.banner],
         api_name="on_stop",
-        cancels=[rendering],
+        cancels=running,
         **QUICK,
-    )
-    page.pair.change(
-        handlers.pick_pair, [page.pair, page.run], [page.slider], api_name="on_pair", **QUICK
     )
 
 

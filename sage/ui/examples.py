@@ -2,20 +2,44 @@
 
 from dataclasses import dataclass
 
+from sage.request import Defaults, Request, parse_request
+
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """A button and what it fills in."""
+    """A button and what it fills in.
+
+    Attributes:
+        key: Short name.
+        label: On the button.
+        hint: What it shows, in a line.
+        prompts: What it fills in.
+        forced: Whether its prompts share although they are too far apart: the bounds are opened
+            and the guard is overruled. That is the negative control.
+    """
 
     key: str
     label: str
     hint: str
     prompts: tuple[str, ...]
+    forced: bool = False
 
     @property
     def text(self) -> str:
         """One prompt a line."""
         return "\n".join(self.prompts)
+
+    def bounds(self, own: Defaults) -> tuple[float, float]:
+        """The bounds of similarity under which it is shown, given a model's own."""
+        return (-1.0, 1.0) if self.forced else (own.tau_min, own.tau_max)
+
+
+def example_request(example: ExampleSet, own: Defaults) -> Request:
+    """What the page asks for when an example is picked and nothing else is changed."""
+    low, high = example.bounds(own)
+    return parse_request(
+        example.text, tau_min=low, tau_max=high, guarded=not example.forced, defaults=own
+    )
 
 
 EXAMPLE_SETS = (
@@ -56,8 +80,9 @@ EXAMPLE_SETS = (
     ExampleSet(
         "far",
         "Dissimilar pair",
-        "two prompts that should not share",
+        "two prompts that should not share, forced together to see it fail",
         ("a pizza on a wooden table", "a whale under water"),
+        forced=True,
     ),
 )
 

@@ -5,17 +5,27 @@ from dataclasses import dataclass, fields
 import gradio as gr
 from gradio.components import Component
 
-from sage.request import LIMITS
+from sage.request import CHOICES, LIMITS
 from sage.ui import views
+from sage.ui.cost_bars import no_bars
 from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
+from sage.ui.form import Form
+from sage.ui.results import NO_BARS
 from sage.ui.shelf import Shelf
 
 NOTHING_YET = "Nothing rendered yet."
 LEGEND = (
-    "CLIP: how well a picture fits its words (cosine, higher is better). "
-    "Twin: how far apart a prompt's two pictures are (0 is the same picture)."
+    "CLIP: how well a picture fits its words (cosine, higher is better). Twin: how far a picture "
+    "is from the independent one (0 is the same). Fewer steps: independent sampling that spends "
+    "no more evaluations than sharing does."
 )
+CLOSER = """
+<p class="sage-closer-name">Look closer</p>
+<div class="sage-wipe"><img alt="" class="sage-under"><img alt="" class="sage-over">
+<input type="range" min="0" max="100" value="50" aria-label="Line between the two pictures"></div>
+<p class="sage-ends"><span>independent</span><span>shared</span></p>
+"""
 HOW_IT_WORKS = """
 A picture is made in **steps** that turn noise into an image. The first steps only settle what goes
 where, so prompts that mean similar things do nearly the same work in them. SAGE
@@ -34,8 +44,8 @@ where, so prompts that mean similar things do nearly the same work in them. SAGE
 Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
 time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
 group's trunk starts from the noise of its first prompt, so that prompt's two pictures are the
-closest twins. Sharing loses something when prompts differ or the trunk is long: try the dissimilar
-pair with the lower bound moved down, or the branch point moved far to the right.
+closest twins. Sharing loses something when prompts differ or the trunk is long: look at the
+dissimilar pair, which is forced together here, or move the branch point far to the right.
 """
 
 
@@ -54,13 +64,24 @@ class Layout:
     tau_max: gr.Slider
     chips: gr.HTML
     pairs: gr.HTML
-    similarity: gr.Plot
+    similarity: gr.HTML
     branch_step: gr.Slider
+    budget: gr.Slider
     estimate: gr.HTML
-    plan: gr.Plot
+    trained: gr.Checkbox
+    scrub: gr.Button
+    scrub_note: gr.HTML
+    plan: gr.HTML
     max_group_size: gr.Slider
     steps: gr.Slider
     guidance_scale: gr.Slider
+    scheduler: gr.Dropdown
+    sharing: gr.Dropdown
+    trunk: gr.Dropdown
+    fresh_noise: gr.Slider
+    insist: gr.Checkbox
+    fewer_steps: gr.Checkbox
+    measure: gr.Checkbox
     seed: gr.Number
     random_seed: gr.Button
     render: gr.Button
@@ -68,45 +89,39 @@ class Layout:
     banner: gr.HTML
     progress: gr.HTML
     pictures: gr.HTML
-    pair: gr.Dropdown
-    slider: gr.ImageSlider
-    seconds: gr.Plot
-    flops: gr.Plot
+    seconds: gr.HTML
+    flops: gr.HTML
     saving: gr.HTML
     archive: gr.DownloadButton
     record: gr.DownloadButton
+    sheet: gr.DownloadButton
+    lines: gr.DownloadButton
+    copy_link: gr.Button
+    link: gr.Textbox
+    upload: gr.UploadButton
+    paste: gr.Textbox
+    load_text: gr.Button
+    travel_note: gr.HTML
+    opened: gr.HTML
     share_ratio: gr.State
     run: gr.State
 
     @property
     def form(self) -> list[Component]:
-        """What a visitor sets, in the order of `handlers.Form`."""
-        return [
-            self.prompts,
-            self.model,
-            self.tau_min,
-            self.tau_max,
-            self.max_group_size,
-            self.branch_step,
-            self.steps,
-            self.guidance_scale,
-            self.seed,
-        ]
+        """What a visitor sets, in the order of `form.Form`."""
+        return [getattr(self, field.name) for field in fields(Form)]
 
     @property
     def consequences(self) -> list[Component]:
-        """What follows from the form without rendering."""
+        """What follows from the form without rendering; a precomputed comparison is one too."""
         return [
             self.prompts_note,
             self.chips,
             self.pairs,
             self.similarity,
-            self.plan,
             self.estimate,
             self.share_ratio,
-            self.banner,
-            self.render,
-            self.pictures,
+            *self.results,
         ]
 
     @property
@@ -118,6 +133,7 @@ class Layout:
             self.tau_min,
             self.tau_max,
             self.guidance_scale,
+            self.trained,
             self.known_box,
             self.known,
         ]
@@ -129,16 +145,19 @@ class Layout:
             self.run,
             self.render,
             self.stop,
+            self.scrub,
+            self.scrub_note,
             self.progress,
             self.banner,
+            self.plan,
             self.pictures,
-            self.pair,
-            self.slider,
             self.seconds,
             self.flops,
             self.saving,
             self.archive,
             self.record,
+            self.sheet,
+            self.lines,
         ]
 
 
@@ -149,6 +168,7 @@ def build_layout(shelf: Shelf) -> Layout:
         "run": gr.State(None, time_to_live=3600, delete_callback=_forget),
     }
     _model_picker(shelf, parts)
+    parts["opened"] = _html("opened")
     with gr.Row(elem_id="sage-main"):
         with gr.Column(elem_id="sage-inputs"):
             _prompts_card(parts)
@@ -189,8 +209,8 @@ def _prompts_card(parts: dict[str, object]) -> None:
         parts["prompts"] = gr.Textbox(
             label=f"One a line, {limit.low:g} to {limit.high:g}",
             value=FIRST_EXAMPLE.text,
-            lines=6,
-            max_lines=6,
+            lines=5,
+            max_lines=5,
             placeholder="a fox in the snow\na dog in the snow",
             elem_id="prompts",
         )
@@ -229,27 +249,46 @@ def _branch_card(shelf: Shelf, parts: dict[str, object]) -> None:
             elem_id="branch-step",
             buttons=[],
         )
+        parts["budget"] = _slider("budget", "Share of the evaluations to spend", visible=False)
         parts["estimate"] = _html("estimate")
+        parts["trained"] = _checkbox(
+            "trained", "Trained for sharing", False, visible=shelf.default.adapter is not None
+        )
+        parts["scrub"] = gr.Button(
+            "Scrub all branch points", size="sm", interactive=False, elem_id="scrub"
+        )
+        parts["scrub_note"] = _html("scrub-note")
         with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            parts["steps"] = _slider("steps", "Steps, T")
-            parts["guidance_scale"] = _slider(
-                "guidance_scale",
-                "Guidance: how strictly the words are followed",
-                shelf.default.guidance_scale,
-            )
-            parts["max_group_size"] = _slider("max_group_size", "Largest group")
+            _advanced(shelf, parts)
+
+
+def _advanced(shelf: Shelf, parts: dict[str, object]) -> None:
+    parts["sharing"] = _choice("sharing", "How prompts share")
+    with gr.Row():
+        parts["steps"] = _slider("steps", "Steps, T")
+        parts["max_group_size"] = _slider("max_group_size", "Largest group")
+    with gr.Row():
+        parts["guidance_scale"] = _slider(
+            "guidance_scale", "Guidance", shelf.default.guidance_scale
+        )
+        parts["fresh_noise"] = _slider("fresh_noise", "Fresh noise at a split")
+    parts["scheduler"] = _choice("scheduler", "Scheduler")
+    parts["trunk"] = _choice("trunk", "What the trunk follows")
+    parts["insist"] = _checkbox("insist", "Share anyway, also where it is predicted to fail", False)
+    parts["fewer_steps"] = _checkbox("fewer-steps", "Also show fewer steps at equal cost", True)
+    parts["measure"] = _checkbox("measure", "Measure time: render both sides from the start", True)
 
 
 def _similarity_card(parts: dict[str, object]) -> None:
     with _card("similarity"):
         _heading("2", "Similarity", "cosine of CLIP embeddings")
-        parts["similarity"] = _plot("similarity")
+        parts["similarity"] = _html("similarity")
 
 
 def _plan_card(parts: dict[str, object]) -> None:
     with _card("plan"):
-        _heading("3", "Plan", "thick: shared by a group, thin: on its own")
-        parts["plan"] = _plot("plan")
+        _heading("3", "Plan", "the thicker, the more prompts share")
+        parts["plan"] = _html("plan")
 
 
 def _compare_card(parts: dict[str, object]) -> None:
@@ -273,42 +312,54 @@ def _compare_card(parts: dict[str, object]) -> None:
                 parts["pictures"] = _html("pictures")
                 gr.HTML(views.note(LEGEND), apply_default_css=False)
             with gr.Column(scale=1, min_width=260, elem_id="sage-closer"):
-                parts["pair"] = gr.Dropdown(
-                    [], label="Look closer", filterable=False, elem_id="pair", interactive=True
-                )
-                parts["slider"] = gr.ImageSlider(
-                    label="independent | shared",
-                    show_label=False,
-                    interactive=False,
-                    height=280,
-                    max_height=280,
-                    buttons=["fullscreen"],
-                    elem_id="slider",
-                )
-                gr.HTML(
-                    '<p class="sage-ends"><span>independent</span><span>shared</span></p>',
-                    apply_default_css=False,
-                )
+                _html("closer", CLOSER)
 
 
 def _cost_card(parts: dict[str, object]) -> None:
     with _card("cost"):
         _heading("4", "Cost", "solid: shared steps, pale: own steps, grey: reading and drawing")
-        with gr.Row(elem_id="sage-bars"):
+        with gr.Row(elem_id="sage-costs"):
             with gr.Column(min_width=280):
                 gr.HTML("<h3>Seconds, measured</h3>", apply_default_css=False)
-                parts["seconds"] = _plot("seconds")
+                parts["seconds"] = _html("seconds", no_bars(NO_BARS))
             with gr.Column(min_width=280):
                 gr.HTML("<h3>FLOPs, counted</h3>", apply_default_css=False)
-                parts["flops"] = _plot("flops")
-        parts["saving"] = _html("saving")
-        with gr.Row(elem_id="sage-downloads"):
-            parts["archive"] = gr.DownloadButton(
-                "Pictures (zip)", size="sm", interactive=False, elem_id="download-pictures"
+                parts["flops"] = _html("flops", no_bars(NO_BARS))
+        parts["saving"] = _html("saving", views.no_saving())
+        _downloads(parts)
+
+
+DOWNLOADS = {
+    "archive": ("Pictures (zip)", "download-pictures"),
+    "sheet": ("Grid (PNG)", "download-grid"),
+    "record": ("Record (JSON)", "download-record"),
+    "lines": ("Python lines", "download-lines"),
+}
+
+
+def _downloads(parts: dict[str, object]) -> None:
+    gr.HTML("<h3>Take it with you</h3>", apply_default_css=False)
+    with gr.Row(elem_id="sage-downloads"):
+        for name, (label, elem_id) in DOWNLOADS.items():
+            parts[name] = gr.DownloadButton(
+                label, size="sm", interactive=False, elem_id=elem_id, min_width=110
             )
-            parts["record"] = gr.DownloadButton(
-                "Record (JSON)", size="sm", interactive=False, elem_id="download-record"
-            )
+        parts["copy_link"] = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=110)
+    parts["link"] = gr.Textbox(
+        label="Link to these settings",
+        interactive=False,
+        visible=False,
+        buttons=["copy"],
+        max_lines=3,
+        elem_id="link",
+    )
+    parts["travel_note"] = _html("travel-note")
+    with gr.Accordion("Load a record", open=False, elem_id="load-record"):
+        parts["upload"] = gr.UploadButton(
+            "Choose a record (JSON)", file_types=[".json"], size="sm", elem_id="upload-record"
+        )
+        parts["paste"] = gr.Textbox(label="or paste it here", lines=3, max_lines=3, elem_id="paste")
+        parts["load_text"] = gr.Button("Load the pasted record", size="sm", elem_id="load-text")
 
 
 def _card(name: str) -> gr.Column:
@@ -323,11 +374,7 @@ def _html(name: str, value: str = "") -> gr.HTML:
     return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)
 
 
-def _plot(name: str) -> gr.Plot:
-    return gr.Plot(show_label=False, container=False, elem_id=f"plot-{name}")
-
-
-def _slider(name: str, label: str, value: float | None = None) -> gr.Slider:
+def _slider(name: str, label: str, value: float | None = None, visible: bool = True) -> gr.Slider:
     limit = LIMITS[name]
     return gr.Slider(
         limit.low,
@@ -336,5 +383,21 @@ def _slider(name: str, label: str, value: float | None = None) -> gr.Slider:
         step=limit.step,
         label=label,
         elem_id=name.replace("_", "-"),
+        visible=visible,
         buttons=[],
     )
+
+
+def _choice(name: str, label: str) -> gr.Dropdown:
+    titles = CHOICES[name].titles
+    return gr.Dropdown(
+        [(title, key) for key, title in titles.items()],
+        value=CHOICES[name].default,
+        label=label,
+        elem_id=name,
+        filterable=False,
+    )
+
+
+def _checkbox(name: str, label: str, value: bool, visible: bool = True) -> gr.Checkbox:
+    return gr.Checkbox(value, label=label, elem_id=name, visible=visible)

@@ -3,10 +3,15 @@
 A visitor names a model by its key only; a folder or a repository id from outside never gets here.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from threading import Lock
 
-from sage.models import LoadedModel, ModelSpec
+from sage.models import LoadedModel, ModelSpec, find_model, zero_gpu
+from sage.ui.lease import Lease
+
+log = logging.getLogger(__name__)
 
 
 class Shelf:
@@ -30,16 +35,50 @@ class Shelf:
         """The model a visitor gets who does not choose."""
         return self.specs[0]
 
+    @cached_property
+    def lease(self) -> Lease:
+        """Where their rendering runs."""
+        return Lease(self)
+
+    def spec(self, key: str) -> ModelSpec:
+        """What is known of a model without loading it.
+
+        Raises:
+            ValueError: If the key is unknown.
+        """
+        return find_model(key, self.specs)
+
+    def loaded(self, key: str) -> LoadedModel | None:
+        """A model that has been loaded; never loads one."""
+        return self._loaded.get(key)
+
+    @property
+    def waiting(self) -> str:
+        """What is said to a visitor whose run cannot begin at once."""
+        if self.loaded(self.default.key) is None:
+            return "The model is still being loaded; this starts as soon as it is there."
+        return "Waiting for its turn …"
+
+    def warm_up(self) -> None:
+        """Loads the default model and runs it at the sizes of the examples, for the log only.
+
+        Without it the first visitor would wait longer, and measure a machine that is still cold.
+        """
+        try:
+            model = self.get(self.default.key)
+        except ValueError as error:
+            log.warning("%s", error)
+            return
+        for rows in () if zero_gpu() else (1, 2, 4):  # CUDA is there only while it is leased
+            model.pipe.warm_up(rows)
+
     def get(self, key: str) -> LoadedModel:
         """The model of a key, loaded now if it is not yet.
 
         Raises:
             ValueError: If the key is unknown or the model cannot be loaded.
         """
-        spec = next((spec for spec in self.specs if spec.key == key), None)
-        if spec is None:
-            known = ", ".join(spec.key for spec in self.specs)
-            raise ValueError(f"Unknown model {str(key)[:60]!r}; available: {known}.")
+        spec = self.spec(key)
         with self._lock:
             if key not in self._loaded:
                 self._loaded[key] = self._load_or_explain(spec)

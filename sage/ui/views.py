@@ -1,20 +1,19 @@
-"""Pieces of the page as HTML: notes, chips, tables, numbers and the grid of pictures.
+"""Pieces of the page as HTML: notes, chips, tables and numbers.
 
 Pure functions from data to strings. Everything a visitor typed passes `html.escape` here and
 nowhere else; knows nothing of gradio or of how pictures are made.
 """
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 
-from PIL import Image
-
+from sage.arrangement import Arrangement
 from sage.cost import Cost
 from sage.grouping import Grouping
-from sage.ui.palette import Mark, prompt_marks
+from sage.guard import Verdict
+from sage.plan import Group, Plan
+from sage.request import Request
+from sage.ui.palette import Mark
 from sage.ui.palette import group_marks as marks_of
 from sage.ui.words import (
     flops_text,
@@ -75,20 +74,48 @@ def badge(mark: Mark) -> str:
     )
 
 
-def group_chips(grouping: Grouping, prompts: Sequence[str], unseen: Sequence[str]) -> str:
-    """One chip a group: its letter and its prompts."""
-    chips = []
-    for group, mark in zip(grouping.groups, marks_of(grouping.groups), strict=True):
-        lines = "".join(
-            f"<span><b>P{n + 1}</b> {marked_prompt(prompts[n], unseen)}</span>" for n in group
-        )
-        alone = '<em class="sage-alone">alone</em>' if mark.alone else ""
-        chips.append(
-            f'<li class="sage-chip" style="--group:{mark.color}">{badge(mark)}'
-            f'<div class="sage-members">{lines}</div>{alone}</li>'
-        )
-    advice = "" if grouping.shares else note(_no_group_advice(grouping), "warn")
-    return f'{advice}<ul class="sage-chips">{"".join(chips)}</ul>'
+def group_chips(
+    arrangement: Arrangement, prompts: Sequence[str], unseen: Sequence[str], shares: bool
+) -> str:
+    """One chip a group: its letter, its prompts, and whether sharing is predicted to be safe."""
+    groups = arrangement.groups
+    parts = zip(groups, marks_of(groups), arrangement.verdicts, strict=True)
+    chips = "".join(
+        _chip(group, mark, prompts, unseen, guard_words(arrangement, group, verdict))
+        for group, mark, verdict in parts
+    )
+    advice = "" if shares else note(_no_group_advice(arrangement.grouping), "warn")
+    return f'{advice}<ul class="sage-chips">{chips}</ul>'
+
+
+def _chip(
+    group: Group, mark: Mark, prompts: Sequence[str], unseen: Sequence[str], guard: str
+) -> str:
+    lines = "".join(
+        f'<button type="button" class="sage-name" data-p="{n}" aria-pressed="false">'
+        f"<b>P{n + 1}</b> {marked_prompt(prompts[n], unseen)}</button>"
+        for n in group
+    )
+    alone = '<em class="sage-alone">alone</em>' if mark.alone else ""
+    return (
+        f'<li class="sage-chip" style="--group:{mark.color}">{badge(mark)}'
+        f'<div class="sage-members">{lines}{guard}</div>{alone}</li>'
+    )
+
+
+def guard_words(arrangement: Arrangement, group: Group, verdict: Verdict | None) -> str:
+    """Whether sharing is predicted to be safe for a group, and what follows; "" if unknown."""
+    if verdict is None or verdict.kind == "unknown":
+        return ""
+    if verdict.safe:
+        return f'<span class="sage-guard" title="{escape(verdict.reason)}">safe to share</span>'
+    plan, asked = arrangement.plan, arrangement.request.branch_step
+    shared = plan.branch_step_of(group[0])
+    if shared >= asked:
+        effect = "Shared anyway."
+    else:
+        effect = f"Shares {plural(shared, 'step')} instead." if shared else "Not shared."
+    return f'<span class="sage-guard sage-warn">{escape(verdict.reason)} {effect}</span>'
 
 
 def _no_group_advice(grouping: Grouping) -> str:
@@ -118,25 +145,32 @@ def pairs_table(grouping: Grouping) -> str:
     )
 
 
-def estimate(cost: Cost, branch_step: int, steps: int, shares: bool) -> str:
+def estimate(cost: Cost, plan: Plan, request: Request, shares: bool) -> str:
     """What sharing is expected to save, before anything is rendered.
 
     Args:
         cost: Of the plan.
-        branch_step: T*.
-        steps: T.
-        shares: Whether any group has two prompts or more.
+        plan: What will be run.
+        request: What is asked for.
+        shares: Whether any two prompts share a step.
     """
-    shared = f"{branch_step} of {plural(steps, 'step')} shared" if shares else "Nothing is shared"
     return (
-        f'<p class="sage-branch">{shared} '
-        f"<small>share ratio β = {branch_step / steps:.2f}</small></p>"
-        '<div class="sage-figures">'
+        f'<p class="sage-branch">{_shared_words(plan, request) if shares else "Nothing is shared"}'
+        '</p><div class="sage-figures">'
         f"{_figure(percent_text(cost.saving), 'evaluations saved')}"
         f"{_figure(f'{cost.evaluations} of {cost.independent_evaluations}', 'evaluations')}"
         f"{_figure(flops_text(cost.flops.total), f'of {flops_text(cost.independent_flops.total)}')}"
         "</div>"
     )
+
+
+def _shared_words(plan: Plan, request: Request) -> str:
+    """Until when prompts share, in words."""
+    stops = sorted({s.stop for s in plan.segments if len(s.members) > 1})
+    span = f"{stops[0]} to {stops[-1]}" if len(stops) > 1 else f"{stops[0]}"
+    most = "up to " if request.sharing == "adaptive" else ""
+    ratio = f" <small>share ratio β = {stops[0] / plan.steps:.2f}</small>"
+    return f"{most}{span} of {plural(plan.steps, 'step')} shared{ratio if len(stops) == 1 else ''}"
 
 
 def no_estimate() -> str:
@@ -166,109 +200,30 @@ def banner(sentence: str) -> str:
     return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""
 
 
-@dataclass(frozen=True)
-class Shot:
-    """One picture of the grid: its source and the words under it."""
-
-    source: str
-    words: str
-
-
-@dataclass(frozen=True)
-class PairView:
-    """The two pictures of one prompt."""
-
-    prompt: str
-    mark: Mark
-    independent: Shot
-    shared: Shot
-
-
-def pair_views(
-    prompts: Sequence[str],
-    groups: Sequence[Sequence[int]],
-    independent: Sequence[Shot],
-    shared: Sequence[Shot],
-) -> tuple[PairView, ...]:
-    """One view for each prompt, in prompt order."""
-    marks = prompt_marks(groups)
-    return tuple(
-        PairView(*parts) for parts in zip(prompts, marks, independent, shared, strict=True)
-    )
-
-
-def empty_shots(number: int) -> tuple[Shot, ...]:
-    """Reserved boxes, before anything is rendered."""
-    return (Shot("", ""),) * number
-
-
-def picture_grid(pairs: Sequence[PairView], state: str) -> str:
-    """Pictures side by side for each prompt, framed in the group's colour.
-
-    Args:
-        pairs: In prompt order.
-        state: "empty", "live", "done" or "unfinished"; the style sheet tells them apart.
-    """
-    cells = "".join(_pair(n, pair) for n, pair in enumerate(pairs, start=1))
-    return f'<div class="sage-pairs" data-state="{state}" data-pairs="{len(pairs)}">{cells}</div>'
-
-
-def _pair(number: int, pair: PairView) -> str:
-    return (
-        f'<figure class="sage-pair" style="--group:{pair.mark.color}"><figcaption>'
-        f"{badge(pair.mark)}<b>P{number}</b>"
-        f'<span class="sage-prompt" title="{escape(pair.prompt)}">{escape(pair.prompt)}</span>'
-        f"</figcaption>"
-        f"{_shot('independent', number, pair.prompt, pair.independent)}"
-        f"{_shot('shared', number, pair.prompt, pair.shared)}</figure>"
-    )
-
-
-def _shot(side: str, number: int, prompt: str, shot: Shot) -> str:
-    alt = escape(f"P{number}, {side}: {prompt}")
-    picture = f'<img src="{shot.source}" alt="{alt}">' if shot.source else "<i></i>"
-    words = shot.words or "&nbsp;"
-    return (
-        f'<div class="sage-shot sage-{side}"><div class="sage-frame">{picture}</div>'
-        f"<p>{side}</p><p>{words}</p></div>"
-    )
-
-
-def picture_source(image: Image.Image) -> str:
-    """A picture as a data URI: lossless when small, WebP when it would weigh too much."""
-    small = image.width * image.height <= 192 * 192
-    data = io.BytesIO()
-    if small:
-        image.save(data, "PNG", compress_level=1)
-    else:
-        image.save(data, "WEBP", quality=92)
-    kind = "png" if small else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def shot_words(clip_score: float | None, twin_distance: float | None) -> str:
-    """Words under a finished picture: CLIP score and distance to its twin."""
-    parts = []
-    if clip_score is not None:
-        parts.append(f'<abbr title="cosine of picture and prompt">CLIP</abbr> {clip_score:.2f}')
-    if twin_distance is not None:
-        title = "distance to the same prompt's other picture; 0 is the same picture"
-        parts.append(f'<abbr title="{title}">twin</abbr> {twin_distance:.2f}')
-    return " · ".join(parts)
-
-
 def saving_words(report: dict) -> str:
     """The saving of a finished comparison as sentences."""
-    seconds, flops, runs = report["seconds"], report["flops"], report["evaluations"]
+    flops, runs = report["flops"], report["evaluations"]
     saving = report["saving"]
     return (
-        f"<p>Sharing took <b>{seconds_text(seconds['shared']['total'])}</b> instead of "
-        f"{seconds_text(seconds['independent']['total'])}: "
-        f"<b>{saved_text(saving['seconds'])}</b> time, measured with {escape(_place(report))}."
-        f"</p><p>It used <b>{runs['shared']} of {runs['independent']}</b> denoiser evaluations "
+        f"<p>{_seconds_words(report)}</p>"
+        f"<p>It used <b>{runs['shared']} of {runs['independent']}</b> denoiser evaluations "
         f"({saved_text(saving['evaluations'], 'fewer')}) and "
         f"<b>{flops_text(flops['shared']['total'])}</b> of "
         f"{flops_text(flops['independent']['total'])} ({saved_text(saving['flops'])}), counted.</p>"
+    )
+
+
+def _seconds_words(report: dict) -> str:
+    seconds, saved = report["seconds"], report["saving"]["seconds"]
+    shared = f" with {report['branch_step']} shared" if report["sharing"] == "groups" else ""
+    place = escape(f"{_place(report)}{shared}")
+    if saved is None:
+        reused = sum(report["reused"].values())
+        return f"{plural(reused, 'evaluation')} reused, so no time is compared; {place}."
+    return (
+        f"Sharing took <b>{seconds_text(seconds['shared']['total'])}</b> instead of "
+        f"{seconds_text(seconds['independent']['total'])}: "
+        f"<b>{saved_text(saved)}</b> time, measured with {place}."
     )
 
 

@@ -6,12 +6,16 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 
+import gradio as gr
 import pytest
 
 from sage.models import ModelSpec, load_model
 from sage.settings import ModelSettings
 from sage.ui.demo import build_demo, launch_settings
-from sage.ui.handlers import Form, Handlers
+from sage.ui.form import Form
+from sage.ui.handlers import Handlers
+from sage.ui.layout import build_layout
+from sage.ui.rendering import Rendering
 from sage.ui.shelf import Shelf
 
 PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
@@ -64,17 +68,44 @@ def server(demo):
 @pytest.fixture
 def page(shelf):
     """Handlers on a layout of their own, called without a server."""
-    import gradio as gr
-
-    from sage.ui.layout import build_layout
-
     with gr.Blocks():
         return Handlers(build_layout(shelf), shelf)
 
 
 @pytest.fixture
+def rendering(page):
+    """What renders, on the same layout."""
+    return Rendering(page.layout, page.shelf)
+
+
+@pytest.fixture
 def form():
-    return Form(PROMPTS, "tiny", 0.95, 1.0, 5, 4, 10, 3.0, 7)
+    return make_form()
+
+
+def make_form(**changes):
+    """Four prompts of which two share, on the tiny model."""
+    values = {
+        "prompts": PROMPTS,
+        "model": "tiny",
+        "tau_min": 0.95,
+        "tau_max": 1.0,
+        "max_group_size": 5,
+        "branch_step": 4,
+        "steps": 10,
+        "guidance_scale": 3.0,
+        "seed": 7,
+        "trained": False,
+        "scheduler": "ddim",
+        "trunk": "mean",
+        "fresh_noise": 0.0,
+        "sharing": "groups",
+        "budget": 0.7,
+        "insist": False,
+        "fewer_steps": True,
+        "measure": True,
+    }
+    return Form(**(values | changes))
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
-from PIL import Image
 
 from sage.request import LIMITS
-from sage.ui.handlers import EARLIER, TEASER, UNFINISHED, Form, known_words
+from sage.ui.examples import EXAMPLE_SETS
+from sage.ui.form import Form
+from sage.ui.handlers import EARLIER, TEASER, UNFINISHED, known_words
+from sage.ui.results import REUSED
 from sage.ui.shelf import Shelf
 
 from .conftest import PROMPTS, raises_sentence
@@ -18,13 +20,9 @@ def values(form, run=None):
     return (*vars(form).values(), run)
 
 
-def rendered(page, form):
-    updates = list(page.render(*values(form)))
-    return updates, updates[-1][page.layout.run]
-
-
-def trace_names(update):
-    return [trace.get("name") for trace in json.loads(update.plot)["data"]]
+def rendered(rendering, form, run=None):
+    updates = list(rendering.render(*values(form, run)))
+    return updates, updates[-1][rendering.layout.run]
 
 
 def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
@@ -36,9 +34,9 @@ def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
     assert "4 of 10 steps shared" in updates[layout.estimate]
     assert "Never seen" in updates[layout.prompts_note]
     assert "pizza" in updates[layout.prompts_note]
-    assert json.loads(updates[layout.similarity].plot)["data"][0]["type"] == "heatmap"
-    assert "A trunk" in trace_names(updates[layout.plan])
-    assert updates[layout.pictures].count("sage-frame") == 8
+    assert 'aria-label="P1 and P2:' in updates[layout.similarity]
+    assert 'data-p="0 1" class="sage-line"' in updates[layout.plan]
+    assert updates[layout.pictures].count("sage-frame") == 12
 
 
 def test_the_estimate_follows_the_branch_point_and_leaves_the_groups_alone(page, form):
@@ -47,7 +45,7 @@ def test_the_estimate_follows_the_branch_point_and_leaves_the_groups_alone(page,
     assert "10 of 10 steps shared" in updates[layout.estimate]
     assert updates[layout.share_ratio] == 1
     assert layout.similarity not in updates
-    assert layout.chips not in updates
+    assert layout.prompts_note not in updates
 
 
 def test_changing_the_steps_keeps_the_share(page):
@@ -74,11 +72,21 @@ def test_changing_the_steps_keeps_the_share(page):
         ({"seed": -1}, "seed"),
         ({"seed": None}, "seed"),
         ({"seed": 2**40}, "seed"),
+        ({"scheduler": "magic"}, "scheduler"),
+        ({"trunk": None}, "trunk"),
+        ({"fresh_noise": 2}, "fresh"),
+        ({"sharing": "all"}, "share"),
+        ({"budget": 0}, "budget"),
+        ({"trained": "yes"}, "trained"),
+        ({"trained": True}, "no adapter"),
+        ({"sharing": "tree", "budget": 0.1}, "budget"),
         ({"model": "rm -rf"}, "available"),
         ({"model": "gone"}, "cannot be loaded"),
     ],
 )
-def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(page, form, change, words):
+def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(
+    page, rendering, form, change, words
+):
     bad = replace(form, **change)
     layout = page.layout
     for handler in (page.analyze, page.estimate):
@@ -86,7 +94,7 @@ def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(page, form, chan
         assert words.lower() in updates[layout.prompts_note].lower()
         assert "sage-error" in updates[layout.prompts_note]
         assert layout.prompts not in updates
-    (only,) = page.render(*values(bad))
+    (only,) = rendering.render(*values(bad))
     assert words.lower() in only[layout.progress].lower()
 
 
@@ -97,54 +105,144 @@ def test_an_empty_box_is_an_invitation_and_no_error(page, form, prompts):
     assert "sage-error" not in updates[page.layout.prompts_note]
 
 
-def test_rendering_shows_previews_then_everything(page, form):
-    updates, run = rendered(page, form)
-    layout = page.layout
+def test_rendering_shows_previews_then_everything(rendering, form):
+    updates, run = rendered(rendering, form)
+    layout = rendering.layout
     assert all(set(u) <= set(layout.results) for u in updates)
     live = [u for u in updates if 'data-state="live"' in str(u.get(layout.pictures))]
     assert live
-    assert live[0][layout.pictures].count("<img") == 8
+    assert live[0][layout.pictures].count("<img") == 12
     last = updates[-1]
     assert 'data-state="done"' in last[layout.pictures]
+    assert "4 shared steps" in last[layout.pictures]
+    assert "9 steps" in last[layout.pictures]
     assert "twin" in last[layout.pictures]
-    assert "independent encode" in trace_names(last[layout.seconds])
-    assert "shared A trunk" in trace_names(last[layout.flops])
+    assert "independent" in last[layout.seconds]
+    assert "sage-trunk" in last[layout.flops]
     assert "36 of 40" in last[layout.saving]
+    assert "What P1, P2 had in common after step 4" in last[layout.plan]
     assert run.done
     assert run.step == 10
 
 
-def test_downloads_hold_pictures_and_the_record(page, form):
-    _, run = rendered(page, form)
+def test_fewer_steps_can_be_left_out(rendering, form):
+    updates, _ = rendered(rendering, replace(form, fewer_steps=False))
+    assert "fewer" not in updates[-1][rendering.layout.pictures]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sharing": "tree", "budget": 0.6},
+        {"sharing": "adaptive"},
+        {"scheduler": "dpm++2m"},
+        {"scheduler": "heun", "steps": 6, "branch_step": 3},
+        {"trunk": "prediction"},
+        {"fresh_noise": 0.3},
+    ],
+)
+def test_every_way_of_sharing_renders(rendering, form, change):
+    updates, run = rendered(rendering, replace(form, **change))
+    last = updates[-1]
+    assert run.done, last[rendering.layout.progress]
+    assert last[rendering.layout.pictures].count("<img") == 12
+    assert "sage-line" in last[rendering.layout.plan]
+
+
+def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
+    tree = replace(form, sharing="tree", budget=0.6)
+    updates = page.analyze(*values(tree))
+    assert "of 40" in updates[page.layout.estimate]
+    spent = int(updates[page.layout.estimate].split(" of 40")[0].rsplit(">", 1)[1])
+    assert spent <= 24
+    shown = page.pick_sharing("tree")
+    assert shown[page.layout.branch_step].visible is False
+    assert shown[page.layout.budget].visible is True
+
+
+def test_without_measuring_what_is_there_is_reused_and_no_time_is_compared(rendering, form):
+    quick = replace(form, measure=False)
+    rendered(rendering, form)
+    updates, _ = rendered(rendering, replace(quick, branch_step=5))
+    last = updates[-1]
+    # The independent side is there altogether, the shared one up to the earlier branch point.
+    assert "reused" in last[rendering.layout.progress]
+    assert REUSED in last[rendering.layout.seconds]
+    assert "no time is compared" in last[rendering.layout.saving]
+
+
+def test_a_measured_run_reuses_nothing(rendering, form):
+    rendered(rendering, form)
+    updates, run = rendered(rendering, form)
+    assert "reused" not in updates[-1][rendering.layout.progress]
+    report = json.loads(run.files.record.read_text())
+    assert set(report["reused"].values()) == {0}
+    assert report["saving"]["seconds"] is not None
+
+
+def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering, form):
+    layout = page.layout
+    _, run = rendered(rendering, form)
+    *steps, last = rendering.scrub(*values(form, run))
+    assert "branch points ready" in steps[-1][layout.progress]
+    assert run.strip is None
+    run = last[layout.run]
+    assert run.strip.points == tuple(range(11))
+    assert "sage-sheet" in last[layout.pictures]
+    assert "All branch points are ready" in last[layout.scrub_note]
+    # 4 x 10 independent evaluations are all there, and so are the first steps of every trunk.
+    reused = int(last[layout.progress].split("Done: ")[1].split(" of ")[0])
+    assert reused > 40
+    # Within the strip the branch point may move; the pictures are not for earlier settings.
+    moved = page.estimate(*values(replace(form, branch_step=9), run))
+    assert moved[layout.banner] == ""
+    assert moved[layout.pictures] == gr.skip()
+    assert EARLIER in page.estimate(*values(replace(form, guidance_scale=2), run))[layout.banner]
+
+
+def test_scrubbing_before_rendering_says_what_to_do(rendering, form):
+    (only,) = rendering.scrub(*values(form))
+    assert "Render first" in only[rendering.layout.progress]
+
+
+def test_only_a_finished_run_of_groups_can_be_scrubbed(page, rendering, form):
+    _, run = rendered(rendering, form)
+    scrub = page.layout.scrub
+    assert page.analyze(*values(form))[scrub].interactive is False
+    assert page.analyze(*values(form, run))[scrub].interactive is True
+    other = replace(form, seed=8)
+    assert page.mark_earlier(*values(other, run))[scrub].interactive is False
+
+
+def test_downloads_hold_pictures_and_the_record(rendering, form):
+    _, run = rendered(rendering, form)
     with zipfile.ZipFile(run.files.archive) as box:
         names = box.namelist()
         assert "P01-independent.png" in names
         assert "P04-shared.png" in names
         record = json.loads(box.read("sage-record.json"))
-        with box.open("sage-sheet.png") as sheet:
-            assert Image.open(sheet).width > 4 * 190
     assert record["prompts"] == PROMPTS.split("\n")
     assert record["seeds"] == [7, 8, 9, 10]
     assert record == json.loads(run.files.record.read_text())
 
 
-def test_the_record_repeats_the_run(page, form):
-    _, first = rendered(page, form)
-    _, second = rendered(page, form)
+def test_the_record_repeats_the_run(rendering, form):
+    _, first = rendered(rendering, form)
+    _, second = rendered(rendering, form)
     for (a, b), (c, d) in zip(first.files.pairs, second.files.pairs, strict=True):
         assert a.read_bytes() == c.read_bytes()
         assert b.read_bytes() == d.read_bytes()
 
 
-def test_a_new_rendering_removes_the_files_of_the_one_before(page, form):
-    _, first = rendered(page, form)
+def test_a_new_rendering_removes_the_files_of_the_one_before(rendering, form):
+    _, first = rendered(rendering, form)
     assert first.files.folder.exists()
-    list(page.render(*values(form, first)))
+    list(rendering.render(*values(form, first)))
     assert not first.files.folder.exists()
 
 
-def test_results_are_marked_once_the_form_asks_for_something_else(page, form):
-    _, run = rendered(page, form)
+def test_results_are_marked_once_the_form_asks_for_something_else(page, rendering, form):
+    _, run = rendered(rendering, form)
     layout = page.layout
     assert page.analyze(*values(form, run))[layout.banner] == ""
     for other in (
@@ -162,14 +260,14 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, form):
     )
 
 
-def test_old_pictures_stay_when_prompts_change(page, form):
-    _, run = rendered(page, form)
+def test_old_pictures_stay_when_prompts_change(page, rendering, form):
+    _, run = rendered(rendering, form)
     other = replace(form, prompts="a fox\na dog")
     assert page.analyze(*values(other, run))[page.layout.pictures] == gr.skip()
 
 
-def test_closing_the_generator_stops_within_a_step(page, form):
-    steps = page.render(*values(replace(form, steps=100, branch_step=40)))
+def test_closing_the_generator_stops_within_a_step(page, rendering, form):
+    steps = rendering.render(*values(replace(form, steps=100, branch_step=40)))
     layout = page.layout
     run = None
     for updates in steps:
@@ -178,7 +276,7 @@ def test_closing_the_generator_stops_within_a_step(page, form):
             break
     steps.close()
     assert not run.done
-    stopped = page.stop(run)
+    stopped = rendering.stop(run)
     assert f"Stopped after step {run.step} of 100" in stopped[layout.progress]
     assert UNFINISHED in stopped[layout.banner]
     assert layout.pictures not in stopped
@@ -186,26 +284,19 @@ def test_closing_the_generator_stops_within_a_step(page, form):
     assert UNFINISHED in page.analyze(*values(checked, run))[layout.banner]
 
 
-def test_stopping_before_the_first_step_says_so(page):
-    assert "before it began" in page.stop(None)[page.layout.progress]
+def test_stopping_before_the_first_step_says_so(rendering):
+    assert "those from before" in rendering.stop(None)[rendering.layout.progress]
 
 
-def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(page, form, monkeypatch):
-    def broken(*_):
+def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, form, monkeypatch):
+    def broken(*_, **__):
         raise KeyError("/secret/path")
 
-    monkeypatch.setattr("sage.ui.handlers.compare", broken)
-    *_, last = page.render(*values(form))
-    assert "Rendering failed" in last[page.layout.progress]
+    monkeypatch.setattr("sage.ui.rendering.compare", broken)
+    *_, last = rendering.render(*values(form))
+    assert "Rendering failed" in last[rendering.layout.progress]
     assert "secret" not in str(last)
-    assert page.layout.render in last
-
-
-def test_the_slider_shows_the_chosen_pair(page, form):
-    _, run = rendered(page, form)
-    independent, shared = page.pick_pair("2", run)
-    assert independent.endswith("P03-independent.png")
-    assert shared.endswith("P03-shared.png")
+    assert rendering.layout.render in last
 
 
 def test_a_model_brings_its_own_bounds_and_what_it_knows(page):
@@ -221,10 +312,7 @@ def test_a_model_brings_its_own_bounds_and_what_it_knows(page):
 
 
 def test_a_model_of_the_open_web_lists_nothing(shelf):
-    class Open:
-        known_words = None
-
-    assert known_words(Open()) == {}
+    assert known_words(replace(shelf.default.settings, known_words=None)) == {}
 
 
 def test_random_seeds_are_allowed(page):
@@ -240,10 +328,23 @@ def test_the_shelf_loads_a_model_once(shelf):
         return shelf.get("tiny")
 
     own = Shelf(shelf.specs, load)
+    assert own.loaded("tiny") is None
+    assert own.spec("tiny") is shelf.default
     assert own.get("tiny") is own.get("tiny")
     assert loads == ["tiny"]
     with raises_sentence(ValueError, "Unknown model", "tiny"):
         own.get("../../etc/passwd")
+
+
+def test_an_example_brings_its_own_bounds_and_overrules_the_guard_only_where_it_is_forced(page):
+    layout = page.layout
+    for example in EXAMPLE_SETS:
+        updates = page.fill(example, "tiny")
+        assert updates[layout.prompts] == example.text
+        assert updates[layout.insist] == example.forced
+        low = -1.0 if example.forced else page.shelf.default.tau_min
+        assert updates[layout.tau_min] == low
+    assert [example.key for example in EXAMPLE_SETS if example.forced] == ["far"]
 
 
 def test_the_form_and_the_layout_have_one_order(page):

@@ -1,38 +1,17 @@
-from html.parser import HTMLParser
-
 import pytest
 import torch
-from PIL import Image
 
+from sage.arrangement import arrange
+from sage.calibration import Calibration
 from sage.cost import ModelFlops, plan_cost
 from sage.grouping import group_prompts
 from sage.plan import shared_plan
+from sage.request import parse_request
 from sage.ui import views
 
-HOSTILE = """<img src=x onerror=alert(1)> "quoted" 'single' <script>1</script> &amp;"""
+from .reader import HOSTILE, Reader
 
-
-class Reader(HTMLParser):
-    """Tags, attributes and text as a browser reads them; fails on tags left open."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.tags, self.attributes, self.texts, self._open = [], [], [], []
-        self.feed(source)
-        self.close()
-        assert not self._open, self._open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes.append(dict(attrs))
-        if tag not in ("img", "br"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
+PROMPTS = ["a fox", "a whale", "a dog"]
 
 
 def grouping(low=0.5, high=0.95, size=5):
@@ -41,67 +20,79 @@ def grouping(low=0.5, high=0.95, size=5):
     )
 
 
-def shots(words=""):
-    return [views.Shot("data:image/png;base64,AA==", words)] * 3
+def arrangement(prompts=PROMPTS, low=0.5, high=0.95, size=5, calibration=None, **asked):
+    request = parse_request("\n".join(prompts), **asked)
+    return arrange(grouping(low, high, size), request, request.steps, calibration=calibration)
+
+
+def chips(arranged, unseen=()):
+    shares = any(len(group) > 1 for group in arranged.groups)
+    return views.group_chips(arranged, arranged.request.prompts, unseen, shares)
 
 
 def test_hostile_prompts_stay_text_everywhere():
     prompts = [HOSTILE, "a fox", HOSTILE]
-    pairs = views.pair_views(prompts, [(0, 2), (1,)], shots(), shots())
     for source in (
-        views.group_chips(grouping(), prompts, ("onerror", "script")),
+        chips(arrangement(prompts), ("onerror", "script")),
         views.prompts_note(prompts, ("<b>", "script")),
-        views.picture_grid(pairs, "done"),
         views.note(HOSTILE, "error"),
         views.progress(1, 2, HOSTILE),
         views.banner(HOSTILE),
         views.known_things({HOSTILE: [HOSTILE]}),
     ):
-        reader = Reader(source)
-        assert "script" not in reader.tags
-        assert not any("onerror" in found for found in reader.attributes)
-
-
-def test_every_picture_has_an_alternative_text_and_its_groups_mark():
-    prompts = ["a fox", "a whale", "a dog"]
-    pairs = views.pair_views(prompts, [(0, 2), (1,)], shots(), shots("CLIP 0.30"))
-    reader = Reader(views.picture_grid(pairs, "done"))
-    alts = [a["alt"] for tag, a in zip(reader.tags, reader.attributes, strict=True) if tag == "img"]
-    assert alts == [
-        f"P{n}, {side}: {prompt}"
-        for n, prompt in enumerate(prompts, start=1)
-        for side in ("independent", "shared")
-    ]
-    assert [t for t in reader.texts if t in "AB"] == ["A", "B", "A"]
-
-
-def test_empty_boxes_keep_the_place_of_every_picture():
-    boxes = views.empty_shots(3)
-    pairs = views.pair_views(["a", "b", "c"], [(0, 1, 2)], boxes, boxes)
-    empty, done = views.picture_grid(pairs, "empty"), views.picture_grid(pairs, "done")
-    assert empty.count('class="sage-frame"') == done.count('class="sage-frame"') == 6
-    assert "<img" not in empty
+        assert Reader(source).is_safe
 
 
 def test_chips_name_groups_and_who_stands_alone():
-    reader = Reader(views.group_chips(grouping(), ["a fox", "a whale", "a dog"], ("whale",)))
+    reader = Reader(chips(arrangement(), ("whale",)))
     text = " ".join(reader.texts)
     assert text.index("P1") < text.index("P3") < text.index("P2")
     assert "alone" in text
     assert "mark" in reader.tags
+    assert [name["data-p"] for name in reader.all("button")] == ["0", "2", "1"]
 
 
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("bounds", "words"),
     [
-        (grouping(low=0.9), "lower the bound"),
-        (grouping(low=-1, high=0.05), "near-duplicates"),
-        (grouping(size=1), "larger groups"),
+        ({"low": 0.9}, "lower the bound"),
+        ({"low": -1, "high": 0.05}, "near-duplicates"),
+        ({"size": 1}, "larger groups"),
     ],
 )
-def test_when_nothing_is_shared_the_page_says_what_to_do(found, words):
-    assert not found.shares
-    assert words in views.group_chips(found, ["a", "b", "c"], ())
+def test_when_nothing_is_shared_the_page_says_what_to_do(bounds, words):
+    assert words in chips(arrangement(**bounds))
+
+
+CALIBRATION = Calibration(
+    similarity=(0.5, 0.9),
+    share_ratio=(0.0, 0.5, 1.0),
+    distance=((0.0, 0.2, 0.4), (0.0, 0.1, 0.2)),
+    limit=0.1,
+    measure="distance",
+    conditions={},
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"share_ratio": 0.2, "guarded": True}, ["safe to share"]),
+        ({"share_ratio": 0.8, "guarded": True}, ["Too long a trunk", "Shares 12 steps instead."]),
+        ({"share_ratio": 0.8, "guarded": False}, ["Too long a trunk", "Shared anyway."]),
+    ],
+)
+def test_the_guard_says_what_it_expects_and_does(asked, words):
+    text = chips(arrangement(calibration=CALIBRATION, **asked))
+    assert all(word in text for word in words), text
+
+
+def test_the_guard_refuses_what_cannot_be_made_safe_and_is_silent_without_a_calibration():
+    strict = Calibration((0.5,), (0.0, 1.0), ((0.2, 0.4),), 0.1, "distance", {})
+    text = chips(arrangement(calibration=strict, guarded=True))
+    assert "Too different to share at all" in text
+    assert "Not shared." in text
+    assert "sage-guard" not in chips(arrangement(guarded=True))
 
 
 def test_the_table_gives_a_reason_for_every_pair():
@@ -113,31 +104,30 @@ def test_the_table_gives_a_reason_for_every_pair():
     assert "too far apart" in text
 
 
-def test_the_estimate_is_the_plans_cost_in_words():
-    plan = shared_plan([(0, 2), (1,)], 30, 12)
+def estimated(plan, request, shares=True):
     cost = plan_cost(plan, ModelFlops(1e6, 1e9, 1e8))
-    text = " ".join(Reader(views.estimate(cost, 12, 30, True)).texts)
+    return views.estimate(cost, plan, request, shares)
+
+
+def test_the_estimate_is_the_plans_cost_in_words():
+    plan, request = shared_plan([(0, 2), (1,)], 30, 12), parse_request("\n".join(PROMPTS))
+    text = " ".join(Reader(estimated(plan, request)).texts)
     assert "12 of 30 steps shared" in text
     assert "β = 0.40" in text
     assert "78 of 90" in text
     assert "13 %" in text
-    assert "Nothing is shared" in views.estimate(cost, 12, 30, False)
-    assert views.no_estimate().count("<div>") == views.estimate(cost, 12, 30, True).count("<div>")
+    assert "Nothing is shared" in estimated(plan, request, shares=False)
+    assert views.no_estimate().count("<div>") == estimated(plan, request).count("<div>")
+
+
+def test_the_estimate_of_several_branch_points_names_their_span():
+    request = parse_request("\n".join(PROMPTS), sharing="adaptive")
+    text = estimated(shared_plan([(0, 2), (1, 3)], 30, [5, 20]), request)
+    assert "up to 5 to 20 of 30 steps shared" in text
+    assert "β" not in text
 
 
 def test_progress_is_a_progress_bar():
     reader = Reader(views.progress(14, 30, "Step 14 of 30, shared"))
     bar = next(a for a in reader.attributes if a.get("role") == "progressbar")
     assert (bar["aria-valuenow"], bar["aria-valuemax"]) == ("14", "30")
-
-
-@pytest.mark.parametrize(("size", "kind"), [(64, "png"), (512, "webp")])
-def test_pictures_travel_in_the_page(size, kind):
-    source = views.picture_source(Image.new("RGB", (size, size), "red"))
-    assert source.startswith(f"data:image/{kind};base64,")
-
-
-def test_scores_are_left_out_when_there_are_none():
-    assert views.shot_words(None, None) == ""
-    assert "CLIP" not in views.shot_words(None, 0.1)
-    assert "0.31" in views.shot_words(0.312, 0.1)

@@ -1,0 +1,242 @@
+"""What takes a while: rendering both sides with previews, and all branch points of a run.
+
+Translates the library's steps into updates of the page; one rendering at a time, and closing a
+generator stops it within a step. What acts at once is in `handlers`.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import torch
+
+from sage.compare import CompareStep, Comparison, compare
+from sage.filmstrip import Frame, branch_points, filmstrip, filmstrip_evaluations
+from sage.plan import Group
+from sage.store import StateStore
+from sage.ui import results, views
+from sage.ui.analysis import Analysis, analyze
+from sage.ui.downloads import remove_run, save_run
+from sage.ui.form import Form, Run
+from sage.ui.handlers import UNFINISHED, Updates, no_costs, plan_view, scrub_words, split
+from sage.ui.layout import Layout
+from sage.ui.pictures import empty_grid, live_grid, picture_grid, strip_rows
+from sage.ui.shelf import Shelf
+from sage.ui.words import plural
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser shows no more
+SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
+KEPT_BYTES = 192 * 2**20  # latents of earlier runs, for all visitors together
+RENDERING = "Rendering …"
+
+
+class Rendering:
+    """The page's listeners that render.
+
+    Args:
+        layout: The components they update.
+        shelf: The models they use.
+    """
+
+    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+        self.layout = layout
+        self.shelf = shelf
+        self.states = StateStore(KEPT_BYTES)
+
+    def announce(self) -> Updates:
+        """Shown at once after the click, while the run waits for its turn."""
+        page = self.layout
+        return {
+            page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
+            page.render: gr.Button(RENDERING, interactive=False),
+            page.scrub: gr.Button(interactive=False),
+            page.stop: gr.Button(interactive=True),
+        }
+
+    def render(self, *values: Any) -> Iterator[Updates]:
+        """Renders both sides with previews; closing the generator stops it within a step."""
+        form, before = split(values)
+        yield from self._explained(self._render(form, before))
+
+    def scrub(self, *values: Any) -> Iterator[Updates]:
+        """Renders the run on the page at many branch points, for scrubbing without any call."""
+        form, run = split(values)
+        yield from self._explained(self._scrub(form, run))
+
+    def stop(self, run: Run | None) -> Updates:
+        """Says what was reached; the run itself is cancelled by the listener."""
+        page = self.layout
+        if run is None or run.done:
+            line = views.progress(0, 1, "Stopped; the pictures are those from before.")
+            return {page.progress: line, **self._ready(run)}
+        steps = run.request.steps
+        line = f"Stopped after step {run.step} of {steps}."
+        return {
+            page.progress: views.progress(run.step, steps, line, "warn"),
+            page.banner: views.banner(UNFINISHED),
+            **self._ready(run),
+        }
+
+    def _explained(self, updates: Iterator[Updates]) -> Iterator[Updates]:
+        """The updates; whatever goes wrong ends them with a sentence."""
+        try:
+            yield from updates
+        except ValueError as error:
+            yield self._failed(str(error))
+        except torch.OutOfMemoryError:
+            yield self._failed("The memory does not suffice: use fewer prompts.")
+        except Exception:
+            log.exception("rendering failed")
+            yield self._failed("Rendering failed. The server's log says why.")
+
+    def _failed(self, sentence: str) -> Updates:
+        return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self._ready(None)}
+
+    def _ready(self, run: Run | None) -> Updates:
+        """The buttons as they stand when nothing runs."""
+        page = self.layout
+        possible = (
+            run is not None and run.done and run.strip is None and run.request.sharing == "groups"
+        )
+        return {
+            page.render: gr.Button("Render", interactive=True),
+            page.scrub: gr.Button(interactive=possible),
+            page.stop: gr.Button(interactive=False),
+        }
+
+    # -- both sides --------------------------------------------------------------------------
+
+    def _render(self, form: Form, before: Run | None) -> Iterator[Updates]:
+        request = form.check()
+        analysis = analyze(request, form.model, self.shelf)
+        remove_run(before.files if before else None)
+        run = Run(request, form.model)
+        yield {self.layout.run: run, **self._reset(form, analysis)}
+        shown = 0.0
+        for item in self.shelf.lease.run(
+            compare,
+            form.model,
+            request,
+            flops=_expected_flops(analysis, form),
+            fewer_steps=form.fewer_steps,
+            keep=self.states,
+            measure=form.measure,
+        ):
+            if isinstance(item, Comparison):
+                yield self._finished(run, item, analysis)
+            elif time.monotonic() - shown > PREVIEW_SECONDS:
+                shown = time.monotonic()
+                yield self._preview(replace(run, step=item.step), item, analysis, form)
+
+    def _reset(self, form: Form, analysis: Analysis) -> Updates:
+        page, request = self.layout, analysis.request
+        return {
+            page.progress: views.progress(0, request.steps, "Reading the prompts", "live"),
+            page.banner: "",
+            page.scrub_note: views.note(""),
+            page.pictures: empty_grid(request.prompts, analysis.arrangement.groups, form.sides),
+            page.archive: gr.DownloadButton(interactive=False),
+            page.record: gr.DownloadButton(interactive=False),
+            page.sheet: gr.DownloadButton(interactive=False),
+            page.lines: gr.DownloadButton(interactive=False),
+            **no_costs(page),
+        }
+
+    def _preview(self, run: Run, step: CompareStep, analysis: Analysis, form: Form) -> Updates:
+        page = self.layout
+        words = "shared" if step.stage == "trunk" else "each prompt on its own"
+        line = f"Step {step.step} of {step.steps}, {words}"
+        sides = {side: getattr(step, side) for side in form.sides}
+        groups = analysis.arrangement.groups
+        return {
+            page.run: run,
+            page.progress: views.progress(step.step, step.steps, line, "live"),
+            page.pictures: live_grid(run.request.prompts, groups, sides),
+        }
+
+    def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
+        page, request = self.layout, done.request
+        files = save_run(done, self.shelf.spec(run.model))
+        run = replace(
+            run,
+            step=request.steps,
+            done=True,
+            files=files,
+            plan=done.shared.plan,
+            previews=results.fork_previews(done.forks),
+        )
+        plans = (done.shared.plan, done.independent.plan)
+        rows = results.picture_rows(done)
+        return {
+            page.run: run,
+            page.progress: views.progress(1, 1, done_words(done), "done"),
+            page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
+            page.plan: plan_view(replace(analysis, request=request), run),
+            page.seconds: results.seconds_bars(done.report, done.groups, *plans),
+            page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
+            page.saving: views.saving_words(done.report),
+            page.archive: gr.DownloadButton(value=str(files.archive), interactive=True),
+            page.record: gr.DownloadButton(value=str(files.record), interactive=True),
+            page.sheet: gr.DownloadButton(value=str(files.sheet), interactive=True),
+            page.lines: gr.DownloadButton(value=str(files.lines), interactive=True),
+            **self._ready(run),
+        }
+
+    # -- all branch points -------------------------------------------------------------------
+
+    def _scrub(self, form: Form, run: Run | None) -> Iterator[Updates]:
+        request = form.check()
+        if run is None or not run.done or not run.fits(request, form.model):
+            raise ValueError("Render first; the branch points of that run can then be scrubbed.")
+        frames: list[Frame] = []
+        steps = run.plan.steps
+        points = branch_points(steps, SCRUB_POINTS, min(request.branch_step, steps))
+        analysis = analyze(request, form.model, self.shelf)
+        evaluation = analysis.cost.independent_flops.branches / (steps * len(request.prompts))
+        work = filmstrip_evaluations(analysis.arrangement, points) * evaluation
+        for frame in self.shelf.lease.run(
+            filmstrip, form.model, request, points, flops=work, keep=self.states
+        ):
+            frames.append(frame)
+            yield self._scrubbing(frame, len(frames) - 1, len(points))
+        run = replace(run, strip=results.frames_strip(frames))
+        yield self._scrubbed(run, frames, analysis.arrangement.groups)
+
+    def _scrubbing(self, frame: Frame, ready: int, number: int) -> Updates:
+        line = f"{ready} of {plural(number, 'branch point')} ready"
+        return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
+
+    def _scrubbed(self, run: Run, frames: list[Frame], groups: Sequence[Group]) -> Updates:
+        page, request = self.layout, run.request
+        spent = sum(frame.output.cost.evaluations for frame in frames)
+        reused = sum(frame.output.reused for frame in frames)
+        line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
+        rows = strip_rows(run.strip, request.branch_step)
+        return {
+            page.run: run,
+            page.progress: views.progress(1, 1, line, "done"),
+            page.pictures: picture_grid(request.prompts, groups, rows, "done", run.strip),
+            page.scrub_note: views.note(scrub_words(run)),
+            **self._ready(run),
+        }
+
+
+def _expected_flops(analysis: Analysis, form: Form) -> float:
+    """What all sides cost; fewer steps cost as much as the shared side."""
+    shared, alone = analysis.cost.flops.total, analysis.cost.independent_flops.total
+    return alone + shared * (2 if form.fewer_steps else 1)
+
+
+def done_words(done: Comparison) -> str:
+    """What was done, in a line."""
+    request, reused = done.request, sum(done.report["reused"].values())
+    again = f" {plural(reused, 'evaluation')} reused." if reused else ""
+    return (
+        f"Done: {plural(request.steps, 'step')}, seeds {request.seeds[0]} to "
+        f"{request.seeds[-1]}.{again}"
+    )

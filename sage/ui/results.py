@@ -1,0 +1,88 @@
+"""From a finished comparison to what the page shows of it: pictures, bars, sentences.
+
+Rendered here or precomputed, both become the same rows of pictures and the same bars. Knows
+nothing of gradio.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from PIL import Image
+
+from sage.compare import Comparison
+from sage.cost import Cost
+from sage.filmstrip import Frame
+from sage.plan import Plan
+from sage.ui import cost_bars
+from sage.ui.cost_bars import Bar
+from sage.ui.first import Stored
+from sage.ui.pictures import Row, picture_source, row_of
+from sage.ui.strip import Strip, StripRow, make_strip
+from sage.ui.words import STAGES
+
+NO_BARS = "Appears when both sides have run."
+REUSED = "Not measured: evaluations were taken from an earlier run."
+_ORDER = ("independent", "shared", "fewer")
+
+
+def frames_strip(frames: Iterable[Frame], quality: int = 84) -> Strip:
+    """The frames of a filmstrip as one strip."""
+    return make_strip([(frame_row(frame), frame.output.images) for frame in frames], quality)
+
+
+def frame_row(frame: Frame) -> StripRow:
+    """What a frame did and how its pictures fare."""
+    scores = frame.scores
+    spent = frame.output.cost.evaluations
+    return StripRow(frame.side, frame.at, spent, scores.twin, scores.clip)
+
+
+def picture_rows(done: Comparison) -> list[Row]:
+    """The sides of a finished comparison as rows of the grid, the independent one first."""
+    rows = []
+    for side in (side for side in _ORDER if side in done.outputs):
+        output, scores = done.outputs[side], done.scores[side]
+        at = done.request.branch_step if side == "shared" else output.plan.steps
+        if side == "shared" and done.request.sharing != "groups":
+            at = -1  # a tree has no single branch point
+        row = StripRow(side, at, output.cost.evaluations, scores.twin, scores.clip)
+        rows.append(row_of(row, output.images))
+    return rows
+
+
+def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:
+    """The previews at the forks of a plan as sources of pictures."""
+    return {index: picture_source(picture) for index, picture in forks.items()}
+
+
+def seconds_bars(report: dict, groups: object, plan: Plan, independent: Plan) -> str:
+    """Measured seconds as bars; a sentence where nothing comparable was measured."""
+    if report["saving"]["seconds"] is None:
+        return cost_bars.no_bars(REUSED)
+    return cost_bars.cost_bars(_bars(report["seconds"], groups, plan, independent), "s", 1)
+
+
+def flops_bars(cost: Cost, groups: object, plan: Plan, independent: Plan) -> str:
+    """Counted FLOPs as bars."""
+    amounts = {"independent": cost.independent_flops, "shared": cost.flops}
+    total = cost.independent_flops.total
+    unit, scale = ("TFLOP", 1e12) if total >= 1e12 else ("GFLOP", 1e9)
+    stages = {side: vars(flops) for side, flops in amounts.items()}
+    return cost_bars.cost_bars(_bars(stages, groups, plan, independent), unit, scale)
+
+
+def _bars(amounts: dict[str, dict], groups: object, plan: Plan, independent: Plan) -> list[Bar]:
+    plans = {"independent": independent, "shared": plan}
+    return [
+        Bar(side, {stage: amounts[side][stage] for stage in STAGES}, groups, plans[side])
+        for side in plans
+    ]
+
+
+def stored_words(stored: Stored) -> str:
+    """Says that a comparison is precomputed, and under which conditions."""
+    report = stored.report
+    return (
+        f"Precomputed: {report['steps']} steps, seeds {report['seeds'][0]} to "
+        f"{report['seeds'][-1]}, {report['device']}, {stored.made['day']}. "
+        "Move the branch point; change anything else to render anew."
+    )
