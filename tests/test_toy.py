@@ -1,12 +1,21 @@
 """The toy is exact, so sampling can be held against closed forms."""
 
+import math
 from itertools import pairwise
 
+import pytest
 import torch
 
 from sage.plan import independent_plan, shared_plan
 from sage.sampling import in_prompt_order, sample
-from sage.toy import Mixture, cosine_alphas, gaussian_flow, toy_solver
+from sage.toy import (
+    Mixture,
+    cosine_alphas,
+    gaussian_flow,
+    speciation_alpha,
+    step_of_alpha,
+    toy_solver,
+)
 
 MEANS = torch.tensor([[-1.0, 0.5], [1.0, 0.5], [0.0, -2.0]], dtype=torch.float64)
 STD = 0.3
@@ -71,3 +80,74 @@ def test_a_longer_trunk_takes_pictures_further_from_their_twins():
         (run(shared_plan([(0, 1, 2)], 100, t), z) - alone).norm(dim=1).mean() for t in (10, 50, 90)
     ]
     assert distance[0] < distance[1] < distance[2]
+
+
+def peak_curvature(means, std, alpha):
+    """Largest eigenvalue of the Hessian of log p in the middle of the modes, by autograd."""
+    a = torch.tensor(alpha, dtype=torch.float64)
+
+    def log_density(x):
+        square = (x - a.sqrt() * means).square().sum(-1)
+        return torch.logsumexp(-square / (2 * (a * std**2 + 1 - a)), 0)
+
+    hessian = torch.autograd.functional.hessian(log_density, a.sqrt() * means.mean(0))
+    return float(torch.linalg.eigvalsh(hessian)[-1])
+
+
+# Two modes, and three at equal distances from their middle: there the second order is exact.
+SYMMETRIC = [
+    torch.tensor([[-1.2, 0.3], [0.8, -0.5]], dtype=torch.float64),
+    torch.tensor([[0.0, 1.1], [0.55 * 3**0.5, -0.55], [-0.55 * 3**0.5, -0.55]]).double(),
+]
+
+
+@pytest.mark.parametrize("means", SYMMETRIC)
+def test_the_middle_stops_being_a_peak_at_the_speciation_time(means):
+    at = speciation_alpha(means, STD)
+    assert abs(peak_curvature(means, STD, at)) < 1e-6
+    assert peak_curvature(means, STD, at - 0.01) < 0 < peak_curvature(means, STD, at + 0.01)
+
+
+def test_two_modes_separate_where_the_closed_form_says():
+    m = torch.tensor([0.9, 1.2], dtype=torch.float64)  # length 1.5
+    at = speciation_alpha(torch.stack([m, -m]), STD)
+    assert at == pytest.approx(1 / (1 + 1.5**2 - STD**2))
+    # In the paper's time, ᾱ = exp(−2t), far modes come to its ½·log of the largest eigenvalue.
+    far = speciation_alpha(torch.stack([100 * m, -100 * m]), STD)
+    assert -math.log(far) / 2 == pytest.approx(math.log(150), abs=1e-3)
+
+
+def test_overlapping_modes_never_separate():
+    m = torch.tensor([0.2, 0.1], dtype=torch.float64)
+    assert speciation_alpha(torch.stack([m, -m]), STD) is None
+
+
+def test_the_closer_the_modes_the_later_they_separate():
+    m = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    levels = [speciation_alpha(torch.stack([k * m, -k * m]), STD) for k in (2.0, 1.0, 0.5)]
+    steps = [step_of_alpha(level, 30) for level in levels]
+    assert 0 < steps[0] < steps[1] < steps[2] < 30
+
+
+def test_the_step_of_a_noise_level_inverts_the_schedule():
+    alphas = cosine_alphas(30)
+    for step in (5, 12, 29, 30):
+        assert step_of_alpha(float(alphas[step]), 30) == pytest.approx(step)
+
+
+def test_before_the_classes_separate_a_trunk_keeps_to_the_middle():
+    """Trunks from many noises: their spread along the modes' axis first shrinks, then splits."""
+    means = torch.tensor([[-1.5, 0.0], [1.5, 0.0]], dtype=torch.float64)
+    steps, z = 200, noise(7, 256)
+    at = step_of_alpha(speciation_alpha(means, STD), steps)
+    mixture, alphas = Mixture(means, STD), cosine_alphas(steps)
+    half = torch.full((256, 2), 0.5, dtype=torch.float64)
+    plan = independent_plan(256, steps)
+    states = list(sample(mixture.denoiser(alphas), toy_solver(steps), plan, half, z))
+    undecided = [
+        float(mixture.responsibilities(s.x, alphas[s.step + 1].expand(256), half).amax(1).mean())
+        for s in states
+    ]
+    early, late = undecided[int(at / 2)], undecided[int((at + steps) / 2)]
+    assert early < 0.75
+    assert late > 0.95
