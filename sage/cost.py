@@ -49,18 +49,24 @@ class StageFlops(Stages):
 
 @dataclass(frozen=True)
 class Probed:
-    """Passes of a step beyond one for each row of the plan; see `sage.adaptive`.
+    """A probe of `sage.adaptive` at one step.
 
     Attributes:
         step: The step.
-        conditional: Rows with a prompt's condition beyond the plan's.
-        unconditional: Rows without one beyond the plan's; negative where siblings that have just
-            parted share theirs.
+        asked: Conditions that were run to find out who disagrees.
+        answered: Evaluations of the plan's rows that this spared.
+        base: Rows that were run without a condition, one for each trunk or none.
     """
 
     step: int
-    conditional: int
-    unconditional: int
+    asked: int
+    answered: int
+    base: int
+
+    @property
+    def extra(self) -> int:
+        """Evaluations beyond those of the plan."""
+        return self.asked - self.answered
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ def plan_cost(
         probes: What was run beside the plan's own rows.
     """
     steps = range(plan.steps if guided else 0) if isinstance(guided, bool) else guided
-    shared = _Passes.of_rows(plan, steps, trunk, shared=True) + _Passes.of_probes(probes)
+    shared = _Passes.of_rows(plan, steps, trunk, shared=True) + _Passes.of_probes(probes, steps)
     alone = _Passes.of_rows(plan, steps, trunk, shared=False)
     total = plan.steps * plan.num_prompts
     everything = _Passes(total, 0 if guided is False else total)
@@ -170,8 +176,10 @@ class _Passes:
         return passes
 
     @classmethod
-    def of_probes(cls, probes: Sequence[Probed]) -> "_Passes":
-        return cls(sum(p.conditional for p in probes), sum(p.unconditional for p in probes))
+    def of_probes(cls, probes: Sequence[Probed], guided: range) -> "_Passes":
+        """Passes beyond those of the plan; siblings that have just parted share their base."""
+        base = sum(p.base - p.answered * (p.step in guided) for p in probes)
+        return cls(sum(p.extra for p in probes), base)
 
 
 def _stage_flops(plan: Plan, trunk: _Passes, branches: _Passes, model: ModelFlops) -> StageFlops:

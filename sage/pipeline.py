@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from sage.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
 from sage.clip import ClipEncoder
 from sage.cost import Cost, ModelFlops, plan_cost
 from sage.flops import model_flops
@@ -39,9 +40,10 @@ from sage.preview import LatentRGB
 from sage.sampling import State, in_prompt_order, prompt_rows, sample
 from sage.schedulers import WrappedScheduler, ddim_scheduler, denoiser_calls, solver_for, steps_for
 from sage.settings import ModelSettings
+from sage.solver import Solver
 from sage.store import StateStore
 from sage.timing import StageClock, StageSeconds
-from sage.trunk import Trunk, queries
+from sage.trunk import Denoiser, Trunk, queries
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
@@ -87,6 +89,7 @@ class SageOutput:
         seeds: One for each prompt.
         flagged: For each picture whether the model's safety checker blacked it out.
         reused: Evaluations of the plan that were taken from an earlier run.
+        probes: Evaluations beyond the plan's that an adaptive rule spent; `cost` counts them.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -97,6 +100,7 @@ class SageOutput:
     seeds: tuple[int, ...]
     flagged: tuple[bool, ...]
     reused: int = 0
+    probes: int = 0
 
 
 class SagePipeline(StableDiffusionPipeline):
@@ -314,6 +318,7 @@ class SagePipeline(StableDiffusionPipeline):
         trunk: Trunk = "mean",
         fresh_noise: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        adaptive: AdaptiveRule | None = None,
     ) -> SageOutput:
         """Renders the prompts; see `stream` for the arguments."""
         *_, output = self.stream(
@@ -330,6 +335,7 @@ class SagePipeline(StableDiffusionPipeline):
             trunk=trunk,
             fresh_noise=fresh_noise,
             guidance_interval=guidance_interval,
+            adaptive=adaptive,
         )
         return output
 
@@ -404,6 +410,7 @@ class SagePipeline(StableDiffusionPipeline):
         trunk: Trunk = "mean",
         fresh_noise: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        adaptive: AdaptiveRule | None = None,
     ) -> Iterator[SageStep | SageOutput]:
         """Renders the prompts step by step.
 
@@ -436,6 +443,9 @@ class SagePipeline(StableDiffusionPipeline):
             guidance_interval: From and to, in shares of the steps: guidance is on from the first
                 to before the second, and no unconditional pass is run elsewhere (Kynkäänniemi et
                 al. 2024, arXiv 2404.07724, who give the interval in noise levels).
+            adaptive: Splits groups while sampling, where their predictions disagree, instead of at
+                `share_ratio`. The output's plan is the realised one; its probes are counted.
+                Excludes `plan`, and `reuse`: no state is known before the probes are.
 
         Yields:
             A SageStep for every step that is run, then one SageOutput.
@@ -447,58 +457,103 @@ class SagePipeline(StableDiffusionPipeline):
         prompts = list(prompts)
         seeds = tuple(range(len(prompts))) if seeds is None else tuple(seeds)
         _check_inputs(prompts, seeds, negative_prompt, output_type)
+        if adaptive is not None and (plan is not None or reuse is not None):
+            raise ValueError("adaptive finds its own plan: it excludes plan and reuse.")
         if plan is None:
             groups = self.group(prompts).groups if groups is None else groups
             by_seed = [tuple(sorted(g, key=lambda n: (seeds[n], n))) for g in groups]
-            plan = self.plan(by_seed, num_inference_steps, share_ratio)
+            plan = self.plan(by_seed, num_inference_steps, 1.0 if adaptive else share_ratio)
         guidance = self._guidance(guidance_scale)
         guided = steps_between(guidance_interval, plan.steps) if guidance > 1 else range(0)
-        fresh = self._fresh(fresh_noise, seeds, plan.depth)
-        run = _Run(prompts, plan, guidance, guided, seeds, negative_prompt, trunk, fresh)
+        # An adaptive plan may part one prompt at a time.
+        depth = plan.depth if adaptive is None else len(prompts)
+        fresh = self._fresh(fresh_noise, seeds, depth)
+        run = _Run(prompts, plan, guidance, guided, seeds, negative_prompt, trunk, fresh, adaptive)
         return self._run(run, output_type, reuse)
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
     ) -> Iterator[SageStep | SageOutput]:
-        plan, device = run.plan, self._execution_device
-        clock = StageClock(device)
+        clock = StageClock(self._execution_device)
         # 1. Condition, noise and solver.
-        with torch.inference_mode(), clock.measure({"encode": 1.0}):
-            cond = self.encode(run.prompts)  # (N, L, D)
-            uncond = self.encode([run.negative_prompt]) if run.guided else None  # (1, L, D)
-        streams = self._streams(run.seeds)
-        noise = streams.draw().to(device)  # (N, C, h, w)
-        steps = steps_for(self.scheduler, plan.steps)
-        solver = solver_for(self.scheduler, steps, device, streams)
-        noise = noise * solver.init_noise_sigma
-        if run.fresh is not None:
-            solver.after  # noqa: B018  says so now if this scheduler cannot
+        parts = self._parts(run, clock)
         # 2. Trunks and branches, one step at a time.
-        inputs = self._inputs(run)
-        if isinstance(solver, WrappedScheduler):
+        if isinstance(parts.solver, WrappedScheduler):
             reuse = None  # its counters are not in the state
-        state = None if reuse is None else reuse.latest(inputs, plan, run.share_renewed)
+        inputs = self._inputs(run)
+        state = None if reuse is None else reuse.latest(inputs, run.plan, run.share_renewed)
         first = 0 if state is None else state.step + 1
-        for i in range(first, plan.steps):
-            if i == first or (i in run.guided) != (i - 1 in run.guided):
-                denoise = self._denoiser(
-                    solver.timesteps, uncond if i in run.guided else None, run.guidance
-                )
-                options = {"trunk": run.trunk, "fresh": run.fresh, "start": state}
-                states = sample(denoise, solver, plan, cond, noise, **options)
-            with torch.inference_mode(), clock.measure(_step_shares(plan.rows(i))):
-                state = next(states)
+        done = Adapted(state, run.plan)
+        walk, probes = self._walk(run, parts, state), []
+        for i in range(first, run.plan.steps):
+            shares: dict[str, float] = {}  # known after the step: a probe may split rows
+            with torch.inference_mode(), clock.measure(shares):
+                done = next(walk)
+            shares |= _step_shares(done.state.rows)
+            probes += [done.probed] if done.probed else []
             if reuse is not None:
-                reuse.add(inputs, plan, state, run.share_renewed)
-            yield SageStep(i + 1, plan.steps, state, self.preview)
+                reuse.add(inputs, run.plan, done.state, run.share_renewed)
+            yield SageStep(i + 1, run.plan.steps, done.state, self.preview)
         # 3. Pictures.
-        latents = in_prompt_order(state)
+        latents = in_prompt_order(done.state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
             images, flagged = self._decode(latents, output_type)
-        reused = sum(queries(run.trunk, plan.rows(i)) for i in range(first))
+        reused = sum(queries(run.trunk, done.plan.rows(i)) for i in range(first))
         guided = run.guided if run.guidance > 1 else False
-        cost = plan_cost(plan, self.flops, guided, run.trunk)
-        yield SageOutput(images, plan, cost, clock.read(), latents, run.seeds, flagged, reused)
+        cost = plan_cost(done.plan, self.flops, guided, run.trunk, probes)
+        extra, seconds = sum(probe.extra for probe in probes), clock.read()
+        yield SageOutput(
+            images, done.plan, cost, seconds, latents, run.seeds, flagged, reused, extra
+        )
+
+    def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
+        """All steps after a state, by a plan or by a rule."""
+        options = {"trunk": run.trunk, "fresh": run.fresh}
+        if run.adaptive is not None:
+            inputs = (parts.solver, run.plan.rows(0), parts.cond, parts.noise)
+            options |= {"probe": parts.probe, "rule": run.adaptive}
+            yield from sample_adaptively(parts.denoise, *inputs, **options)
+            return
+        used = None
+        for i in range(0 if state is None else state.step + 1, run.plan.steps):
+            if parts.denoise(i) is not used:
+                used = parts.denoise(i)
+                inputs = (parts.solver, run.plan, parts.cond, parts.noise)
+                states = sample(used, *inputs, **options, start=state)
+            state = next(states)
+            yield Adapted(state, run.plan)
+
+    def _parts(self, run: "_Run", clock: StageClock) -> "_Parts":
+        """What a run needs, on the device."""
+        device = self._execution_device
+        # A probe compares with the unconditional prediction whether or not the run is guided.
+        needed = run.guided or (run.adaptive and run.adaptive.compare == "direction")
+        with torch.inference_mode(), clock.measure({"encode": 1.0}):
+            cond = self.encode(run.prompts)  # (N, L, D)
+            uncond = self.encode([run.negative_prompt]) if needed else None  # (1, L, D)
+        streams = self._streams(run.seeds)
+        noise = streams.draw().to(device)  # (N, C, h, w)
+        steps = steps_for(self.scheduler, run.plan.steps)
+        solver = solver_for(self.scheduler, steps, device, streams)
+        if run.fresh is not None:
+            _ = solver.after  # raises now if this scheduler has none
+        call = partial(self._denoise, timesteps=solver.timesteps)
+        denoisers = (
+            partial(call, uncond=None, guidance=1.0),
+            partial(call, uncond=uncond, guidance=run.guidance),
+        )
+        return _Parts(
+            cond,
+            noise * solver.init_noise_sigma,
+            solver,
+            lambda i: denoisers[i in run.guided],
+            lambda i: partial(
+                self._probe,
+                timesteps=solver.timesteps,
+                uncond=uncond,
+                guidance=run.guidance if i in run.guided else 1.0,
+            ),
+        )
 
     def _inputs(self, run: "_Run") -> Hashable:
         """Everything that a state depends on beside the history of its rows."""
@@ -563,18 +618,40 @@ class SagePipeline(StableDiffusionPipeline):
         fresh = make_fresh_noise(share, seeds, self._latent_shape, depth)
         return fresh and replace(fresh, draws=fresh.draws.to(self._execution_device))
 
-    def _denoiser(
-        self, timesteps: Tensor, uncond: Tensor | None, guidance: float
-    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _denoise(
+        self,
+        x: Tensor,
+        index: Tensor,
+        cond: Tensor,
+        *,
+        timesteps: Tensor,
+        uncond: Tensor | None,
+        guidance: float,
+    ) -> Tensor:
         """The UNet as the sampler wants it: guided, in chunks of rows that fit."""
-        call = partial(self._predict, uncond=uncond, guidance=guidance)
+        parts = (x, timesteps[index], cond)
+        chunks = zip(*(part.split(self.max_rows) for part in parts), strict=True)
+        return torch.cat([self._predict(*chunk, uncond, guidance) for chunk in chunks])
 
-        def denoise(x: Tensor, index: Tensor, cond: Tensor) -> Tensor:
-            parts = (x, timesteps[index], cond)
-            chunks = zip(*(part.split(self.max_rows) for part in parts), strict=True)
-            return torch.cat([call(*chunk) for chunk in chunks])
-
-        return denoise
+    def _probe(
+        self,
+        x: Tensor,
+        index: Tensor,
+        cond: Tensor,
+        of: Tensor,
+        *,
+        timesteps: Tensor,
+        uncond: Tensor | None,
+        guidance: float,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predictions of several conditions for each row, which share one unconditional pass."""
+        ask = partial(self._denoise, timesteps=timesteps, uncond=None, guidance=1.0)
+        if uncond is None:
+            return ask(x[of], index[of], cond), None
+        where = torch.cat([torch.arange(len(x), device=of.device), of])
+        both = torch.cat([uncond.expand(len(x), -1, -1), cond])
+        base, output = ask(x[where], index[where], both).tensor_split([len(x)])
+        return base[of] + guidance * (output - base[of]), base
 
     def _predict(
         self, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, guidance: float
@@ -636,10 +713,22 @@ class _Run:
     negative_prompt: str
     trunk: Trunk
     fresh: FreshNoise | None
+    adaptive: AdaptiveRule | None
 
     @property
     def share_renewed(self) -> float:
         return 0.0 if self.fresh is None else self.fresh.share
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run needs, on its device."""
+
+    cond: Tensor  # (N, L, D)
+    noise: Tensor  # (N, C, h, w)
+    solver: Solver
+    denoise: Callable[[int], Denoiser]
+    probe: Callable[[int], Probe]
 
 
 def _check_inputs(

@@ -6,7 +6,7 @@ the cost model, the figures and the tests read the same object, so they cannot d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 Row = tuple[int, ...]  # the prompts one trajectory stands for
@@ -56,6 +56,27 @@ class Plan:
         for index, segment in enumerate(self.segments):
             self._check_segment(index, segment)
         self._check_partition()
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[Row]]) -> "Plan":
+        """The plan whose rows at step i are rows[i], each part of a row of the step before.
+
+        Raises:
+            ValueError: If rows join, or a prompt is missing or doubled.
+        """
+        segments: list[Segment] = []
+        alive: dict[Row, int] = {}  # row -> its segment
+        for step, here in enumerate(rows):
+            before, alive = alive, {}
+            for row in map(tuple, here):
+                if row in before:
+                    alive[row] = before[row]
+                    segments[before[row]] = replace(segments[before[row]], stop=step + 1)
+                    continue
+                parent = next((i for r, i in before.items() if set(row) <= set(r)), None)
+                alive[row] = len(segments)
+                segments.append(Segment(row, step, step + 1, parent))
+        return cls(len(rows), tuple(segments))
 
     def _check_segment(self, index: int, segment: Segment) -> None:
         if not segment.members or len(set(segment.members)) != len(segment.members):

@@ -293,7 +293,7 @@ class WrappedScheduler:
     ) -> tuple[Tensor, Tensor, Memory]:
         """One step of all rows, by the scheduler itself."""
         t = self.timesteps[int(index[0])]
-        clean = self._clean(self.scale_input(x, index), output, t)
+        clean = self.clean(x, output, index)
         self._put_back(memory)
         after = self._advance(output, t, x, lead.tolist())
         return after, clean, self._take_out(after)
@@ -309,8 +309,9 @@ class WrappedScheduler:
             self._streams.skip(except_for=prompts)
         return after
 
-    def _clean(self, seen: Tensor, output: Tensor, t: Tensor) -> Tensor:
+    def clean(self, x: Tensor, output: Tensor, index: Tensor) -> Tensor:
         """x0 from what the denoiser saw; the schedulers' own answers differ in what they mean."""
+        seen, t = self.scale_input(x, index), self.timesteps[int(index[0])]
         level = int(t.round().clamp(0, len(self._levels.alphas_cumprod) - 1))
         a = self._levels.alphas_cumprod[level].double().reshape(1).cpu()
         x0_x, x0_out, _, _ = prediction_table(a, self._levels.config.prediction_type)

@@ -37,6 +37,10 @@ class Solver(Protocol):
         """What the denoiser sees of x [R, ...] at steps index [R]."""
         ...
 
+    def clean(self, x: Tensor, output: Tensor, index: Tensor) -> Tensor:
+        """The clean x0 that the denoiser's output for x [R, ...] means."""
+        ...
+
     def step(
         self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor
     ) -> tuple[Tensor, Tensor, Memory]:
@@ -122,6 +126,15 @@ class DDIM:
         """DDIM shows the denoiser x itself."""
         return x
 
+    def clean(self, x: Tensor, output: Tensor, index: Tensor) -> Tensor:
+        """The clean x0 that the denoiser's output for x [R, ...] means."""
+        x0_x, x0_out, *_ = _coefficients(self.table, index, x)
+        return self._clamped(x0_x * x + x0_out * output)
+
+    def _clamped(self, x0: Tensor) -> Tensor:
+        bound = self.clip_sample
+        return x0 if bound is None else x0.clamp(-bound, bound)
+
     def step(
         self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor
     ) -> tuple[Tensor, Tensor, Memory]:
@@ -140,8 +153,7 @@ class DDIM:
         x0_x, x0_out, eps_x, eps_out, next_x0, next_eps = _coefficients(self.table, index, x)
         x0 = x0_x * x + x0_out * output
         eps = eps_x * x + eps_out * output
-        if self.clip_sample is not None:
-            x0 = x0.clamp(-self.clip_sample, self.clip_sample)
+        x0 = self._clamped(x0)
         return next_x0 * x0 + next_eps * eps, x0, memory
 
 
@@ -184,6 +196,11 @@ class Multistep:
     def scale_input(self, x: Tensor, index: Tensor) -> Tensor:
         """Rows x [R, ...] on the scale that the denoiser was trained on."""
         return _coefficients(self.table, index, x)[0] * x
+
+    def clean(self, x: Tensor, output: Tensor, index: Tensor) -> Tensor:
+        """The clean x0 that the denoiser's output for x [R, ...] means."""
+        _, x0_x, x0_out, *_ = _coefficients(self.table, index, x)
+        return x0_x * x + x0_out * output
 
     def step(
         self, x: Tensor, output: Tensor, index: Tensor, memory: Memory, lead: Tensor

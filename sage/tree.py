@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.cluster.hierarchy import linkage, to_tree
+from scipy.cluster.hierarchy import fcluster, linkage, to_tree
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
@@ -51,10 +51,30 @@ def dendrogram(similarity: Tensor, method: Method = "complete") -> Fork:
         raise ValueError(f"similarity has shape {tuple(similarity.shape)}; need [N, N], N >= 1.")
     if len(similarity) == 1:
         return Fork((0,))
-    distance = np.clip(1 - similarity.double().numpy(), 0, None)
-    distance = (distance + distance.T) / 2
+    return _fork(to_tree(_linkage(1 - similarity.double().numpy(), method)))
+
+
+def clusters(distance: Tensor, threshold: float) -> tuple[Group, ...]:
+    """Clusters in which no two prompts are further apart than a threshold, by complete linkage.
+
+    Args:
+        distance: [M, M] distances, on any device; read to the host.
+        threshold: At least 0.
+
+    Returns:
+        A partition of 0..M-1, each cluster ascending, ordered by their first members.
+    """
+    if len(distance) == 1:
+        return ((0,),)
+    labels = fcluster(_linkage(distance.double().cpu().numpy(), "complete"), threshold, "distance")
+    found = {label: tuple(np.flatnonzero(labels == label).tolist()) for label in labels}
+    return tuple(sorted(found.values()))
+
+
+def _linkage(distance: np.ndarray, method: Method) -> np.ndarray:
+    distance = np.clip((distance + distance.T) / 2, 0, None)
     np.fill_diagonal(distance, 0)
-    return _fork(to_tree(linkage(squareform(distance, checks=False), method)))
+    return linkage(squareform(distance, checks=False), method)
 
 
 def _fork(node: object) -> Fork:

@@ -1,0 +1,53 @@
+"""Few steps: the target is the point from which one step does what the teacher did."""
+
+import pytest
+import torch
+
+from sage.solver import DDIM
+from sage.world.distil import DistilSettings, ladder, target
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_one_ddim_step_from_the_target_lands_where_the_teacher_landed(prediction):
+    """Levels down from ᾱ; the student that predicts the target takes its own single step."""
+    levels = [0.05, 0.3, 0.6, 1.0]
+    a, b = (torch.tensor(levels[i]).view(1, 1, 1, 1).expand(4, 1, 1, 1) for i in (0, 3))
+    x, after = torch.randn(2, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    for end in (1, 2, 3):
+        b = torch.tensor(levels[end]).view(1, 1, 1, 1)
+        clean = target(x, after, a, b)
+        noise = (x - a.sqrt() * clean) / (1 - a).sqrt()
+        output = noise if prediction == "epsilon" else a.sqrt() * noise - (1 - a).sqrt() * clean
+        solver = DDIM.from_alphas([0], levels[:1], levels[end : end + 1], prediction=prediction)
+        index = torch.zeros(4, dtype=torch.long)
+        landed, x0, _ = solver.step(x, output, index, (), index)
+        assert (landed - after).abs().max() < 1e-4
+        assert (x0 - clean).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_the_students_levels_are_those_it_is_sampled_at_and_the_teachers_lie_between(tiny, steps):
+    from sage.noise import Streams
+    from sage.schedulers import solver_for
+
+    tiny.scheduler = type(tiny.scheduler).from_config(
+        tiny.scheduler.config,
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        prediction_type="v_prediction",
+        set_alpha_to_one=True,
+    )
+    t, levels = ladder(tiny, steps)
+    solver = solver_for(tiny.scheduler, steps, "cpu", Streams([0], (4, 8, 8)))
+    assert solver.timesteps.tolist() == t
+    after = torch.tensor(levels[1:]).sqrt()
+    assert (solver.after[:, 0] - after).abs().max() < 1e-6
+    fine, between = ladder(tiny, 16)
+    assert fine[:: 16 // steps] == t
+    assert between[:: 16 // steps] == levels
+
+
+@pytest.mark.parametrize("steps", [0, 3, 16])
+def test_a_teacher_that_is_no_multiple_is_refused(steps):
+    with pytest.raises(ValueError, match="must be a multiple"):
+        DistilSettings(steps=steps)
