@@ -1,8 +1,10 @@
-"""Starts the page: flags -> models -> page -> server."""
+"""Starts the page: flags -> page -> server; the default model is loaded meanwhile."""
 
 import argparse
 import contextlib
+import importlib.util
 import os
+import threading
 
 # Otherwise every start begins with a notice about an image library that is not needed.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -10,7 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
-from sage.models import available_models, load_model
+from sage.models import available_models, load_model, zero_gpu
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.shelf import Shelf
 
@@ -23,22 +25,24 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="public link through gradio.live")
-    return parser.parse_args()
+    parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
+    flags = parser.parse_args()
+    if flags.mcp and importlib.util.find_spec("mcp") is None:
+        parser.error("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
+    return flags
 
 
 def main() -> None:
-    """Loads the default model, warms it up, and serves the page until interrupted."""
+    """Serves the page until interrupted; whoever renders first waits for the default model."""
     flags = parse_flags()
     shelf = Shelf(available_models(flags.model), lambda spec: load_model(spec, flags.device))
-    default = shelf.get(shelf.default.key)
-    for rows in (1, 2, 4):  # what the examples need, so that the first visitor's run is no slower
-        default.pipe.warm_up(rows)
-    build_demo(shelf).launch(
-        server_name=flags.host,
-        server_port=flags.port,
-        share=flags.share,
-        **launch_settings(),
-    )
+    demo = build_demo(shelf)
+    loading = threading.Thread(target=shelf.warm_up, daemon=True)
+    loading.start()
+    if zero_gpu():  # there, models must be in place before the server starts
+        loading.join()
+    where = {"server_name": flags.host, "server_port": flags.port, "share": flags.share}
+    demo.launch(**where, mcp_server=flags.mcp or None, **launch_settings())
 
 
 if __name__ == "__main__":

@@ -12,27 +12,40 @@ from typing import Any
 
 import gradio as gr
 
-from sage.compare import Comparison, find_groups
+from sage.arrangement import Arrangement, arrange, calibration_of, find_groups
+from sage.compare import Comparison
 from sage.compare import compare as render_both
+from sage.cost import Cost
 from sage.models import LoadedModel
 from sage.pipeline import SageOutput
-from sage.request import LIMITS, Request, parse_request
+from sage.request import CHOICES, LIMITS, Request, parse_request
 from sage.ui.examples import FIRST_EXAMPLE
+from sage.ui.lease import Lease
+from sage.ui.links import OWN
 from sage.ui.shelf import Shelf
+from sage.variants import shared_side
 
 RENDER_QUEUE = {"concurrency_id": "render", "concurrency_limit": 1}
 
-ARGUMENTS = """
-
-prompts: 2 to 16 prompts, one a line, at most 300 characters each.
-model: key of a model in the page's picker; "" is the first one.
-tau_min: lowest cosine similarity inside a group; 0 is the model's own.
-tau_max: highest cosine similarity inside a group; 0 is the model's own.
-max_group_size: largest group, 1 to 16.
-share_ratio: share of the steps that a group has in common, 0 to 1.
-steps: sampling steps, 2 to 100.
-guidance_scale: classifier-free guidance, 1 to 20; 0 is the model's own.
-seed: seed of the first prompt; the others count up from it."""
+# Each name of `Question`, in the words that a client or a language model reads.
+WORDS = {
+    "prompts": "2 to 16 prompts, one a line, at most 300 characters each.",
+    "model": 'key of a model in the page\'s picker; "" is the first one.',
+    "tau_min": "lowest cosine similarity inside a group; 0 is the model's own.",
+    "tau_max": "highest cosine similarity inside a group; 0 is the model's own.",
+    "max_group_size": "largest group, 1 to 16.",
+    "share_ratio": "share of the steps that a group has in common, 0 to 1.",
+    "steps": "sampling steps, 2 to 100.",
+    "guidance_scale": "classifier-free guidance, 1 to 20; 0 is the model's own.",
+    "seed": "seed of the first prompt; the others count up from it.",
+    "trained": "whether the shared side runs with the adapter that was trained for sharing.",
+    "scheduler": "which scheduler samples.",
+    "trunk": "what a trunk follows while prompts share it.",
+    "fresh_noise": "share of each prompt's noise that is renewed where it splits off, 0 to 1.",
+    "sharing": "groups with one branch point, a tree within a budget, or adaptive splitting.",
+    "budget": "for a tree: share of independent sampling's evaluations to spend, 0.1 to 1.",
+    "guarded": "whether groups that are predicted to suffer share less, or not at all.",
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,13 @@ class Question:
     steps: int = LIMITS["steps"].default
     guidance_scale: float = 0.0
     seed: int = LIMITS["seed"].default
+    trained: bool = False
+    scheduler: str = CHOICES["scheduler"].default
+    trunk: str = CHOICES["trunk"].default
+    fresh_noise: float = LIMITS["fresh_noise"].default
+    sharing: str = CHOICES["sharing"].default
+    budget: float = LIMITS["budget"].default
+    guarded: bool = False
 
     def check(self, shelf: Shelf) -> tuple[Request, LoadedModel]:
         """The question as a request, and its model.
@@ -56,18 +76,11 @@ class Question:
             ValueError: With one sentence, if anything is not allowed.
         """
         model = shelf.get(self.model or shelf.default.key)
-        request = parse_request(
-            self.prompts,
-            tau_min=_unless_zero(self.tau_min),
-            tau_max=_unless_zero(self.tau_max),
-            max_group_size=self.max_group_size,
-            share_ratio=self.share_ratio,
-            steps=self.steps,
-            guidance_scale=_unless_zero(self.guidance_scale),
-            seed=self.seed,
-            defaults=model.spec,
-        )
-        return request, model
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        prompts = values.pop("prompts")
+        del values["model"]
+        values |= {name: _unless_zero(values[name]) for name in OWN}
+        return parse_request(prompts, **values, defaults=model.spec), model
 
 
 def _unless_zero(value: Any) -> Any:
@@ -75,7 +88,7 @@ def _unless_zero(value: Any) -> Any:
     return None if value == 0 and not isinstance(value, bool) else value
 
 
-def analyze(request: Request, model: LoadedModel) -> dict:
+def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:
     """Similarity of the prompts, the groups they form, and the reason for every pair."""
     grouping = find_groups(model.pipe, request)
     return {
@@ -90,15 +103,13 @@ def analyze(request: Request, model: LoadedModel) -> dict:
     }
 
 
-def estimate(request: Request, model: LoadedModel) -> dict:
+def estimate(request: Request, model: LoadedModel, lease: Lease) -> dict:
     """What sharing would cost and save: evaluations and FLOPs, counted without rendering."""
-    groups = find_groups(model.pipe, request).groups
-    plan = model.pipe.plan(groups, request.steps, request.share_ratio)
-    cost = model.pipe.cost(plan, guidance_scale=request.guidance_scale)
+    arrangement, cost = _arranged(request, model)
     sides = {"shared": cost.flops, "independent": cost.independent_flops}
     return {
         "model": model.spec.key,
-        "groups": [list(group) for group in groups],
+        "groups": [list(group) for group in arrangement.groups],
         "steps": request.steps,
         "share_ratio": request.share_ratio,
         "branch_step": request.branch_step,
@@ -111,16 +122,26 @@ def estimate(request: Request, model: LoadedModel) -> dict:
     }
 
 
-def compare(request: Request, model: LoadedModel) -> Iterator[tuple[Any, Any, dict]]:
+def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tuple[Any, Any, dict]]:
     """Renders both ways: independent pictures, shared pictures, report.
 
     While it runs, the report is the progress (step, steps, stage) and the galleries are empty.
     """
-    for item in render_both(model, request):
+    _, cost = _arranged(request, model)
+    flops = cost.flops.total + cost.independent_flops.total
+    for item in lease.run(render_both, model.spec.key, request, flops=flops):
         if isinstance(item, Comparison):
             yield _gallery(item, item.independent), _gallery(item, item.shared), item.report
         else:
             yield gr.skip(), gr.skip(), {k: getattr(item, k) for k in ("step", "steps", "stage")}
+
+
+def _arranged(request: Request, model: LoadedModel) -> tuple[Arrangement, Cost]:
+    pipe = shared_side(model, request)
+    steps = pipe.denoiser_calls(request.steps)
+    known = calibration_of(model.spec, request.trained)
+    arrangement = arrange(find_groups(pipe, request), request, steps, calibration=known)
+    return arrangement, arrangement.cost(pipe)
 
 
 def _gallery(done: Comparison, output: SageOutput) -> list[tuple[Any, str]]:
@@ -146,12 +167,22 @@ def add_endpoints(shelf: Shelf) -> None:
             inputs,
             outputs,
             api_name=function.__name__,
-            api_description=inspect.getdoc(function) + ARGUMENTS,
+            api_description=description(function),
             **queue,
         )
 
 
-def _input(name: str, default: str | float) -> gr.Textbox | gr.Number:
+def description(function: Callable[..., Any]) -> str:
+    """What an endpoint does and what it takes, as a client reads it."""
+    lines = "\n".join(f"{name}: {words}" for name, words in WORDS.items())
+    return f"{inspect.getdoc(function)}\n\n{lines}"
+
+
+def _input(name: str, default: Any) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Checkbox:
+    if isinstance(default, bool):
+        return gr.Checkbox(default, label=name)
+    if name in CHOICES:
+        return gr.Dropdown(list(CHOICES[name].titles), value=default, label=name)
     kind = gr.Textbox if isinstance(default, str) else gr.Number
     return kind(default, label=name)
 
@@ -161,14 +192,18 @@ def _endpoint(function: Callable[..., Any], shelf: Shelf) -> Callable[..., Any]:
 
     def answer(*values: Any) -> Any:
         with _sentences():
-            return function(*Question(*values).check(shelf))
+            return function(*Question(*values).check(shelf), shelf.lease)
 
     def answer_in_parts(*values: Any) -> Iterator[Any]:
         with _sentences():
-            yield from function(*Question(*values).check(shelf))
+            yield from function(*Question(*values).check(shelf), shelf.lease)
 
     listener = answer_in_parts if inspect.isgeneratorfunction(function) else answer
     listener.__signature__ = inspect.signature(Question)  # the names that clients see
+    listener.__name__ = function.__name__
+    # Gradio reads the words for each argument of an MCP tool from here.
+    arguments = "".join(f"\n    {name}: {words}" for name, words in WORDS.items())
+    listener.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:{arguments}"
     return listener
 
 
