@@ -22,11 +22,12 @@ from sage.ui.results import frames_strip
 log = logging.getLogger(__name__)
 
 
-def precompute(model: LoadedModel, example: ExampleSet) -> Stored:
-    """One comparison, measured, with its pictures at every branch point."""
+def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Stored:
+    """One comparison, measured, with its pictures at every so many branch points."""
     request, keep = example_request(example, model.spec), StateStore()
     *_, done = compare(model, request, fewer_steps=True, keep=keep)
-    points = range(done.arrangement.plan.steps + 1)
+    steps = done.arrangement.plan.steps
+    points = sorted({*range(0, steps + 1, every), steps, request.branch_step})
     frames = filmstrip(model, request, points, keep=keep, fewer_steps=True)
     return Stored(
         key=example.key,
@@ -62,12 +63,15 @@ def main() -> None:
         "sets", nargs="*", metavar="SET", help=f"of {', '.join(keys)}; default: all"
     )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
+    parser.add_argument("--every", type=int, default=1, help="steps between two branch points")
     flags = parser.parse_args()
+    if unknown := set(flags.sets) - set(keys):
+        parser.error(f"unknown sets {sorted(unknown)}; allowed are {', '.join(keys)}.")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     model = load_model(builtin_model(), "cpu")
     for example in EXAMPLE_SETS:
         if not flags.sets or example.key in flags.sets:
-            precompute(model, example).save(flags.out)
+            precompute(model, example, flags.every).save(flags.out)
 
 
 if __name__ == "__main__":
