@@ -100,17 +100,16 @@ def panels(
         number = "" if n == 0 else str(n + 1)
         start = n * (width + gap)
         line = {
-            "gridcolor": "#e5e5e5",
-            "linecolor": "#999999",
-            "zeroline": False,
-            "ticks": "outside",
-        }
-        layout[f"xaxis{number}"] = line | {
-            "title": {"text": x_title}, "domain": [start, start + width], "anchor": f"y{number}",
-            **({"tickformat": x_format} if x_format else {}),
-            **({"range": list(x_range)} if x_range else {}),
+            "gridcolor": "#e5e5e5", "linecolor": "#999999", "zeroline": False, "ticks": "outside",
         }  # fmt: skip
-        layout[f"yaxis{number}"] = line | {"title": {"text": y_title}, "anchor": f"x{number}"}
+        x_axis = line | {"title": _title(x_title), "anchor": f"y{number}"}
+        x_axis["domain"] = [round(start, 4), min(1.0, round(start + width, 4))]
+        if x_format:
+            x_axis["tickformat"] = x_format
+        if x_range:
+            x_axis["range"] = list(x_range)
+        layout[f"xaxis{number}"] = x_axis
+        layout[f"yaxis{number}"] = line | {"title": _title(y_title), "anchor": f"x{number}"}
     if note:
         layout["annotations"] = [
             {"text": note, "xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -64,
@@ -118,6 +117,10 @@ def panels(
              "font": {"size": 11, "color": "#666666"}}
         ]  # fmt: skip
     return {"data": [_without_none(trace) for trace in traces], "layout": layout}
+
+
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "font": {"size": 13}}
 
 
 def _without_none(trace: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def run(lab: Lab) -> dict[str, Any]:
             name,
             measured,
             compared_at=ratio,
+            saving=round(1 - measured.evaluations / lab.settings.steps, 4),
             seconds=round(seconds[ratio], 4) if (name, ratio) in shared else _own(name),
         )
         for (name, ratio), measured in found.items()

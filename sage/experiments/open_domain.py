@@ -177,7 +177,7 @@ def run(lab: Lab) -> dict[str, Any]:
             "adapter": lab.adapter_digest(lab.settings.sage_adapter),
             "share_ratio": RATIO,
             "tau": [low, high],
-            "prompts": {name: prompts.summary() for name, (prompts, _) in sets.items()},
+            "kinds": {name: prompts.summary() for name, (prompts, _) in sets.items()},
         },
     )
 

@@ -1,0 +1,68 @@
+"""What should a trunk follow: the mean embedding of its prompts, or something else?
+
+Five rules at the same branch points: the paper's mean, ours at the members' length, the medoid,
+the members in turn, and the mean of their predictions, which costs as much as not sharing and is
+what the soft target of L_SAGE trains the first one to be.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows, told
+from sage.experiments.lab import Lab
+from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.results import better, result
+from sage.trunk import TRUNKS
+
+NAME, TITLE = "aggregators", "What a trunk follows"
+DEFAULTS = {"pictures": 336, "seeds": 1}
+RATIOS = (0.3, 0.5)
+TRAINED_AT = 0.4
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """All rules without training at two ratios, and with the SAGE adapter at one between them."""
+    adapter = lab.settings.sage_adapter
+    entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
+    for trunk, title in TRUNKS.items():
+        # The mean is the default: its cells are those of the other studies.
+        options = () if trunk == "mean" else (("trunk", trunk),)
+        for ratio, chosen in (*((r, None) for r in RATIOS), (TRAINED_AT, adapter)):
+            label = f"{'untrained' if chosen is None else 'SAGE'}, ratio {ratio:g}"
+            entries.append(Entry(title, label, lab.setting(ratio, chosen, options=options)))
+    found = hold(lab, entries)
+    return result(
+        sys.modules[__name__],
+        lab,
+        rows(found),
+        finding(found),
+        prompts=lab.prompts,
+        conditions_={"adapter": lab.adapter_digest(adapter)},
+    )
+
+
+def finding(found: Contest) -> str:
+    """One sentence: which rules differ from the paper's, beyond chance."""
+    keys = quality_keys(found)
+    paper = {entry.label: entry for entry in found if entry.name == TRUNKS["mean"]}
+    said = []
+    for title in [title for trunk, title in TRUNKS.items() if trunk != "mean"]:
+        pairs = [(e, paper[e.label]) for e in found if e.name == title]
+        for sign, word in ((1, "better"), (-1, "worse")):
+            where = [
+                f"{key} ({mine.label})"
+                for mine, other in pairs
+                for key in keys
+                if better(found[mine], found[other], key) == sign
+            ]
+            if where:
+                said.append(f"{title.lower()} is {word} in {', '.join(where)}")
+    first = next(iter(paper.values()))
+    against = f"Against the paper's mean embedding ({told(found, first, keys)} at {first.label})"
+    return f"{against} {'; '.join(said) if said else 'no other rule differs beyond chance'}."
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality against evaluations, a line for each rule."""
+    return panels_of(found)

@@ -1,0 +1,87 @@
+"""How much diversity inside a group does fresh noise at the split bring back, and at what price?
+
+Every branch exchanges a share of its noise for its own. Beside it independent sampling, where each
+prompt has noise of its own from the start: the diversity there is to be had.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sage.experiments import figures
+from sage.experiments.contest import Contest, Entry, hold, quality_keys, rows
+from sage.experiments.lab import Lab
+from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.results import better, result
+
+NAME, TITLE = "diversity", "Diversity inside groups against fidelity"
+DEFAULTS = {"pictures": 336, "seeds": 1}
+RATIOS = (0.3, 0.5)
+SHARES = (0.0, 0.1, 0.25, 0.5, 1.0)
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Shares of fresh noise × branch points, with the SAGE adapter."""
+    adapter = lab.settings.sage_adapter
+    entries = [Entry(INDEPENDENT, "noise of its own from the start", lab.setting())]
+    for ratio in RATIOS:
+        for share in SHARES:
+            options = (("fresh_noise", share),) if share else ()
+            label = f"{share:.0%} fresh noise"
+            setting = lab.setting(ratio, adapter, options=options)
+            entries.append(Entry(f"ratio {ratio:g}", label, setting))
+    found = hold(lab, entries)
+    return result(
+        sys.modules[__name__],
+        lab,
+        rows(found),
+        finding(found),
+        prompts=lab.prompts,
+        conditions_={"adapter": lab.adapter_digest(adapter)},
+    )
+
+
+def finding(found: Contest) -> str:
+    """One sentence: the largest share of fresh noise that harms nothing, and what it brings."""
+    if "inside" not in next(iter(found.values())).metrics:
+        return "Diversity was not judged."
+    keys, said = quality_keys(found), []
+    for ratio in RATIOS:
+        mine = [entry for entry in found if entry.name == f"ratio {ratio:g}"]
+        none = found[mine[0]]
+        harmless = [e for e in mine if all(better(found[e], none, key) >= 0 for key in keys)]
+        best = max(harmless, key=lambda e: found[e].metrics["inside"].value)
+        values = [found[e].metrics["inside"].value for e in (mine[0], best)]
+        said.append(
+            f"at ratio {ratio:g} diversity inside groups goes from {values[0]:.3f} to "
+            f"{values[1]:.3f} with {best.label}, the most of those that harm none of {keys}"
+        )
+    alone = next(iter(found.values())).metrics["inside"].value
+    text = "; ".join(said).replace("('", "").replace("')", "").replace("',)", "").replace("'", "")
+    return f"Independent pictures have {alone:.3f}; {text}."
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality against diversity."""
+    wanted = [key for key in ("fd", "clip", "probe", "pixels") if key in found["metrics"]][:3]
+    x = "inside" if "inside" in found["metrics"] else "pixels"
+    names = dict.fromkeys(line["name"] for line in found["rows"])
+    traces = []
+    for panel, key in enumerate(wanted, 1):
+        for n, name in enumerate(names):
+            lines = [line for line in found["rows"] if line["name"] == name]
+            traces.append(
+                figures.interval_trace(
+                    name,
+                    [line["metrics"][x]["value"] for line in lines],
+                    [line["metrics"][key] for line in lines],
+                    colour=figures.GREY if n == 0 else figures.COLOURS[n - 1],
+                    symbol=figures.SYMBOLS[n],
+                    texts=[line["label"] for line in lines],
+                    axes=panel,
+                    legend=panel == 1,
+                )
+            )
+    across = found["metrics"][x]["title"]
+    titles = [(across, figures.axis_title(found["metrics"][key])) for key in wanted]
+    return figures.panels(traces, titles, title=TITLE, note=figures.caption(found))

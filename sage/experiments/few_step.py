@@ -1,0 +1,76 @@
+"""Does sharing survive few steps: faster solvers, and students distilled to 4 and 8 steps?
+
+DPM-Solver++ (2M) and plain DDIM at few steps, and the few-step students of `sage.world.distil`
+(one adapter for each number of steps, no guidance), each alone and shared.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
+from sage.experiments.judges import METRIC
+from sage.experiments.lab import Lab
+from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.results import result
+from sage.models import ASSETS
+from sage.pipeline import LORA_FILE
+
+NAME, TITLE = "few-step", "Sharing with few steps"
+DEFAULTS = {"pictures": 336, "seeds": 1}
+SHARED_AT = 0.4
+SOLVERS = {"dpm++2m": ("DPM-Solver++ (2M)", (8, 10, 15)), "ddim": ("DDIM", (4, 8, 15))}
+STUDENT_STEPS = (4, 8)
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Every sampler alone and shared; students where there are any."""
+    students = {steps: student(lab, steps) for steps in STUDENT_STEPS}
+    entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
+    for ratio, side in ((0.0, "alone"), (SHARED_AT, "shared")):
+        for key, (title, numbers) in SOLVERS.items():
+            for steps in numbers:
+                setting = lab.setting(ratio, None, steps=steps, scheduler=key)
+                entries.append(Entry(f"{title}, {side}", f"{steps} steps", setting))
+        for steps, folder in students.items():
+            if folder is not None:
+                setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
+                entries.append(Entry(f"distilled, {side}", f"{steps} steps", setting))
+    found = hold(lab, entries)
+    digests = {str(n): lab.adapter_digest(folder) for n, folder in students.items()}
+    return result(
+        sys.modules[__name__],
+        lab,
+        rows(found, "gigaflops"),
+        finding(found),
+        prompts=lab.prompts,
+        conditions_={"students": digests, "shared_at": SHARED_AT},
+    )
+
+
+def student(lab: Lab, steps: int) -> Path | None:
+    """The adapter for so many steps: shipped, or as `sage.world.distil` leaves it; None if none."""
+    places = (ASSETS / f"emoji-scenes-{steps}-step-lora", lab.settings.adapters.parent)
+    folders = (places[0], places[1] / f"few-step-{steps}")
+    return next((folder for folder in folders if (folder / LORA_FILE).is_file()), None)
+
+
+def finding(found: Contest) -> str:
+    """One sentence: what sharing changes for each sampler."""
+    key = quality_keys(found)[0]
+    alone = {(e.name.split(",")[0], e.label): e for e in found if e.name.endswith("alone")}
+    said = []
+    for entry in found:
+        if not entry.name.endswith("shared"):
+            continue
+        name = entry.name.split(",")[0]
+        first, second = (found[e].metrics[key].value for e in (alone[name, entry.label], entry))
+        said.append(f"{name}, {entry.label}: {first:.3g} alone, {second:.3g} shared")
+    base = next(iter(found.values())).metrics[key].value
+    return f"{METRIC[key].title} is {base:.3g} for independent sampling; {'; '.join(said)}."
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality against FLOPs."""
+    return panels_of(found, cost="gigaflops")
