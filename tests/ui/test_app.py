@@ -1,9 +1,11 @@
 import sys
+import threading
 
 import gradio as gr
 import pytest
 
 import app
+from sage.ui.shelf import Shelf
 
 
 def test_flags_have_safe_defaults(monkeypatch):
@@ -20,18 +22,72 @@ def test_a_mistyped_flag_is_refused(monkeypatch, capsys):
     assert "--modle" in capsys.readouterr().err
 
 
-def test_main_loads_the_default_model_and_serves_it(monkeypatch, shelf):
-    served = {}
-    monkeypatch.setattr(sys, "argv", ["app.py", "--port", "7999"])
-    monkeypatch.setattr(app, "available_models", lambda extra: shelf.specs)
-    monkeypatch.setattr(app, "load_model", lambda spec, device: shelf.get(spec.key))
-    monkeypatch.setattr(gr.Blocks, "launch", lambda demo, **settings: served.update(settings))
-    app.main()
+@pytest.fixture
+def started(monkeypatch, shelf):
+    """Runs main() with flags on the tiny models; gives what was served and when what happened."""
+    served, order = {}, []
+
+    def start(*flags):
+        monkeypatch.setattr(sys, "argv", ["app.py", *flags])
+        monkeypatch.setattr(app, "available_models", lambda extra: shelf.specs)
+        monkeypatch.setattr(app, "load_model", lambda spec, device: load(spec))
+        monkeypatch.setattr(gr.Blocks, "launch", launch)
+        app.main()
+        return served, order
+
+    def load(spec):
+        order.append("load")
+        return shelf.get(spec.key)
+
+    def launch(demo, **settings):
+        served.update(settings)
+        order.append("launch")
+
+    return start
+
+
+def test_main_serves_the_page(started):
+    served, _ = started("--port", "7999")
     assert served["server_port"] == 7999
     assert served["share"] is False
     assert served["show_error"] is False
     assert served["allowed_paths"] == []
     assert served["run_history"] is False
+    assert not served["mcp_server"]
+
+
+def test_the_server_does_not_wait_for_the_model(started, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def warm_up(shelf):
+        begun.set()
+        go_on.wait(30)
+
+    monkeypatch.setattr(Shelf, "warm_up", warm_up)
+    _, order = started()
+    assert begun.wait(10)
+    assert order == ["launch"]
+    go_on.set()
+
+
+def test_on_zerogpu_the_model_is_there_before_the_server(started, monkeypatch):
+    monkeypatch.setattr(app, "zero_gpu", lambda: True)
+    _, order = started()
+    assert order == ["load", "launch"]
+
+
+def test_tools_for_language_models_need_an_extra(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["app.py", "--mcp"])
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        app.parse_flags()
+    assert "pip install 'gradio[mcp]'" in capsys.readouterr().err
+
+
+def test_tools_for_language_models_are_offered_on_demand(started, monkeypatch):
+    monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: object())
+    served, _ = started("--mcp")
+    assert served["mcp_server"] is True
 
 
 def test_the_app_stays_a_page_of_code():
