@@ -80,7 +80,9 @@ class Lease:
         """The work as it runs in the leased process; `flops` is for the length of the lease."""
         if "keep" in options:
             options = options | {"keep": self._kept}  # lives as long as the process does
-        for item in work(_on_gpu(self._shelf.get(key)), *arguments, **options):
+        # No lock where it can be helped: another thread may hold it at the moment of the fork.
+        model = self._shelf.loaded(key) or self._shelf.get(key)
+        for item in work(_on_gpu(model), *arguments, **options):
             yield portable(item)
 
 

@@ -178,6 +178,7 @@ _ANY_PROMPTS = list(parse_prompts("a fox\na dog"))
 _REQUIRED = {
     *("prompts", "tau_min", "tau_max", "max_group_size", "share_ratio", "steps"),
     *("guidance_scale", "seed"),
+    "guarded",  # the page has it on, a request off: left out, it would depend on who reads
 }
 
 

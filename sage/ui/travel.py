@@ -81,6 +81,7 @@ class Travel:
 
     def _fill(self, settings: Settings, source: str, steps: int) -> Updates:
         page, values = self.layout, dict(settings.values)
+        spec = self.shelf.spec(values.get("model", self.shelf.default.key))
         updates: Updates = {}
         if "model" in values:
             updates |= self.handlers.pick_model(values.pop("model"))
@@ -88,6 +89,9 @@ class Travel:
             updates[page.prompts] = prompts_text(values.pop("prompts"))
         if "guarded" in values:
             updates[page.insist] = not values.pop("guarded")
+        if "trained" in values:
+            possible = spec.adapter is not None
+            updates[page.trained] = gr.Checkbox(value=values.pop("trained"), visible=possible)
         updates |= self._branch(values, steps)
         updates |= {getattr(page, name): value for name, value in values.items()}
         sentence = settings.problem or OPENED.format(source)

@@ -4,10 +4,12 @@ import time
 
 import httpx
 import pytest
+from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from sage.request import LIMITS
+from sage.request import CHOICES, LIMITS
+from sage.ui.api import WORDS
 
 from .conftest import PROMPTS, SLOW_RUN, raises_sentence
 
@@ -21,6 +23,13 @@ NAMES = [
     "steps",
     "guidance_scale",
     "seed",
+    "trained",
+    "scheduler",
+    "trunk",
+    "fresh_noise",
+    "sharing",
+    "budget",
+    "guarded",
 ]
 BAD = [
     ({"prompts": ""}, "No prompt"),
@@ -41,6 +50,9 @@ BAD = [
     ({"guidance_scale": 1e9}, "guidance"),
     ({"seed": -5}, "seed"),
     ({"seed": 2**63}, "seed"),
+    ({"fresh_noise": 2}, "fresh"),
+    ({"sharing": "tree", "budget": 0.01}, "budget"),
+    ({"trained": True}, "no adapter"),
     ({"model": "nobody/nothing"}, "Unknown model"),
     ({"model": "../../etc/passwd"}, "Unknown model"),
     ({"model": "gone"}, "cannot be loaded"),
@@ -71,6 +83,33 @@ def test_parameters_are_named_documented_and_have_defaults(client, demo):
         assert found["steps"]["parameter_default"] == LIMITS["steps"].default
         listener = next(f for f in demo.fns.values() if f"/{f.api_name}" == name)
         assert all(re.search(rf"^{p}: ", listener.api_description, re.M) for p in NAMES)
+
+
+def test_a_choice_is_one_of_the_list(client):
+    surface = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    found = {p["parameter_name"]: p["type"] for p in surface["/compare"]["parameters"]}
+    for name in ("scheduler", "trunk", "sharing"):
+        assert found[name]["enum"] == list(CHOICES[name].titles)
+    with pytest.raises(AppError, match="sorcery"):
+        client.predict(prompts=PROMPTS, scheduler="sorcery", api_name="/estimate")
+
+
+def test_a_tool_for_language_models_explains_every_argument(demo):
+    """Gradio makes an MCP tool's schema from the listener's docstring."""
+    for name in ("analyze", "estimate", "compare"):
+        listener = next(f for f in demo.fns.values() if f.api_name == name)
+        words, arguments, _ = get_function_description(listener.fn)
+        assert words.endswith(".")
+        assert arguments == WORDS
+        assert list(arguments) == NAMES
+
+
+def test_every_way_of_sharing_can_be_asked_for(client):
+    tree = client.predict(prompts=PROMPTS, sharing="tree", budget=0.6, api_name="/estimate")
+    assert tree["evaluations"]["shared"] <= 0.6 * tree["evaluations"]["independent"]
+    other = {"scheduler": "euler", "trunk": "medoid", "fresh_noise": 0.2, "guarded": True}
+    *_, report = client.predict(prompts=PROMPTS, steps=3, **other, api_name="/compare")
+    assert report["steps"] == 3
 
 
 def test_analyze_with_nothing_given_answers_for_the_first_example(client):
@@ -135,6 +174,8 @@ def test_a_cancelled_comparison_stops_and_the_next_one_runs(client):
 @pytest.mark.parametrize(("change", "words"), BAD)
 @pytest.mark.parametrize("endpoint", ["/analyze", "/estimate", "/compare"])
 def test_bad_input_gets_a_sentence(client, endpoint, change, words):
+    if endpoint == "/analyze" and "trained" in change:
+        return  # similarities do not depend on the adapter
     with raises_sentence(AppError, words):
         client.predict(**({"prompts": PROMPTS} | change), api_name=endpoint)
 
@@ -186,5 +227,8 @@ def test_the_queue_is_bounded_and_closed_to_direct_calls(demo):
     assert demo._queue.max_size == 20
     assert demo.api_open is False
     rendering = [f for f in demo.fns.values() if f.concurrency_id == "render"]
-    assert {f.api_name for f in rendering} == {"render", "compare"}
+    assert {f.api_name for f in rendering} == {
+        *("render", "scrub", "compare"),
+        *("explore", "explore_steps"),
+    }
     assert {f.concurrency_limit for f in rendering} == {1}

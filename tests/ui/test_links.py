@@ -30,7 +30,7 @@ words = st.text(min_size=1, max_size=60).filter(lambda text: bool(" ".join(text.
 def test_a_link_can_be_read_by_people():
     assert link_query(ASKED, "emoji-scenes") == (
         "?v=1&model=emoji-scenes&prompt=a+fox+in+the+snow&prompt=a+dog+in+the+snow"
-        "&tau_min=0.6&tau_max=0.9&max_group_size=5&beta=0.4&steps=30&guidance=7.5&seed=0"
+        "&tau_min=0.6&tau_max=0.9&max_group_size=5&beta=0.4&steps=30&guidance=7.5&seed=0&guarded=false"
     )
 
 

@@ -1,0 +1,129 @@
+"""Links and records fill the Studio's form, whatever they hold."""
+
+import json
+from dataclasses import asdict
+
+import gradio as gr
+import pytest
+
+from sage.request import parse_request
+from sage.ui.form import Form
+from sage.ui.handlers import Handlers
+from sage.ui.layout import build_layout
+from sage.ui.links import link_query
+from sage.ui.travel import Travel
+
+from .conftest import PROMPTS, make_form
+
+VALUES = asdict(
+    make_form(scheduler="euler", trunk="medoid", fresh_noise=0.1, insist=True, model="tiny")
+)
+
+
+@pytest.fixture
+def travel(shelf):
+    with gr.Blocks():
+        layout = build_layout(shelf)
+    return Travel(layout, Handlers(layout, shelf), shelf)
+
+
+def by_name(travel, updates):
+    """Updates by the names of the layout's components."""
+    names = {getattr(travel.layout, n): n for n in travel.layout.__dataclass_fields__ if n}
+    return {names[part]: value for part, value in updates.items()}
+
+
+def link_of(travel, **changes):
+    values = VALUES | changes
+    return by_name(travel, travel.link(*(values[n] for n in Form.__dataclass_fields__)))
+
+
+def test_a_link_fills_the_form_it_was_made_from(travel):
+    query = link_of(travel)["link"].value
+    filled = by_name(travel, travel.open_link(query, 30))
+    for name, value in VALUES.items():
+        if name not in ("branch_step", "fewer_steps", "measure", "trained"):
+            assert filled[name] == value, name
+    assert filled["share_ratio"] == pytest.approx(0.4)
+    assert "branch_step" not in filled  # it follows the number of steps
+    assert "Opened from a link" in filled["opened"]
+
+
+def test_the_branch_point_is_set_where_the_steps_stay(travel):
+    query = link_of(travel, branch_step=7)["link"].value
+    assert by_name(travel, travel.open_link(query, 10))["branch_step"] == 7
+
+
+def test_a_form_that_asks_for_nothing_has_no_link(travel):
+    made = link_of(travel, prompts="one fox")
+    assert "at least two" in made["travel_note"]
+    assert "value" not in made["link"]
+
+
+def test_without_a_link_the_page_stays_as_it_is(travel):
+    for query in ("", "?__theme=dark", None):
+        assert by_name(travel, travel.open_link(query, 30)) == {"opened": ""}
+
+
+def test_what_is_bad_in_a_link_is_said_and_the_rest_fills(travel):
+    filled = by_name(travel, travel.open_link("?steps=many&seed=3&prompt=<b>x&prompt=y", 30))
+    assert filled["seed"] == 3
+    assert filled["prompts"] == "<b>x\ny"
+    assert "steps" in filled["opened"]
+    hostile = by_name(travel, travel.open_link("?steps=<img src=x onerror=alert(1)>", 30))
+    assert "<img" not in hostile["opened"]
+
+
+def test_a_model_that_is_out_of_reach_is_said(travel):
+    filled = by_name(travel, travel.open_link("?model=gone&seed=3", 30))
+    assert "cannot be loaded" in filled["model_note"]
+    assert filled["seed"] == 3
+
+
+def test_a_record_fills_the_form(travel, tmp_path):
+    asked = parse_request(PROMPTS, steps=10, share_ratio=0.7, seed=5)
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"model": "tiny", "request": asked.to_dict()}))
+    for updates in (travel.open_file(str(record), 10), travel.open_text(record.read_text(), 10)):
+        filled = by_name(travel, updates)
+        assert filled["prompts"] == PROMPTS
+        assert filled["branch_step"] == 7
+        assert filled["insist"] is True
+        assert "Loaded" in filled["travel_note"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\x00" * 100])
+def test_what_is_no_record_is_said(travel, text):
+    filled = by_name(travel, travel.open_text(text, 30))
+    assert set(filled) == {"travel_note"}
+    assert "This is no record" in filled["travel_note"]
+
+
+def test_a_file_that_is_no_text_is_said(travel, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(bytes(range(256)) * 100)
+    assert "no record" in by_name(travel, travel.open_file(str(path), 30))["travel_note"]
+
+
+def test_the_adapter_is_switched_where_there_is_one(travel):
+    filled = by_name(travel, travel.open_link("?model=tiny&trained=true", 30))
+    assert filled["trained"].value is True
+    assert filled["trained"].visible is False
+
+
+def test_a_link_names_the_model_and_the_guard(travel):
+    query = link_of(travel, insist=False)["link"].value
+    asked = parse_request(
+        PROMPTS,
+        tau_min=0.95,
+        tau_max=1.0,
+        share_ratio=0.4,
+        steps=10,
+        guidance_scale=3.0,
+        seed=7,
+        scheduler="euler",
+        trunk="medoid",
+        fresh_noise=0.1,
+        guarded=True,
+    )
+    assert query == link_query(asked, "tiny")
