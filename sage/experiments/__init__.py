@@ -14,4 +14,10 @@ STUDIES = {
     "sensitivity": "sage.experiments.sensitivity",
     "open-domain": "sage.experiments.open_domain",
     "group-size": "sage.experiments.group_size",
+    "trees": "sage.experiments.trees",
+    "adaptive": "sage.experiments.adaptive",
+    "aggregators": "sage.experiments.aggregators",
+    "few-step": "sage.experiments.few_step",
+    "diversity": "sage.experiments.diversity",
+    "pareto": "sage.experiments.pareto",
 }

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib
-import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -44,14 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("draw           Draw the figures of all results as SVG (needs playwright, Chromium).")
         print("readme         Write the README's tables from the results.")
         return 0
-    for noisy in ("transformers", "diffusers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    _quiet()
     try:
         return _run(name, chosen)
     except (ValueError, ImportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _quiet() -> None:
+    """Other libraries report errors only: a study has its own progress bar."""
+    import diffusers.utils.logging as diffusers_log
+    import transformers.utils.logging as transformers_log
+
+    for log in (diffusers_log, transformers_log):
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", module="torch._dynamo")
 
 
 def _run(name: str, chosen: dict) -> int:

@@ -84,8 +84,9 @@ def conditions(lab: Lab, prompts: PromptSet | None = None, **more: Any) -> dict[
         "versions": versions(),
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
-        "interval": f"{LEVEL:.0%} bootstrap over groups, paired between rows; percentile for "
-        "means, basic for FD and CMMD; the real pictures are held fixed",
+        "interval": f"{LEVEL:.0%} bootstrap over groups (all seeds of a group together), paired "
+        "between rows; those of FD and CMMD hold for this count of pictures; the real pictures are "
+        "held fixed",
     }
     if prompts is not None:
         known["prompts"] = prompts.summary()

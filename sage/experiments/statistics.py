@@ -4,9 +4,10 @@ Knows features, values and groups of pictures; nothing of models or files. The i
 a group: its pictures share a trunk, and all its seeds go with it. Resamples are counts of groups,
 [B, G], drawn once; a mean, a Fréchet distance and a CMMD are functions of those counts. As every
 method sees the same counts, the difference of two methods is resampled in pairs by subtraction.
-Intervals of means are percentiles; those of the two distances, which resampling biases upwards
-(doubled pictures look less varied), are "basic": reflected about the value (Davison & Hinkley 1997,
-section 5.2). The reference pictures are held fixed.
+Intervals are percentiles. The two distances are biased upwards by few pictures, and resampling
+adds that bias once more (doubled pictures look less varied); so their replicates are moved to have
+the value as their mean: the interval says how the number would vary with other groups *at this
+count of pictures*, which is how such numbers are compared. The reference pictures are held fixed.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Estimate:
 
     Attributes:
         value: The statistic of the sample.
-        replicates: [B] its resamples, reflected about the value where the interval is basic.
+        replicates: [B] its resamples; of a distance, moved to have the value as their mean.
     """
 
     value: float
@@ -104,7 +105,7 @@ class Resampling:
     def frechet(
         self, features: Tensor, groups: np.ndarray, reference: "Subspace", resamples: int = 200
     ) -> Estimate:
-        """Fréchet distance in a subspace, with its basic interval.
+        """Fréchet distance in a subspace.
 
         Args:
             features: [M, D].
@@ -117,10 +118,10 @@ class Resampling:
         index = torch.from_numpy(groups)
         weights = torch.from_numpy(self.counts[:resamples]).to(x.dtype)[:, index]  # (B, M)
         replicates = np.array([reference.distance(x, w) for w in weights])
-        return Estimate(value, 2 * value - replicates)
+        return _centred(value, replicates)
 
     def cmmd(self, features: Tensor, groups: np.ndarray, reference: Tensor) -> Estimate:
-        """CMMD's arithmetic (`sage.metrics.cmmd`), with its basic interval.
+        """CMMD's arithmetic (`sage.metrics.cmmd`).
 
         Args:
             features: [M, D].
@@ -140,7 +141,12 @@ class Resampling:
             return CMMD_SCALE * (within + own - 2 * (counts @ cross.numpy()) / total)
 
         value = float(distance(np.ones((1, self.groups)))[0])
-        return Estimate(value, 2 * value - distance(self.counts.astype(float)))
+        return _centred(value, distance(self.counts.astype(float)))
+
+
+def _centred(value: float, replicates: np.ndarray) -> Estimate:
+    """Without the bias that resampling adds."""
+    return Estimate(value, replicates + (value - replicates.mean()))
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

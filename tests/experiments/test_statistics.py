@@ -98,8 +98,25 @@ def test_cmmd_by_groups_is_the_usual_one():
     resampling = Resampling(10, 3)
     counts = torch.from_numpy(resampling.counts[1]).repeat_interleave(3)
     expected = cmmd(x.repeat_interleave(counts, 0), real).value
-    replicate = resampling.cmmd(x, np.repeat(np.arange(10), 3), real).replicates[1]
-    assert 2 * found.value - replicate == pytest.approx(expected, rel=1e-6)
+    three = resampling.cmmd(x, np.repeat(np.arange(10), 3), real)
+    others = []
+    for n in (0, 2):
+        counts = torch.from_numpy(resampling.counts[n]).repeat_interleave(3)
+        others.append(cmmd(x.repeat_interleave(counts, 0), real).value)
+    moved = three.value - np.mean([expected, *others])
+    assert three.replicates[1] == pytest.approx(expected + moved, rel=1e-6)
+    assert three.replicates.mean() == pytest.approx(three.value)
+
+
+def test_the_interval_of_a_distance_covers_what_other_groups_give():
+    """At one count of pictures, over many draws: the interval holds the mean about 95 times."""
+    real = Subspace(_features(400, 3, 6), components=3)
+    drawn = [_features(60, 3, 100 + seed, 0.3) for seed in range(60)]
+    groups = np.repeat(np.arange(30), 2)
+    found = [Resampling(30, 150, seed=n).frechet(x, groups, real) for n, x in enumerate(drawn)]
+    middle = np.mean([estimate.value for estimate in found])
+    inside = sum(estimate.low <= middle <= estimate.high for estimate in found)
+    assert inside >= 50
 
 
 def test_nothing_to_resample_is_refused():

@@ -1,0 +1,122 @@
+"""Which ways of saving are on the front of quality against FLOPs, alone and multiplied?
+
+Fewer steps, faster solvers, guidance in an interval, sharing at fixed, tree-shaped and measured
+branch points, few-step students, and products of these. The cost is FLOPs, because guidance in an
+interval saves no evaluation, only its unconditional half.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from sage.experiments.adaptive import RULES, rule_name
+from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
+from sage.experiments.few_step import STUDENT_STEPS, student
+from sage.experiments.lab import Lab
+from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.results import result
+from sage.experiments.trees import INSIDE, tree_plans
+
+NAME, TITLE = "pareto", "Everything on one plot"
+DEFAULTS = {"pictures": 336, "seeds": 1}
+RATIOS = (0.3, 0.4, 0.5)
+RATIO = 0.4  # of the products and the tree: the paper's
+INTERVALS = ((0.0, 0.6), (0.1, 0.8))
+FAST = ("dpm++2m", 15)
+
+
+def run(lab: Lab) -> dict[str, Any]:
+    """Renders what the other studies have not."""
+    found = hold(lab, entries(lab))
+    lines = rows(found, "gigaflops")
+    return result(
+        sys.modules[__name__],
+        lab,
+        lines,
+        finding(found, lines),
+        prompts=lab.prompts,
+        conditions_={"adapter": lab.adapter_digest(lab.settings.sage_adapter)},
+    )
+
+
+def entries(lab: Lab) -> list[Entry]:
+    """All ways; the cells of most are those of other studies."""
+    adapter, steps = lab.settings.sage_adapter, lab.settings.steps
+    tree = tree_plans(lab, lab.prompts, RATIO)[INSIDE]
+    made = [Entry(INDEPENDENT, f"{steps} steps", lab.setting())]
+    made += [Entry("fewer DDIM steps", f"{n} steps", lab.setting(steps=n)) for n in (4, 8, 15, 20)]
+    made += [
+        Entry("DPM-Solver++", f"{n} steps", lab.setting(steps=n, scheduler="dpm++2m"))
+        for n in (8, 10, 15)
+    ]
+    made += [
+        Entry("guidance interval", _span(span), lab.setting(options=_guided(span)))
+        for span in INTERVALS
+    ]
+    made += [Entry("SAGE + share", f"ratio {r:g}", lab.setting(r, adapter)) for r in RATIOS]
+    made.append(Entry("SAGE + tree", f"as ratio {RATIO:g}", lab.setting(0.0, adapter, plan=tree)))
+    made += [
+        Entry("SAGE + probing", rule_name(rule), lab.setting(0.0, adapter, options=_rule(rule)))
+        for rule in RULES[:3]
+    ]
+    return made + _products(lab) + _students(lab)
+
+
+def _products(lab: Lab) -> list[Entry]:
+    """Sharing with a faster solver, with an interval, and with both."""
+    adapter, (key, steps) = lab.settings.sage_adapter, FAST
+    name, span = "SAGE + share, multiplied", INTERVALS[0]
+    return [
+        Entry(
+            name, f"{key}, {steps} steps", lab.setting(RATIO, adapter, steps=steps, scheduler=key)
+        ),
+        Entry(name, _span(span), lab.setting(RATIO, adapter, options=_guided(span))),
+        Entry(
+            name,
+            f"{key}, {steps} steps, {_span(span)}",
+            lab.setting(RATIO, adapter, steps=steps, scheduler=key, options=_guided(span)),
+        ),
+    ]
+
+
+def _students(lab: Lab) -> list[Entry]:
+    found = []
+    for steps in STUDENT_STEPS:
+        folder = student(lab, steps)
+        for ratio, name in ((0.0, "distilled"), (RATIO, "distilled + share")):
+            if folder is not None:
+                setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
+                found.append(Entry(name, f"{steps} steps", setting))
+    return found
+
+
+def _span(span: tuple[float, float]) -> str:
+    return f"guidance in {span[0]:.0%} to {span[1]:.0%} of the steps"
+
+
+def _guided(span: tuple[float, float]) -> tuple[tuple[str, Any], ...]:
+    return (("guidance_interval", span),)
+
+
+def _rule(rule: object) -> tuple[tuple[str, Any], ...]:
+    return (("adaptive", rule),)
+
+
+def finding(found: Contest, lines: list[dict[str, Any]]) -> str:
+    """One sentence: what is on the front in every metric of quality."""
+    keys = quality_keys(found)
+    front = [
+        f"{line['name']} ({line['label']}) at {line['gigaflops']:.3g} GFLOPs"
+        for line in sorted(lines, key=lambda line: line["gigaflops"])
+        if set(keys) <= set(line["front"])
+    ]
+    base = lines[0]["gigaflops"]
+    return (
+        f"Independent sampling takes {base:.3g} GFLOPs a picture; on the front in "
+        f"{' and '.join(keys)} are {'; '.join(front) if front else 'none in all at once'}."
+    )
+
+
+def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Quality against FLOPs."""
+    return panels_of(found, cost="gigaflops")
