@@ -25,7 +25,7 @@ from sage.experiments.main_table import INDEPENDENT
 from sage.experiments.prompts import PromptSet
 from sage.experiments.results import result
 from sage.grouping import cosine_similarity
-from sage.plan import shared_plan
+from sage.plan import branch_step_from_ratio, shared_plan
 
 NAME, TITLE = "adaptive", "Branch points that depend on the prompts"
 DEFAULTS = {"pictures": 336, "seeds": 1}
@@ -102,8 +102,9 @@ def calibrate(
     bins = [b for b in np.array_split(groups[np.argsort(lowest[groups])], BINS) if len(b)]
     steps = lab.settings.steps
     first = lab.setting(1 / steps, next(iter(sweep.values())).adapter)
-    ratios = (1 / steps, *sweep)
-    settings = (first, *sweep.values())
+    longer = {r: s for r, s in sweep.items() if branch_step_from_ratio(r, steps) > 1}
+    ratios = (1 / steps, *longer)
+    settings = (first, *longer.values())
     lab.render([(setting, prompts) for setting in settings])
     far = np.stack([_distances(lab, prompts, s, first) for s in settings])  # (K, N) mean of seeds
     right = [_right(lab, prompts, s) for s in settings]

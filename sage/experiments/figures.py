@@ -25,8 +25,9 @@ def interval_trace(
     texts: Sequence[str] | None = None,
     axes: int = 1,
     legend: bool = True,
+    sideways: bool = False,
 ) -> dict[str, Any]:
-    """Points with vertical intervals.
+    """Points with their intervals, vertical ones.
 
     Args:
         name: In the legend.
@@ -38,26 +39,30 @@ def interval_trace(
         texts: Shown when a point is pointed at.
         axes: Number of the panel.
         legend: Whether it is in the legend.
+        sideways: The numbers go along x, with horizontal intervals; `xs` go down.
     """
     number = "" if axes == 1 else str(axes)
     ups = [n["high"] - n["value"] for n in numbers]
     downs = [n["value"] - n["low"] for n in numbers]
+    hover = f"%{{text}}<br>%{{{'x' if sideways else 'y'}:.4g}}<extra></extra>"
+    values, error = [n["value"] for n in numbers], {
+        "type": "data", "array": ups, "arrayminus": downs, "thickness": 1.2, "width": 3,
+        "color": colour,
+    }  # fmt: skip
+    places = {"x": list(xs), "y": values, "error_y": error}
+    if sideways:
+        places = {"x": values, "y": list(xs), "error_x": error}
     return {
+        **places,
         "type": "scatter",
         "mode": "lines+markers" if line else "markers",
         "name": name,
         "legendgroup": name,
         "showlegend": legend,
-        "x": list(xs),
-        "y": [n["value"] for n in numbers],
-        "error_y": {
-            "type": "data", "array": ups, "arrayminus": downs, "thickness": 1.2, "width": 3,
-            "color": colour,
-        },
         "marker": {"color": colour, "symbol": symbol, "size": 9},
         "line": {"color": colour, "width": 1.8},
         "text": list(texts) if texts else None,
-        "hovertemplate": "%{text}<br>%{y:.4g}<extra></extra>" if texts else None,
+        "hovertemplate": hover if texts else None,
         "xaxis": f"x{number}",
         "yaxis": f"y{number}",
     }  # fmt: skip

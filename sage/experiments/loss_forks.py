@@ -77,7 +77,8 @@ def run(lab: Lab) -> dict[str, Any]:
         )
         for name, measured in found.items()
     ]
-    return result(sys.modules[__name__], lab, rows, finding(found), prompts=lab.prompts)
+    name = DEFAULT if DEFAULT in found else UNTRAINED
+    return result(sys.modules[__name__], lab, rows, finding(found), prompts=lab.prompts, base=name)
 
 
 def finding(found: Mapping[str, Measured]) -> str:
@@ -97,19 +98,30 @@ def finding(found: Mapping[str, Measured]) -> str:
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """One panel a metric, one point a variant."""
+    """Paired differences from the default, one panel a metric, one line a variant."""
     wanted = [key for key in ("fd", "clip", "inside", "twin") if key in found["metrics"]]
+    lines = found["rows"][::-1]  # Plotly's first category is at the bottom
     traces = [
         figures.interval_trace(
             found["metrics"][key]["title"],
-            [line["name"] for line in found["rows"]],
-            [line["metrics"][key] for line in found["rows"]],
+            [line["name"] for line in lines],
+            [line["difference"][key] for line in lines],
             colour=figures.COLOURS[0],
             line=False,
             axes=panel,
             legend=False,
+            sideways=True,
         )
         for panel, key in enumerate(wanted, 1)
     ]
-    titles = [("", found["metrics"][key]["title"]) for key in wanted]
-    return figures.panels(traces, titles, title=TITLE, note=figures.caption(found))
+    titles = [(figures.axis_title(found["metrics"][key]), "") for key in wanted]
+    title = f"{TITLE}: paired differences from {found['base']!r}"
+    note = figures.caption(found)
+    made = figures.panels(traces, titles, title=title, height=180 + 24 * len(lines), note=note)
+    for key, axis in made["layout"].items():
+        if key.startswith("xaxis"):
+            axis |= {"zeroline": True, "zerolinecolor": "#777777"}
+        elif key.startswith("yaxis"):
+            axis |= {"automargin": True, "showticklabels": key == "yaxis"}
+    made["layout"]["width"] = 160 + 270 * len(wanted)
+    return made
