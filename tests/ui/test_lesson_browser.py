@@ -242,12 +242,12 @@ def test_a_patch_is_dragged_at_once(visit):
     assert after["x"] - box["x"] == pytest.approx(-60, abs=3)
     assert after["y"] - box["y"] == pytest.approx(90, abs=3)
     assert page.locator("#toy-say").inner_text() != told
-    # One move, all of it computed and drawn: instant. The bound is generous for a busy machine.
+    # One move, all of it computed and drawn: instant. The best of some, for a busy machine.
     page.locator("#toy-branch").focus()
     script = """() => { const input = document.querySelector('#toy-apart');
         const time = value => { input.value = value; const start = performance.now();
             input.dispatchEvent(new Event('input')); return performance.now() - start; };
-        return Math.min(...[6, 9, 12, 15, 18].map(time)) }"""
+        return Math.min(...[...Array(16).keys()].map(k => time(6 + k))) }"""
     spent = page.evaluate(script)
     assert spent < 100
 

@@ -413,9 +413,8 @@ refresh[0] = () => {
     handles = means.map((m, k) => handle(m, k, sigma));
     let missed = 0;
     for (const z of data.toy.noises) {
-      SageToy.run(mixture(), steps, 0, z).branches.forEach((path) => dot("alone-end", path.at(-1), 1.6));
-      SageToy.run(mixture(), steps, b, z).branches.forEach((path, k) => {
-        const end = path.at(-1);
+      SageToy.ends(mixture(), steps, 0, z).forEach((end) => dot("alone-end", end, 1.6));
+      SageToy.ends(mixture(), steps, b, z).forEach((end, k) => {
         dot("shared-end", end, 2.2);
         missed += far([end[0] - means[k][0], end[1] - means[k][1]]) > 3 * data.toy.std;
       });
