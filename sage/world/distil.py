@@ -64,8 +64,8 @@ class DistilSettings:
     teacher_steps: int = 16
     guidance: float = 2.0
     rank: int = 32
-    batch: int = 48
-    rate: float = 3e-4
+    batch: int = 32
+    rate: float = 8e-4
     scenes: int = 20_000
 
     def __post_init__(self) -> None:
