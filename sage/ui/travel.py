@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sage.plan import branch_step_from_ratio
 from sage.request import LIMITS
 from sage.ui import views
 from sage.ui.form import Form
@@ -19,7 +18,7 @@ from sage.ui.layout import Layout
 from sage.ui.links import Settings, link_query, prompts_text, read_link, read_record
 from sage.ui.shelf import Shelf
 
-RECORD_BYTES = 2**20
+RECORD_BYTES, LINK_BYTES = 2**20, 2**16
 OPENED = "Opened from a {0}: press Render to see it."
 # The clipboard is the browser's, and so is the address that the query belongs to.
 COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
@@ -54,32 +53,56 @@ class Travel:
             self.layout.travel_note: note,
         }
 
-    def open_link(self, query: str, steps: int) -> Updates:
+    def open_link(self, query: str) -> Updates:
         """The form as a link describes it; nothing changes without one."""
-        settings = read_link(str(query or "")[:65536], self._models())
-        return self._fill(settings, "link", steps) if settings else {self.layout.opened: ""}
+        settings = self._from_link(query)
+        return self._fill(settings, "link") if settings else {self.layout.opened: ""}
 
-    def open_file(self, path: str | None, steps: int) -> Updates:
-        """The form as an uploaded record describes it."""
-        if path is None:
-            return {self.layout.travel_note: gr.skip()}
-        file = Path(path)
-        text = file.read_bytes()[:RECORD_BYTES].decode("utf-8", "replace")
-        return self.open_text(text, steps)
+    def link_steps(self, query: str, steps: int) -> Updates:
+        """Only the steps of a link and the share of them in common."""
+        settings = self._from_link(query)
+        return self._steps(settings.values if settings else {}, steps)
 
-    def open_text(self, text: str, steps: int) -> Updates:
-        """The form as a pasted record describes it."""
+    def open_record(self, record: str) -> Updates:
+        """The form as a record describes it."""
         try:
-            settings = read_record(str(text or "")[:RECORD_BYTES], self._models())
+            settings = read_record(record, self._models())
         except ValueError as error:
             return {self.layout.travel_note: _error(error)}
-        filled = self._fill(settings, "record", steps)
-        return {**filled, self.layout.travel_note: views.note("Loaded.")}
+        return {**self._fill(settings, "record"), self.layout.travel_note: views.note("Loaded.")}
+
+    def record_steps(self, record: str, steps: int) -> Updates:
+        """Only the steps of a record and the share of them in common."""
+        try:
+            return self._steps(read_record(record, self._models()).values, steps)
+        except ValueError:
+            return self._steps({}, steps)
+
+    def read_file(self, path: str | None) -> str:
+        """The text of an uploaded file, for the box where records are pasted."""
+        if path is None:
+            return ""
+        return Path(path).read_bytes()[:RECORD_BYTES].decode("utf-8", "replace")
+
+    def read_text(self, text: str | None) -> str:
+        """What was pasted, no longer than a record may be."""
+        return str(text or "")[:RECORD_BYTES]
 
     def _models(self) -> dict[str, Any]:
         return {spec.key: spec for spec in self.shelf.specs}
 
-    def _fill(self, settings: Settings, source: str, steps: int) -> Updates:
+    def _from_link(self, query: str) -> Settings | None:
+        return read_link(str(query or "")[:LINK_BYTES], self._models())
+
+    def _steps(self, values: dict[str, Any], before: int) -> Updates:
+        """Steps and share ratio; from these the page moves the slider of the branch point."""
+        if not {"steps", "share_ratio"} & set(values):
+            return {self.layout.opened: gr.skip()}
+        ratio = values.get("share_ratio", LIMITS["share_ratio"].default)
+        return {self.layout.steps: values.get("steps", before), self.layout.share_ratio: ratio}
+
+    def _fill(self, settings: Settings, source: str) -> Updates:
+        """Everything but steps and branch point, which are in place by then."""
         page, values = self.layout, dict(settings.values)
         spec = self.shelf.spec(values.get("model", self.shelf.default.key))
         updates: Updates = {}
@@ -92,24 +115,10 @@ class Travel:
         if "trained" in values:
             possible = spec.adapter is not None
             updates[page.trained] = gr.Checkbox(value=values.pop("trained"), visible=possible)
-        updates |= self._branch(values, steps)
-        updates |= {getattr(page, name): value for name, value in values.items()}
+        plain = (name for name in values if name not in ("steps", "share_ratio"))
+        updates |= {getattr(page, name): values[name] for name in plain}
         sentence = settings.problem or OPENED.format(source)
         return {**updates, page.opened: views.banner(sentence)}
-
-    def _branch(self, values: dict[str, Any], before: int) -> Updates:
-        """Steps and branch point, taken out of the values.
-
-        Where the number of steps changes, the page itself moves the slider and its end, from the
-        share ratio; a second hand on it could leave it beyond its end for a moment.
-        """
-        if not {"steps", "share_ratio"} & set(values):
-            return {}
-        steps = values.pop("steps", before)
-        ratio = values.pop("share_ratio", LIMITS["share_ratio"].default)
-        page, point = self.layout, branch_step_from_ratio(ratio, int(steps))
-        here = {page.branch_step: point} if steps == before else {}
-        return {page.steps: steps, page.share_ratio: point / steps, **here}
 
 
 def wire_travel(page: Layout, travel: Travel, arrived: Any, quick: dict[str, Any]) -> None:
@@ -121,26 +130,62 @@ def wire_travel(page: Layout, travel: Travel, arrived: Any, quick: dict[str, Any
         arrived: The event after which the page stands, so that a link may change it.
         quick: Settings of listeners that act at once.
     """
-    filled: list[Component] = [
-        *(part for part in page.form if part not in (page.fewer_steps, page.measure)),
-        *(part for part in page.own_settings if part not in page.form),
-        page.share_ratio,
-        page.opened,
-    ]
-    both = [*filled, page.travel_note]
-    arrived.then(
-        travel.open_link, [page.link, page.steps], filled, js=QUERY, api_name="open_link", **quick
-    )
+    _then_fill(page, travel, arrived, "link", quick)
     page.copy_link.click(
         travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **quick
     ).then(None, [page.link], [page.link], js=ADDRESS, api_name="show_link").then(
         None, [page.link], None, js=COPY, api_name="copy_link"
     )
-    page.upload.upload(
-        travel.open_file, [page.upload, page.steps], both, api_name="open_file", **quick
+    for event, name in ((page.upload.upload, "file"), (page.load_text.click, "text")):
+        source = page.upload if name == "file" else page.paste
+        take = travel.read_file if name == "file" else travel.read_text
+        begun = event(take, [source], [page.paste], api_name=f"take_{name}", **quick)
+        _then_fill(page, travel, begun, name, quick)
+
+
+def _then_fill(page: Layout, travel: Travel, begun: Any, name: str, quick: dict[str, Any]) -> None:
+    """After an event, fills the form in an order in which it is always valid.
+
+    First the steps, then the branch point that lies within them, then the rest: each change wakes
+    the page's own listeners, which send the form as it stands at that moment.
+    """
+    link = name == "link"
+    source = page.link if link else page.paste
+    fill, steps = (
+        (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
     )
-    page.load_text.click(
-        travel.open_text, [page.paste, page.steps], both, api_name="open_text", **quick
+    filled: list[Component] = [
+        *(part for part in page.form if part not in (page.branch_step, page.steps)),
+        *(part for part in page.own_settings if part not in page.form),
+        page.opened,
+        page.travel_note,
+    ]
+    begun.then(
+        steps,
+        [source, page.steps],
+        [page.steps, page.share_ratio, page.opened],
+        js=QUERY if link else None,
+        api_name=f"steps_of_{name}",
+        **quick,
+    ).then(
+        travel.handlers.resize,
+        [page.steps, page.share_ratio],
+        [page.branch_step],
+        api_name=f"branch_of_{name}",
+        **quick,
+    ).then(
+        fill,
+        [source],
+        filled,
+        js="() => [location.search]" if link else None,
+        api_name=f"open_{name}",
+        **quick,
+    ).then(
+        travel.handlers.analyze,
+        [*page.form, page.run],
+        page.consequences,
+        api_name=f"after_{name}",
+        **quick,
     )
 
 

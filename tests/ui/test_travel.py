@@ -40,18 +40,21 @@ def link_of(travel, **changes):
 
 def test_a_link_fills_the_form_it_was_made_from(travel):
     query = link_of(travel)["link"].value
-    filled = by_name(travel, travel.open_link(query, 30))
-    for name, value in VALUES.items():
-        if name not in ("branch_step", "fewer_steps", "measure", "trained"):
-            assert filled[name] == value, name
+    filled = by_name(travel, travel.link_steps(query, 30) | travel.open_link(query))
+    own = set(VALUES) - {"branch_step", "trained", "sharing", "budget", "fewer_steps", "measure"}
+    assert {name: filled[name] for name in own} == {name: VALUES[name] for name in own}
     assert filled["share_ratio"] == pytest.approx(0.4)
-    assert "branch_step" not in filled  # it follows the number of steps
+    assert "branch_step" not in filled  # it follows from both
     assert "Opened from a link" in filled["opened"]
 
 
-def test_the_branch_point_is_set_where_the_steps_stay(travel):
+@pytest.mark.parametrize("before", [4, 10, 30])
+def test_the_branch_point_follows_from_steps_and_ratio(travel, before):
     query = link_of(travel, branch_step=7)["link"].value
-    assert by_name(travel, travel.open_link(query, 10))["branch_step"] == 7
+    first = by_name(travel, travel.link_steps(query, before))
+    moved = travel.handlers.resize(first["steps"], first["share_ratio"])
+    slider = by_name(travel, moved)["branch_step"]
+    assert (slider.value, slider.maximum) == (7, 10)
 
 
 def test_a_form_that_asks_for_nothing_has_no_link(travel):
@@ -62,51 +65,54 @@ def test_a_form_that_asks_for_nothing_has_no_link(travel):
 
 def test_without_a_link_the_page_stays_as_it_is(travel):
     for query in ("", "?__theme=dark", None):
-        assert by_name(travel, travel.open_link(query, 30)) == {"opened": ""}
+        assert by_name(travel, travel.open_link(query)) == {"opened": ""}
 
 
 def test_what_is_bad_in_a_link_is_said_and_the_rest_fills(travel):
-    filled = by_name(travel, travel.open_link("?steps=many&seed=3&prompt=<b>x&prompt=y", 30))
+    filled = by_name(travel, travel.open_link("?steps=many&seed=3&prompt=<b>x&prompt=y"))
     assert filled["seed"] == 3
     assert filled["prompts"] == "<b>x\ny"
     assert "steps" in filled["opened"]
-    hostile = by_name(travel, travel.open_link("?steps=<img src=x onerror=alert(1)>", 30))
+    hostile = by_name(travel, travel.open_link("?steps=<img src=x onerror=alert(1)>"))
     assert "<img" not in hostile["opened"]
 
 
 def test_a_model_that_is_out_of_reach_is_said(travel):
-    filled = by_name(travel, travel.open_link("?model=gone&seed=3", 30))
+    filled = by_name(travel, travel.open_link("?model=gone&seed=3"))
     assert "cannot be loaded" in filled["model_note"]
     assert filled["seed"] == 3
 
 
 def test_a_record_fills_the_form(travel, tmp_path):
     asked = parse_request(PROMPTS, steps=10, share_ratio=0.7, seed=5)
-    record = tmp_path / "record.json"
-    record.write_text(json.dumps({"model": "tiny", "request": asked.to_dict()}))
-    for updates in (travel.open_file(str(record), 10), travel.open_text(record.read_text(), 10)):
-        filled = by_name(travel, updates)
-        assert filled["prompts"] == PROMPTS
-        assert filled["branch_step"] == 7
-        assert filled["insist"] is True
-        assert "Loaded" in filled["travel_note"]
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"model": "tiny", "request": asked.to_dict()}))
+    text = travel.read_file(str(path))
+    filled = by_name(travel, travel.record_steps(text, 30) | travel.open_record(text))
+    assert filled["prompts"] == PROMPTS
+    assert (filled["steps"], filled["share_ratio"]) == (10, 0.7)
+    assert filled["insist"] is True
+    assert "Loaded" in filled["travel_note"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "\x00" * 100])
 def test_what_is_no_record_is_said(travel, text):
-    filled = by_name(travel, travel.open_text(text, 30))
+    filled = by_name(travel, travel.open_record(text))
     assert set(filled) == {"travel_note"}
     assert "This is no record" in filled["travel_note"]
+    assert set(by_name(travel, travel.record_steps(text, 30))) == {"opened"}
 
 
 def test_a_file_that_is_no_text_is_said(travel, tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(bytes(range(256)) * 100)
-    assert "no record" in by_name(travel, travel.open_file(str(path), 30))["travel_note"]
+    filled = by_name(travel, travel.open_record(travel.read_file(str(path))))
+    assert "no record" in filled["travel_note"]
+    assert travel.read_file(None) == ""
 
 
 def test_the_adapter_is_switched_where_there_is_one(travel):
-    filled = by_name(travel, travel.open_link("?model=tiny&trained=true", 30))
+    filled = by_name(travel, travel.open_link("?model=tiny&trained=true"))
     assert filled["trained"].value is True
     assert filled["trained"].visible is False
 
