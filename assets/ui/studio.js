@@ -84,15 +84,20 @@
   });
 
   // -- a cell of the matrix: both prompts, with the words in which they differ marked ------------
-  const wordsOf = (text) => text.split(/(\s+)/);
   const marked = (text, other) => {
     const line = document.createDocumentFragment();
-    const theirs = new Set(wordsOf(other.toLowerCase()));
-    for (const word of wordsOf(text)) {
-      const same = !word.trim() || theirs.has(word.toLowerCase());
+    const theirs = new Set(other.toLowerCase().split(/\s+/));
+    // Neighbours that are both shared or both not become one piece.
+    const runs = [];
+    for (const word of text.split(/\s+/)) {
+      const same = theirs.has(word.toLowerCase());
+      if (runs.at(-1)?.same === same) runs.at(-1).words.push(word);
+      else runs.push({ same, words: [word] });
+    }
+    for (const { same, words } of runs) {
       const piece = document.createElement(same ? "span" : "mark");
-      piece.textContent = word;
-      line.append(piece);
+      piece.textContent = words.join(" ");
+      line.append(piece, " ");
     }
     return line;
   };

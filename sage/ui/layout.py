@@ -17,8 +17,8 @@ from sage.ui.shelf import Shelf
 NOTHING_YET = "Nothing rendered yet."
 LEGEND = (
     "CLIP: how well a picture fits its words (cosine, higher is better). Twin: how far a picture "
-    "is from the independent one (0 is the same). Fewer steps: independent sampling that spends "
-    "no more evaluations than sharing does."
+    "is from the independent one (0 is the same). The last row is independent sampling with only "
+    "as many steps as sharing could have paid for."
 )
 CLOSER = """
 <p class="sage-closer-name">Look closer</p>
@@ -271,7 +271,7 @@ def _advanced(shelf: Shelf, parts: dict[str, object]) -> None:
         parts["guidance_scale"] = _slider(
             "guidance_scale", "Guidance", shelf.default.guidance_scale
         )
-        parts["fresh_noise"] = _slider("fresh_noise", "Fresh noise at a split")
+        parts["fresh_noise"] = _slider("fresh_noise", "Fresh noise")
     parts["scheduler"] = _choice("scheduler", "Scheduler")
     parts["trunk"] = _choice("trunk", "What the trunk follows")
     parts["insist"] = _checkbox("insist", "Share anyway, also where it is predicted to fail", False)

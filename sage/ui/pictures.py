@@ -20,6 +20,7 @@ from sage.ui.views import badge
 from sage.ui.words import plural
 
 SIDES = {"independent": "independent", "shared": "shared", "fewer": "fewer steps"}
+LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ def row_of(row: StripRow, pictures: Sequence[Image.Image]) -> Row:
 
 
 def step_words(row: StripRow) -> str:
-    """What a row did, e.g. "12 shared steps", "21 steps"."""
+    """What a row did, after its label: (shared) "for 12 steps", (only) "21 steps"."""
+    steps = plural(row.at, "step")
     if row.side == "shared":
-        return plural(row.at, "shared step") if row.at >= 0 else ""
-    return plural(row.at, "step")
+        return f"for {steps}" if row.at >= 0 else ""
+    return steps
 
 
 def score_words(clip: float | None, twin: float | None) -> str:
@@ -158,7 +160,7 @@ def _shot(side: str, n: int, prompt: str, shot: Shot) -> str:
     picture = f'<img src="{shot.source}" alt="{alt}">' if shot.source else "<i></i>"
     return (
         f'<div class="sage-shot sage-{side}" data-side="{side}"><div class="sage-frame">'
-        f"{picture}</div><p><b>{SIDES[side]}</b> <span>{shot.done}</span></p>"
+        f"{picture}</div><p><b>{LABELS[side]}</b> <span>{shot.done}</span></p>"
         f"<p>{shot.scores or '&nbsp;'}</p></div>"
     )
 

@@ -200,10 +200,17 @@ class Rendering:
         evaluation = analysis.cost.independent_flops.branches / (steps * len(request.prompts))
         work = filmstrip_evaluations(analysis.arrangement, points) * evaluation
         for frame in self.shelf.lease.run(
-            filmstrip, form.model, request, points, flops=work, keep=self.states
+            filmstrip,
+            form.model,
+            request,
+            points,
+            flops=work * (2 if form.fewer_steps else 1),
+            keep=self.states,
+            fewer_steps=form.fewer_steps,
         ):
             frames.append(frame)
-            yield self._scrubbing(frame, len(frames) - 1, len(points))
+            ready = sum(frame.side == "shared" for frame in frames)
+            yield self._scrubbing(frame, ready, len(points))
         run = replace(run, strip=results.frames_strip(frames))
         yield self._scrubbed(run, frames, analysis.arrangement.groups)
 

@@ -4,11 +4,15 @@ import re
 import shutil
 import time
 import zipfile
+from contextlib import contextmanager
 
 import pytest
 from gradio_client import Client
 
+from sage.models import builtin_model
+from sage.ui.demo import build_demo, launch_settings
 from sage.ui.handlers import EARLIER, UNFINISHED
+from sage.ui.shelf import Shelf
 
 from .conftest import PROMPTS, SLOW_RUN
 
@@ -41,20 +45,48 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, server):
-    """Opens the page at a size and theme; afterwards nothing may have gone wrong."""
+    """Opens the page of the tiny models; afterwards nothing may have gone wrong."""
+    with _visits(chromium, server) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def arrival():
+    """Address of the page on the built-in model, of which only what is stored can be had."""
+
+    def refuse(spec):
+        raise OSError("there is no model in this test")
+
+    demo = build_demo(Shelf([builtin_model()], refuse))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture
+def arrive(chromium, arrival):
+    """Opens the page as it is met, before any model is loaded."""
+    with _visits(chromium, arrival) as open_page:
+        yield open_page
+
+
+@contextmanager
+def _visits(chromium, server):
     problems, contexts = [], []
 
-    def open_page(width=1440, height=900, theme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": height})
+    def open_page(width=1440, height=900, theme="light", address="", **context_settings):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height}, **context_settings
+        )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
-        page.goto(f"{server}/?__theme={theme}")
-        page.wait_for_selector("#plot-similarity .js-plotly-plot .heatmaplayer")
-        page.wait_for_selector("#plot-plan .js-plotly-plot .scatterlayer")
+        page.goto(f"{server}/?__theme={theme}{address}")
+        page.wait_for_selector("#similarity table")
+        page.wait_for_selector("#plan svg")
         return page
 
     yield open_page
@@ -102,13 +134,12 @@ def test_the_whole_flow(visit, tmp_path):
     # 1. Prompts lead to similarity and groups.
     type_prompts(page)
     shows(page, "#prompts-note mark", "pizza")
-    kind = page.evaluate("document.querySelector('#plot-similarity .js-plotly-plot').data[0].type")
-    assert kind == "heatmap"
+    expect(find(page, "#similarity td > button")).to_have_count(12)
     # 2. The branch point acts at once and renders nothing.
     shows(page, "#estimate", "12 of 30 steps shared")
     drag_by_keys(page, "#branch-step", "ArrowRight", 3)
     shows(page, "#estimate", "15 of 30 steps shared")
-    shows(page, "#plot-plan", "T* = 15")
+    shows(page, "#plan", "T* = 15")
     shows(page, "#progress", "Nothing rendered yet")
     assert find(page, ".sage-pairs img").count() == 0
     # 3. Rendering fills the reserved boxes; nothing below moves.
@@ -117,18 +148,20 @@ def test_the_whole_flow(visit, tmp_path):
     after = find(page, "#card-cost").bounding_box()
     assert abs(before["y"] - after["y"]) <= 2
     pictures = find(page, ".sage-pairs img")
-    expect(pictures).to_have_count(8)
+    expect(pictures).to_have_count(12)
     for picture in pictures.all():
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 0
         assert picture.get_attribute("alt")
     shows(page, "#saving", "105 of 120")
-    expect(find(page, "#plot-seconds .bars .point")).not_to_have_count(0)
-    expect(find(page, "#plot-flops .bars .point")).not_to_have_count(0)
-    expect(find(page, "#slider img")).to_have_count(2)
-    # 4. Another pair in the slider.
-    old = find(page, "#slider img").first.get_attribute("src")
-    pick(page, "#pair", "P3 a whale under water")
-    expect(find(page, "#slider img").first).not_to_have_attribute("src", old)
+    expect(find(page, "#seconds .sage-piece")).not_to_have_count(0)
+    expect(find(page, "#flops .sage-piece")).not_to_have_count(0)
+    expect(find(page, "#plan .sage-thumb")).to_have_count(1)
+    # 4. Another pair in the closer look, by a click on its picture.
+    expect(find(page, "#closer")).to_contain_text("P1 a fox in the snow")
+    find(page, ".sage-pair img").nth(7).click()
+    expect(find(page, "#closer")).to_contain_text("P3 a whale under water")
+    shown = find(page, ".sage-wipe img").first
+    assert shown.get_attribute("src") == find(page, ".sage-pair img").nth(7).get_attribute("src")
     # 5. Downloads.
     with page.expect_download() as download:
         find(page, "#download-pictures").click()
@@ -139,8 +172,18 @@ def test_the_whole_flow(visit, tmp_path):
     # 6. After a change the old pictures stay and say so; undone, they fit again.
     drag_by_keys(page, "#tau-min", "ArrowLeft")
     shows(page, "#banner", EARLIER)
-    expect(pictures).to_have_count(8)
+    expect(pictures).to_have_count(12)
     drag_by_keys(page, "#tau-min", "ArrowRight")
+    expect(find(page, "#banner")).not_to_contain_text(EARLIER)
+    # 7. All branch points of the run; then the slider needs no rendering.
+    find(page, "#scrub").click()
+    shows(page, "#scrub-note", "Ready at")
+    expect(find(page, "#render")).to_be_enabled()
+    shared = find(page, ".sage-shared img").first
+    old = shared.get_attribute("src")
+    drag_by_keys(page, "#branch-step", "ArrowRight", 9)
+    shows(page, ".sage-shared >> nth=0", "for 24 steps")
+    assert shared.get_attribute("src") != old
     expect(find(page, "#banner")).not_to_contain_text(EARLIER)
 
 
@@ -151,7 +194,7 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     type_prompts(page)
     find(page, "#render").click()
     shows(page, "#progress", "Step ")
-    expect(find(page, ".sage-pairs img")).to_have_count(8)
+    expect(find(page, ".sage-pairs img")).to_have_count(12)
     find(page, "#stop").click()
     shows(page, "#progress", "Stopped after step")
     shows(page, "#banner", UNFINISHED)
@@ -161,7 +204,7 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     drag_by_keys(page, "#branch-step", "ArrowRight")
     shows(page, "#banner", EARLIER)
     assert find(page, "#progress").inner_text() == said
-    expect(find(page, ".sage-pairs img")).to_have_count(8)
+    expect(find(page, ".sage-pairs img")).to_have_count(12)
     # And the place is free for the next one.
     pick(page, "#model", "Tiny")
     shows(page, "#estimate", "13 of 30")
@@ -242,8 +285,8 @@ def test_figures_can_be_read_in_both_themes(visit, theme):
         const style = e => getComputedStyle(e);
         const card = document.querySelector('#card-similarity');
         return [tone(style(card).backgroundColor),
-                tone(style(document.querySelector(selector)).fill)] }"""
-    for selector in ("#plot-similarity .xtick text", "#plot-similarity .heatmap-label text"):
+                tone(style(document.querySelector(selector)).color)] }"""
+    for selector in ("#similarity th", "#similarity td > button", "#plan .sage-leaf"):
         background, text = page.evaluate(script, selector)
         assert abs(background - text) > 128
         assert (background < 128) == (theme == "dark")
@@ -261,6 +304,122 @@ def test_accessibility(visit, theme):
     page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
     found = Axe().run(page).response["violations"]
     # Gradio's own: footer icons repeat their text; boxes of plots carry a label without a role.
+    ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
+    assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
+
+
+def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive):
+    page = arrive()
+    expect(find(page, ".sage-pairs[data-state=done] .sage-frame img")).to_have_count(12)
+    shows(page, "#progress", "Precomputed")
+    shows(page, ".sage-shared >> nth=0", "for 12 steps")
+    picture = find(page, ".sage-shared img").first
+    old = picture.get_attribute("src")
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    # Within one task of the browser, so that no answer from a server can have come in between.
+    new = page.evaluate(
+        """async () => {
+            const slider = document.querySelector('#branch-step input[type=range]');
+            slider.value = 24;
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+            await new Promise(requestAnimationFrame);
+            await new Promise(requestAnimationFrame);
+            return document.querySelector('.sage-shared img').src }"""
+    )
+    assert new != old
+    shows(page, ".sage-shared >> nth=0", "for 24 steps")
+    shows(page, "#plan", "T* = 24")
+    shows(page, "#estimate", "24 of 30 steps shared")
+    # Another example is as ready as the first.
+    find(page, "#example-far").click()
+    expect(find(page, ".sage-pair")).to_have_count(2)
+    shows(page, "#progress", "Precomputed")
+    # What is typed needs the model.
+    find(page, "#prompts textarea").fill("a fox\na dog")
+    shows(page, "#prompts-note .sage-error", "there is no model in this test")
+    expect(find(page, "#prompts textarea")).to_have_value("a fox\na dog")
+
+
+def lit(page):
+    """The prompts that are lit in each part of the page."""
+    return page.evaluate(
+        """() => Object.fromEntries(['chips', 'similarity', 'plan', 'pictures', 'flops'].map(id =>
+            [id, [...new Set([...document.querySelectorAll(`#${id} .sage-lit`)].flatMap(
+                e => e.dataset.p.split(' ').length === 1 ? [e.dataset.p] : []))].sort()]))"""
+    )
+
+
+def test_one_prompt_lights_up_everywhere(arrive):
+    page = arrive()
+    assert set(map(tuple, lit(page).values())) == {()}
+    for place in ("#chips .sage-name", "#plan .sage-leaf", "#pictures figure", "#similarity th"):
+        find(page, f"{place}[data-p='2']").first.hover()
+        found = lit(page)
+        assert found["chips"] == found["similarity"] == found["plan"] == found["pictures"] == ["2"]
+    # A click keeps it, Escape lets go; the keyboard does the same.
+    name = find(page, "#chips .sage-name[data-p='1']")
+    name.click()
+    page.mouse.move(5, 5)
+    assert lit(page)["pictures"] == ["1"]
+    expect(name).to_have_attribute("aria-pressed", "true")
+    expect(find(page, "#closer")).to_contain_text("P2")
+    page.keyboard.press("Escape")
+    name.blur()
+    assert lit(page)["pictures"] == []
+    name.focus()
+    page.keyboard.press("Enter")
+    assert lit(page)["pictures"] == ["1"]
+
+
+def test_a_cell_of_the_matrix_explains_its_pair(arrive):
+    page = arrive()
+    cell = find(page, "#similarity button[data-p='0 2']")
+    cell.click()
+    words = find(page, ".sage-pair-words")
+    expect(words).to_contain_text("P1 a red car in the city")
+    expect(words).to_contain_text("same group")
+    assert words.locator("mark").all_inner_texts() == ["red car", "bus"]
+    # One stop for the tab key; arrows move inside.
+    stops = find(page, "#similarity button[tabindex='0']")
+    expect(stops).to_have_count(1)
+    stops.focus()
+    page.keyboard.press("ArrowDown")
+    focused = page.evaluate("document.activeElement.dataset.p")
+    page.keyboard.press("Enter")
+    expect(find(page, ".sage-picked")).to_have_attribute("data-p", focused)
+
+
+def test_tabs_have_addresses(arrive):
+    page = arrive()
+    tabs = find(page, "#sage-tabs [role=tab]")
+    names = tabs.all_inner_texts()
+    assert names[0] == "Studio"
+    for name in names[1:]:
+        page.get_by_role("tab", name=name).click()
+        assert page.evaluate("location.hash") == f"#{name.lower()}"
+    page.get_by_role("tab", name="Studio").click()
+    assert page.evaluate("location.hash") == "#studio"
+
+
+def test_an_address_opens_its_tab(chromium, arrival):
+    page = chromium.new_page()
+    page.goto(f"{arrival}/#lesson")
+    expect(page.get_by_role("tab", name="Lesson")).to_have_attribute("aria-selected", "true")
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_first_view_is_accessible_and_fits(arrive, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = arrive(width, 844, "dark" if width == 390 else "light", reduced_motion="reduce")
+    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible()
+    find(page, "#advanced").get_by_role("button").first.click()
+    expect(find(page, "#scheduler")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
+    found = Axe().run(page).response["violations"]
     ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
     assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
 

@@ -114,7 +114,7 @@ def test_rendering_shows_previews_then_everything(rendering, form):
     assert live[0][layout.pictures].count("<img") == 12
     last = updates[-1]
     assert 'data-state="done"' in last[layout.pictures]
-    assert "4 shared steps" in last[layout.pictures]
+    assert "for 4 steps" in last[layout.pictures]
     assert "9 steps" in last[layout.pictures]
     assert "twin" in last[layout.pictures]
     assert "independent" in last[layout.seconds]

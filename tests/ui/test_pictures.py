@@ -99,7 +99,7 @@ def test_a_strip_survives_json(strip):
 def test_the_grid_of_a_strip_starts_at_a_branch_point_and_holds_them_all(strip):
     source = picture_grid(PROMPTS, GROUPS, strip_rows(strip, 20), "done", strip)
     reader = Reader(source)
-    assert "20 shared steps" in reader.texts
+    assert "for 20 steps" in reader.texts
     assert "19 steps" in reader.texts
     (sheet,) = reader.all("img", class_="sage-sheet")
     data = json.loads(sheet["data-strip"])
