@@ -1,7 +1,8 @@
 """L_SAGE: what a network is trained on so that a group's trunk serves all its members.
 
 Knows latents, noise levels, groups and a denoiser (any callable); nothing of texts, adapters,
-optimisers or files. arXiv 2509.15865 does not publish the loss; this is our reading of it:
+optimisers or files. arXiv 2509.15865 does not publish the loss; this is our reading of it (and
+`twin_loss`, at the end, is ours altogether):
 
     shared phase, t >= T*:  e_bar  = eps(z_t, t, c_bar)
                             e_soft = stopgrad( mean_n eps(z_t, t, c_n) )
@@ -125,14 +126,14 @@ class NoiseLevels:
 
     def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """z_t = √ᾱ·x0 + √(1−ᾱ)·ε of rows [R, ...] at timesteps t [R]."""
-        s, n = self._signal_and_noise(t, x0)
+        s, n = self.signal_and_noise(t, x0)
         return s * x0 + n * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should say of z_t: ε, or v = √ᾱ·ε − √(1−ᾱ)·x0; [R, ...]."""
         if self.prediction == "epsilon":
             return noise
-        s, n = self._signal_and_noise(t, x0)
+        s, n = self.signal_and_noise(t, x0)
         return s * noise - n * x0
 
     def weight(self, t: Tensor, config: LossConfig) -> Tensor:
@@ -147,7 +148,8 @@ class NoiseLevels:
         clipped = (config.min_snr_gamma * (1 - a) / a.clamp(min=1e-12)).clamp(max=1.0)
         return clipped if epsilon else a * clipped
 
-    def _signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    def signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1−ᾱ) of timesteps t [R], shaped to multiply rows like `like` [R, ...]."""
         a = self.alphas.to(t.device)[t].to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
         return a.sqrt(), (1 - a).sqrt()
 
@@ -183,8 +185,12 @@ class GroupBatch:
 
     def owners(self) -> Tensor:
         """[B] the group of each member."""
-        place = {n: g for g, group in enumerate(self.groups) for n in group}
-        return torch.tensor([place[n] for n in range(len(place))], device=self.latents.device)
+        return _owners(self.groups, self.latents.device)
+
+
+def _owners(groups: Sequence[Group], device: torch.device) -> Tensor:
+    place = {n: g for g, group in enumerate(groups) for n in group}
+    return torch.tensor([place[n] for n in range(len(place))], device=device)
 
 
 @dataclass(frozen=True)
@@ -441,3 +447,94 @@ def standard_loss(
     heavy, target = levels.weight(t, config), levels.target(x0, noise, t)
     loss = branch_loss(output, target, heavy, batch.owners())
     return LossTerms(loss, loss)
+
+
+# --- ours: branches learn to reach the picture that their prompt makes alone -------------------
+
+
+@dataclass(frozen=True)
+class TwinBatch:
+    """Branches that leave their trunk, each with the clean latents it should reach.
+
+    A trunk and its members' twins were sampled from the same noise with the frozen network, so
+    what a branch has to reach is a function of where it starts.
+
+    Attributes:
+        split: [B, ...] the trunk's latent where each member's branch begins.
+        split_t: [B] its timestep.
+        twins: [B, ...] clean latents that each member reaches without sharing.
+        cond: [B, ...] conditions of the members.
+        uncond: [1, ...] the empty condition.
+        trunk: [G, ...] a latent of each group's trunk, before or at the split.
+        trunk_t: [G] its timestep.
+        groups: A partition of 0..B-1.
+    """
+
+    split: Tensor
+    split_t: Tensor
+    twins: Tensor
+    cond: Tensor
+    uncond: Tensor
+    trunk: Tensor
+    trunk_t: Tensor
+    groups: tuple[Group, ...]
+
+
+def twin_loss(
+    network: Network,
+    frozen: Network,
+    batch: TwinBatch,
+    levels: NoiseLevels,
+    config: LossConfig,
+    *,
+    guidance: float,
+    generator: torch.Generator,
+) -> LossTerms:
+    """Teaches branches to undo the trunk, and leaves the trunk where it is; ours.
+
+    With z the trunk's latent at the split and x* a member's twin, ε* = (z − s·x*) / n is the noise
+    that would connect them. On that straight way, z_t = s_t·x* + n_t·ε* for t at most the split's,
+    the *guided* prediction is taught what (x*, ε*) imply; as in rectified flow (arXiv 2209.03003),
+    but from the trunk on. The guided prediction on the trunk itself is held to the frozen
+    network's, so that branches go on starting where they were taught to.
+
+    Args:
+        network: The one in training; called once.
+        frozen: The one that made the trunks; called without gradient, before `network`.
+        batch: Branches and trunks.
+        levels: Noise levels and kind of prediction.
+        config: Its weighting is used; lambda_shared weights the trunk's term.
+        guidance: The guidance scale that twins and trunks were sampled with.
+        generator: A CPU generator for this step.
+    """
+    device, owners = batch.split.device, _owners(batch.groups, batch.split.device)
+    t = _uniform(batch.split_t.cpu() + 1, generator).to(device)
+    s, n = levels.signal_and_noise(batch.split_t, batch.split)
+    noise = (batch.split - s * batch.twins) / n
+    z, target = levels.noised(batch.twins, noise, t), levels.target(batch.twins, noise, t)
+    mean = group_mean(batch.cond, batch.groups)
+    with torch.no_grad():
+        held = _guided(frozen, batch.uncond, guidance)(batch.trunk, batch.trunk_t, mean)
+    output = _guided(network, batch.uncond, guidance)(
+        torch.cat([z, batch.trunk]),
+        torch.cat([t, batch.trunk_t]),
+        torch.cat([batch.cond, mean]),
+    )
+    of_branches, of_trunks = output.split([len(t), len(batch.trunk_t)])
+    branch = branch_loss(of_branches, target, levels.weight(t, config), owners)
+    each = torch.arange(len(batch.groups), device=device)
+    shared = shared_loss(of_trunks, held, levels.weight(batch.trunk_t, config), each)
+    return LossTerms(branch + config.lambda_shared * shared, branch, shared)
+
+
+def _guided(network: Network, uncond: Tensor, guidance: float) -> Network:
+    """Classifier-free guidance (arXiv 2207.12598); each call is one call of the network."""
+    if guidance <= 1:
+        return network
+
+    def guided(z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        both = torch.cat([uncond.expand_as(cond), cond])
+        without, with_prompt = network(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
+        return without + guidance * (with_prompt - without)
+
+    return guided

@@ -222,7 +222,8 @@ def weights_digest(*modules: nn.Module | None) -> str:
     return digest.hexdigest()
 
 
-def _key(*parts: object) -> str:
+def cache_key(*parts: object) -> str:
+    """A name for a file that depends on these values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
 
 
@@ -230,13 +231,15 @@ def _groups(
     source: Source, pipe: SagePipeline, rule: GroupingRule, cache: Path, progress: bool
 ) -> tuple[Group, ...]:
     encoder = pipe.text_encoder if pipe.clip is None else pipe.clip.model
-    key = _key(list(source.captions), list(source.owners), asdict(rule), weights_digest(encoder))
+    key = cache_key(
+        list(source.captions), list(source.owners), asdict(rule), weights_digest(encoder)
+    )
     path = cache / f"groups-{key}.json"
     if path.is_file():
         return tuple(map(tuple, json.loads(path.read_text("utf-8"))))
     embeddings = embed_all(source.captions, pipe, progress)
     groups = form_groups(embeddings, torch.tensor(list(source.owners)), rule, pipe.device)
-    _write(path, lambda new: new.write_text(json.dumps(groups), encoding="utf-8"))
+    write_whole(path, lambda new: new.write_text(json.dumps(groups), encoding="utf-8"))
     return groups
 
 
@@ -257,11 +260,11 @@ def _latents(
 ) -> tuple[np.ndarray, frozenset[int]]:
     """[P, C, h, w] float16 of the readable pictures, in order, and the unreadable ones."""
     side = picture_side(pipe)
-    key = _key([source.picture_name(n) for n in needed], side, weights_digest(pipe.vae))
+    key = cache_key([source.picture_name(n) for n in needed], side, weights_digest(pipe.vae))
     path, notes = cache / f"latents-{key}.npy", cache / f"latents-{key}.json"
     if not (path.is_file() and notes.is_file()):
         broken = _encode_all(source, needed, pipe, path, progress)
-        _write(notes, lambda new: new.write_text(json.dumps(broken), encoding="utf-8"))
+        write_whole(notes, lambda new: new.write_text(json.dumps(broken), encoding="utf-8"))
     return np.load(path, mmap_mode="r"), frozenset(json.loads(notes.read_text("utf-8")))
 
 
@@ -286,7 +289,7 @@ def _encode_all(
             written += len(images)
     store.flush()
     # Rows of broken pictures are left over at the end; the file keeps those that were written.
-    _write(path, lambda new: _save(new, store[:written]))
+    write_whole(path, lambda new: _save(new, store[:written]))
     scratch.unlink()
     return broken
 
@@ -296,7 +299,7 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file in one piece: a reader sees none or the whole."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
     write(new)

@@ -15,7 +15,7 @@ from sage.losses import LossConfig
 
 DEFAULT_OUT = Path.home() / ".cache" / "sage-studio" / "training"
 SCENES = "scenes"
-LossKind = Literal["sage", "standard"]
+LossKind = Literal["sage", "standard", "twins"]
 Precision = Literal["no", "fp16", "bf16"]
 
 
@@ -33,7 +33,10 @@ class TrainSettings:
 
     model: str = _say("emoji-scenes", "folder, repository id or key of a model")
     data: str = _say(SCENES, "'scenes', or a folder with MS COCO")
-    loss: LossKind = _say("sage", "L_SAGE, or ordinary fine-tuning on the same groups")
+    loss: LossKind = _say(
+        "sage",
+        "L_SAGE, ordinary fine-tuning on the same groups, or branches that reach their twins",
+    )
     out: Path | None = _say(None, f"where the run is kept (default: under {DEFAULT_OUT})")
     steps: int | None = _say(None, "optimiser steps")
     minutes: float | None = _say(None, "training time, instead of steps")
@@ -64,6 +67,7 @@ class TrainSettings:
     prefer: Literal["any", "closest"] = _say("any", "which candidates; see sage.training.grouping")
     max_groups: int | None = _say(None, "train on a random choice of so many groups")
     cache: Path = _say(DEFAULT_OUT / "cache", "where groups and latents are kept between runs")
+    rollout_steps: int = _say(20, "twins: sampling steps of trunks and twins")
     save_every: int = _say(200, "steps between checkpoints")
     log_every: int = _say(10, "steps between lines of the log")
     sample_every: int = _say(500, "steps between sample grids; 0 for none")
@@ -104,7 +108,7 @@ class TrainSettings:
 
 _POSITIVE = (
     "steps", "minutes", "batch_groups", "accumulate", "rate", "warmup", "clip_norm", "rank",
-    "alpha", "scenes", "max_groups", "save_every", "log_every",
+    "alpha", "scenes", "max_groups", "save_every", "log_every", "rollout_steps",
 )  # fmt: skip
 # Where a run is kept, how often it reports and what it runs on.
 _HARMLESS = ("out", "cache", "save_every", "log_every", "sample_every", "device")

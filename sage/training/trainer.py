@@ -25,12 +25,21 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from sage.clip import ClipEncoder
-from sage.losses import GroupBatch, LossTerms, NoiseLevels, sage_loss, standard_loss
+from sage.losses import (
+    GroupBatch,
+    LossTerms,
+    NoiseLevels,
+    TwinBatch,
+    sage_loss,
+    standard_loss,
+    twin_loss,
+)
 from sage.models import available_models, describe_device
 from sage.pipeline import SagePipeline
 from sage.training import card, samples
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, open_source, picture_side, prepare
+from sage.training.rollouts import Rollouts, roll_out
 from sage.training.settings import TrainSettings
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
@@ -110,6 +119,10 @@ class Trainer:
             shown = accelerator.is_local_main_process
             self.data: PromptGroups = prepare(source, skips, pipe, settings, shown)
         self._freeze()
+        self.rollouts: Rollouts | None = None
+        if settings.loss == "twins":
+            with accelerator.main_process_first():
+                self.rollouts = roll_out(pipe, self.data, settings, shown)
         self.adapter = Adapter(
             pipe.unet, settings.rank, settings.alpha, settings.targets, settings.seed
         )
@@ -210,9 +223,17 @@ class Trainer:
         place = self.step * self.settings.accumulate + micro
         number = place * self.accelerator.num_processes + self.accelerator.process_index
         rng = np.random.default_rng((self.settings.seed, 1, number))
+        config = self.settings.loss_config
+        if self.settings.loss == "twins":
+            batch = self._twin_batch(number, rng)
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            guidance = self.pipe.settings.guidance_scale
+            return twin_loss(
+                self._network, self._frozen, batch, self.levels, config,
+                guidance=guidance, generator=generator,
+            )  # fmt: skip
         batch = self._batch(number, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        config = self.settings.loss_config
         if self.settings.loss == "standard":
             return standard_loss(self._network, batch, self.levels, config, generator=generator)
         return sage_loss(
@@ -237,6 +258,39 @@ class Trainer:
         places = [range(end - len(g), end) for g, end in zip(chosen, ends, strict=True)]
         latents = self.data.clean_latents(members).to(device)
         return GroupBatch(latents, cond, tuple(map(tuple, places)))
+
+    def _twin_batch(self, number: int, rng: np.random.Generator) -> TwinBatch:
+        """Groups with a branch point each, and a step of the trunk up to it."""
+        made, device = self.rollouts, self.accelerator.device
+        chosen = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
+        splits = [int(step) for step in rng.choice(made.splits, len(chosen))]
+        steps = [int(rng.integers(split + 1)) for split in splits]
+        sizes = [len(group) for group in chosen]
+        with torch.no_grad():
+            cond = self.pipe.encode([self.data.captions[n] for group in chosen for n in group])
+        ends = np.cumsum(sizes).tolist()
+        index = torch.tensor([g for g, size in enumerate(sizes) for _ in range(size)])
+        at_split = [made.trunk_of(g, k) for g, k in zip(chosen, splits, strict=True)]
+        return TwinBatch(
+            split=torch.stack(at_split)[index].to(device),
+            split_t=made.timesteps[torch.tensor(splits)][index].to(device),
+            twins=torch.cat([made.twins_of(group) for group in chosen]).to(device),
+            cond=cond,
+            uncond=self.uncond,
+            trunk=torch.stack([made.trunk_of(g, k) for g, k in zip(chosen, steps, strict=True)]).to(
+                device
+            ),
+            trunk_t=made.timesteps[torch.tensor(steps)].to(device),
+            groups=tuple(
+                tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)
+            ),
+        )
+
+    def _frozen(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        """The network without its adapter."""
+        unet = self.accelerator.unwrap_model(self.model)
+        with self.adapter.off():
+            return unet(z.to(cond.dtype), t, cond).sample.float()
 
     def _network(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         return self.model(z.to(cond.dtype), t, cond).sample.float()
