@@ -175,7 +175,7 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
 
 
 def _name_cancelling(demo: gr.Blocks) -> None:
-    """Gradio adds the listener that cancels a run itself, without a name."""
-    for function in demo.fns.values():
-        if function.is_cancel_function:
-            function.api_name = "cancel_render"
+    """Gradio adds the listeners that cancel a run itself, without a name."""
+    cancelling = (function for function in demo.fns.values() if function.is_cancel_function)
+    for number, function in enumerate(cancelling, start=1):
+        function.api_name = f"cancel_{number}"
