@@ -58,7 +58,7 @@ def cliques(
 
 def run(lab: Lab) -> dict[str, Any]:
     """Renders the same prompts in groups of every size."""
-    sample = lab.loose_prompts(max(600, 12 * lab.settings.prompts))
+    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts))
     similarity = cosine_similarity(lab.pipe.embed(sample.texts))
     wanted = max(1, lab.settings.prompts // WHOLE)
     sets = cliques(similarity.numpy(), bounds(lab.pipe), WHOLE, wanted)
@@ -71,7 +71,7 @@ def run(lab: Lab) -> dict[str, Any]:
         for name, adapter in adapters.items()
         for size in SIZES
     }
-    lab.render(list(work.values()))
+    lab.render([(lab.setting(), divided[WHOLE]), *work.values()])
     found = {key: lab.measure(*each) for key, each in work.items()}
     alone = lab.measure(lab.setting(), divided[WHOLE])
     rows = [row("independent", alone, size=1)]

@@ -33,7 +33,7 @@ COUNTS = (100, 1000)
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 COCO = ROOT / "tests" / "data" / "coco_captions_5k.jsonl"
 MAX_SIZE = 5
-BINS = np.linspace(-0.2, 1.0, 61)
+BINS = np.linspace(-0.4, 1.0, 71)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
         encoders["OpenAI CLIP ViT-L/14"] = openai_clip
     for name, load in encoders.items():
         try:
-            sources.append(Prompts(f"MS COCO captions, {name}", captions, load(), low, high))
+            sources.append(Prompts(f"MS COCO captions ({name})", captions, load(), low, high))
         except (ImportError, OSError) as error:
             missing.append(f"{name}: {error}")
     return sources, missing
@@ -102,7 +102,7 @@ def _scenes(lab: Lab) -> Prompts:
     from sage.training.data import SceneSource
 
     texts = SceneSource(2 * max(COUNTS), 64, SEED).captions
-    title = f"emoji-scene captions, {lab.title}"
+    title = f"emoji-scene captions ({lab.title})"
     return Prompts(title, texts, lab.pipe.embed, *bounds(lab.pipe))
 
 
@@ -221,6 +221,6 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
         )  # fmt: skip
     titles = [(f"cosine similarity: {name}", "random pairs") for name in found["histograms"]]
     note = "green: within τ_min and τ_max"
-    made = figures.panels(traces, titles, title=TITLE, x_range=(-0.2, 1.0), note=note)
+    made = figures.panels(traces, titles, title=TITLE, x_range=(-0.4, 1.0), note=note)
     made["layout"] |= {"shapes": shapes, "bargap": 0}
     return made

@@ -220,7 +220,7 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
             traces.append(
                 figures.interval_trace(
                     name,
-                    [line["kind"] for line in lines],
+                    [line["kind"].replace(" ", "<br>") for line in lines],
                     [line["metrics"][key] for line in lines],
                     colour=(figures.GREY, figures.COLOURS[0])[n],
                     symbol=figures.SYMBOLS[n],

@@ -45,7 +45,7 @@ def run(lab: Lab) -> dict[str, Any]:
         for window, prompts in sets.items()
         for ratio in RATIOS
     }
-    lab.render(list(work.values()))
+    lab.render([(lab.setting(), sample), *work.values()])
     found = {key: lab.measure(*each) for key, each in work.items()}
     optimal = pareto(found)
     rows = [
