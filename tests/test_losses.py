@@ -11,12 +11,14 @@ from sage.losses import (
     GroupBatch,
     LossConfig,
     NoiseLevels,
+    TwinBatch,
     branch_loss,
     first_shared_timestep,
     sage_loss,
     shared_loss,
     soft_loss,
     standard_loss,
+    twin_loss,
 )
 from tests.test_imports import FOREIGN, loaded_by
 
@@ -243,3 +245,74 @@ def test_what_cannot_be_trained_is_refused():
 def test_losses_and_metrics_load_nothing_but_torch():
     extra = loaded_by("import sage.losses, sage.metrics") - loaded_by("import torch")
     assert not extra & set(FOREIGN)
+
+
+# --- twins ------------------------------------------------------------------------------------
+
+
+def twin_batch(guided_by=0.0):
+    g = seeded(4)
+    like = torch.randn(5, 2, 3, 3, generator=g, dtype=torch.float64)
+    cond = torch.randn(5, 4, generator=g, dtype=torch.float64)
+    return TwinBatch(
+        split=like,
+        split_t=torch.tensor([600, 700, 700, 600, 700]),
+        twins=torch.randn(like.shape, generator=g, dtype=torch.float64),
+        cond=cond,
+        uncond=torch.full((1, 4), guided_by, dtype=torch.float64),
+        trunk=torch.randn(2, 2, 3, 3, generator=g, dtype=torch.float64),
+        trunk_t=torch.tensor([800, 900]),
+        groups=GROUPS,
+    )
+
+
+def guide(z, t, cond, uncond, guidance):
+    without = network(z, t, uncond.expand_as(cond))
+    return without + guidance * (network(z, t, cond) - without)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_twin_loss_is_the_formula(prediction, guidance):
+    batch, levels, config = twin_batch(0.3), NoiseLevels(ALPHAS, prediction), LossConfig()
+    shift = lambda z, t, cond: network(z, t, cond) + 0.1  # noqa: E731
+    terms = twin_loss(network, shift, batch, levels, config, guidance=guidance, generator=seeded(7))
+    drawn = torch.rand(5, generator=seeded(7), dtype=torch.float64)
+    t = (drawn * (batch.split_t + 1)).long()
+    by_group = []
+    for group in GROUPS:
+        errors = []
+        for n in group:
+            a, b = ALPHAS[batch.split_t[n]].double(), ALPHAS[t[n]].double()
+            x = batch.twins[n]
+            eps = (batch.split[n] - a.sqrt() * x) / (1 - a).sqrt()
+            z = b.sqrt() * x + (1 - b).sqrt() * eps
+            target = eps if prediction == "epsilon" else b.sqrt() * eps - (1 - b).sqrt() * x
+            says = network(z[None], t[n][None], batch.cond[n][None])
+            if guidance > 1:
+                says = guide(z[None], t[n][None], batch.cond[n][None], batch.uncond, guidance)
+            errors.append((says[0] - target).square().mean())
+        by_group.append(sum(errors) / len(errors))
+    assert terms.branch.item() == pytest.approx(float(sum(by_group) / 2), rel=1e-5)
+    # A constant added to both predictions passes through guidance as it is.
+    assert terms.shared.item() == pytest.approx(0.01, rel=1e-5)
+    assert terms.total.item() == pytest.approx((terms.branch + terms.shared).item())
+
+
+def test_twin_loss_is_zero_for_a_network_that_knows_the_twins():
+    """At the split itself, the straight way begins at the trunk's latent."""
+    batch, levels = twin_batch(), NoiseLevels(ALPHAS, "v_prediction")
+    a = ALPHAS[batch.split_t].double().view(-1, 1, 1, 1)
+    eps = (batch.split - a.sqrt() * batch.twins) / (1 - a).sqrt()
+
+    def knows(z, t, cond):
+        if len(z) != 7:  # the frozen network, asked about the trunks
+            return torch.zeros_like(z)
+        b = ALPHAS[t[:5]].double().view(-1, 1, 1, 1)
+        assert torch.allclose(z[:5], b.sqrt() * batch.twins + (1 - b).sqrt() * eps)
+        v = b.sqrt() * eps - (1 - b).sqrt() * batch.twins
+        return torch.cat([v, torch.zeros_like(z[5:])])
+
+    terms = twin_loss(knows, knows, batch, levels, LossConfig(), guidance=1.0, generator=seeded())
+    assert terms.total.item() < 1e-12
+    assert torch.equal(levels.noised(batch.twins, eps, batch.split_t).float(), batch.split.float())

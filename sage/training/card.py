@@ -25,7 +25,7 @@ tags:
 
 A LoRA adapter for {model}, trained {how} so that similar prompts can share the early steps of their
 denoising (SAGE, [arXiv 2509.15865](https://arxiv.org/abs/2509.15865); an independent
-implementation, whose loss is our reading of the paper).
+implementation; `sage/losses.py` says what is the paper's and what is ours).
 
 | | |
 | --- | --- |
@@ -47,6 +47,13 @@ It is an ordinary LoRA file: `load_lora_weights` of any diffusers pipeline of th
 It inherits the limits, biases and licence of its base model and of its data. Sharing steps costs
 fidelity to independent sampling; what this adapter changes about that has to be measured.
 """
+
+# Loss -> what the adapter is called, and how it was trained.
+NAMES = {
+    "sage": ("SAGE", "with L_SAGE"),
+    "standard": ("Standard", "as usual, as the baseline,"),
+    "twins": ("Twin", "with a loss of our own, `twin_loss`,"),
+}
 
 
 def record(settings: TrainSettings, data: PromptGroups, run: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def write(folder: Path, settings: TrainSettings, about: dict[str, Any]) -> None:
 
 def card(settings: TrainSettings, about: dict[str, Any]) -> str:
     """The model card; it names no folder of this machine."""
-    config, data, run = settings.loss_config, about["data"], about["run"]
+    data, run = about["data"], about["run"]
     rows = {
         "steps": f"{run['step']} of {settings.batch_groups} × {settings.accumulate} × "
         f"{run['processes']} groups",
@@ -99,25 +106,35 @@ def card(settings: TrainSettings, about: dict[str, Any]) -> str:
         "seed": str(settings.seed),
         "versions": ", ".join(f"{k} {v}" for k, v in about["versions"].items()),
     }
-    if settings.loss == "sage":
-        low, high = config.share_ratio
-        rows["loss"] = (
-            f"lambda_shared {config.lambda_shared:g}, lambda_soft {config.lambda_soft:g}, z_t of "
-            f"{config.shared_latent}, soft target {config.soft_target}, share ratio {low:g} to "
-            f"{high:g}, weighting {config.weighting}, phases {config.phase_weights}"
-        )
-    else:
-        rows["loss"] = f"ordinary fine-tuning (the baseline), weighting {config.weighting}"
-    sage = settings.loss == "sage"
+    rows["loss"] = _loss_row(settings)
+    name, how = NAMES[settings.loss]
     model = Path(settings.model).name
     local = Path(settings.model).exists()
     return CARD.format(
         base=model if local else settings.model,
         model=model,
-        title=f"{'SAGE' if sage else 'Standard'} LoRA for {model}",
-        how="with L_SAGE" if sage else "as usual, as the baseline,",
+        title=f"{name} LoRA for {model}",
+        how=how,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
     )
+
+
+def _loss_row(settings: TrainSettings) -> str:
+    config = settings.loss_config
+    low, high = config.share_ratio
+    if settings.loss == "sage":
+        return (
+            f"lambda_shared {config.lambda_shared:g}, lambda_soft {config.lambda_soft:g}, z_t of "
+            f"{config.shared_latent}, soft target {config.soft_target}, share ratio {low:g} to "
+            f"{high:g}, weighting {config.weighting}, phases {config.phase_weights}"
+        )
+    if settings.loss == "twins":
+        return (
+            "branches learn to reach the picture that their prompt makes alone (ours): share "
+            f"ratio {low:g} to {high:g}, rollouts of {settings.rollout_steps} steps, the trunk is "
+            f"held with weight {config.lambda_shared:g}, weighting {config.weighting}"
+        )
+    return f"ordinary fine-tuning (the baseline), weighting {config.weighting}"
 
 
 def replace_text(path: Path, text: str) -> None:
