@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from sage.experiments import figures
 from sage.experiments.lab import Lab
@@ -64,7 +65,9 @@ def run(lab: Lab) -> dict[str, Any]:
     sets = cliques(similarity.numpy(), bounds(lab.pipe), WHOLE, wanted)
     if not sets:
         raise ValueError(f"No {WHOLE} of {len(sample)} captions are all within the bounds.")
-    divided = {size: divide(sample, similarity, sets, size) for size in SIZES}
+    order = [n for clique in sets for n in clique]
+    some, among = lab.painted(sample.take(order)), similarity[order][:, order]
+    divided = {size: divide(some, among, size) for size in SIZES}
     adapters = {UNTRAINED: None, SAGE: lab.settings.sage_adapter}
     work = {
         (name, size): (lab.setting(RATIO, adapter), divided[size])
@@ -86,14 +89,11 @@ def run(lab: Lab) -> dict[str, Any]:
     )
 
 
-def divide(sample: PromptSet, similarity: Any, sets: list[tuple[int, ...]], size: int) -> PromptSet:
-    """The prompts of the sets, in groups of one size."""
-    order = [n for clique in sets for n in clique]
-    some = sample.take(order)
-    groups = [tuple(range(i, i + size)) for i in range(0, len(order), size)]
-    units = np.repeat(np.arange(len(sets)), WHOLE // size)
-    among = similarity[order][:, order]
-    return replace(regrouped(some, among, groups), units=units)
+def divide(prompts: PromptSet, similarity: Tensor, size: int) -> PromptSet:
+    """The prompts of the sets, in groups of one size; the sets are the units."""
+    groups = [tuple(range(i, i + size)) for i in range(0, len(prompts), size)]
+    units = np.repeat(np.arange(len(prompts) // WHOLE), WHOLE // size)
+    return replace(regrouped(prompts, similarity, groups), units=units)
 
 
 def finding(found: Mapping[tuple[str, int], Measured], alone: Measured) -> str:

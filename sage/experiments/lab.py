@@ -35,12 +35,13 @@ from sage.experiments.prompts import (
     loose_coco,
     loose_scenes,
     open_prompts,
+    painted,
 )
 from sage.metrics import feature_distance
 from sage.models import ASSETS, available_models, describe_device
 from sage.pipeline import SagePipeline
 from sage.store import StateStore
-from sage.training.data import weights_digest
+from sage.training.data import picture_side, weights_digest
 from sage.training.settings import DEFAULT_OUT as TRAINING
 
 CACHE = Path.home() / ".cache" / "sage-studio" / "experiments"
@@ -144,13 +145,16 @@ class Lab:
             number: How many.
             held_out_share: Share of emoji scenes whose combination is held out of training.
         """
-        side = self.pipe.unet.config.sample_size * self.pipe.vae_scale_factor
         if self.settings.data == SCENES:
-            return loose_scenes(number, min(max(side, 16), 256), held_out_share)
+            return loose_scenes(number, held_out_share)
         path = Path(self.settings.data)
         if path.is_dir():
-            return loose_coco(path, number, side)
+            return loose_coco(path, number, picture_side(self.pipe))
         return open_prompts(self.pipe, self.settings.data, number)
+
+    def painted(self, prompts: PromptSet) -> PromptSet:
+        """The same prompts with real pictures, where they are emoji scenes without."""
+        return painted(prompts, min(max(picture_side(self.pipe), 16), 256))
 
     def setting(
         self, share_ratio: float = 0.0, adapter: Path | None = None, **changes: object

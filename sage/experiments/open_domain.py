@@ -122,7 +122,7 @@ def kinds(lab: Lab) -> dict[str, tuple[PromptSet, np.ndarray | None]]:
     found: dict[str, tuple[PromptSet, np.ndarray | None]] = {}
     if lab.settings.data == SCENES:
         for name, share in ((TRAINED, 0.0), (UNSEEN, 1.0)):
-            sample = lab.loose_prompts(number, held_out_share=share)
+            sample = lab.painted(lab.loose_prompts(number, share))
             found[name] = sample, np.array([scene.place for scene in sample.scenes])
     else:
         found["the data as it comes"] = lab.loose_prompts(number), None

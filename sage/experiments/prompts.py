@@ -226,19 +226,25 @@ def _picture(source: FileSource, index: int, side: int) -> np.ndarray | None:
 
 
 def loose_scenes(
-    number: int, side: int, held_out_share: float = HELD_OUT_SHARE, seed: int = SEED
+    number: int, held_out_share: float = HELD_OUT_SHARE, seed: int = SEED
 ) -> PromptSet:
-    """Captions of freshly painted scenes as they come, each alone."""
+    """Captions of fresh scenes as they come, each alone; `painted` gives them pictures."""
     rng = np.random.default_rng(seed)
     splits = np.where(rng.random(number) < held_out_share, "held_out", "train")
     scenes = [sample_scene(rng, str(split)) for split in splits]
     texts = tuple(caption(scene, rng) for scene in scenes)
-    painter = Painter(side)
-    real = np.stack([painter.paint(scene)[0] for scene in _repaint(scenes, rng)])
     groups, loose = tuple((n,) for n in range(number)), (float("nan"),) * number
-    name = f"captions of {number} freshly painted emoji scenes, as they come"
-    owners = np.tile(np.arange(number), PAINTINGS)
-    return PromptSet(name, texts, groups, loose, real, tuple(scenes), owners)
+    name = f"captions of {number} fresh emoji scenes, as they come"
+    return PromptSet(name, texts, groups, loose, None, tuple(scenes))
+
+
+def painted(prompts: PromptSet, side: int, seed: int = SEED) -> PromptSet:
+    """The same prompts with paintings of their scenes; as they are, if they have no scenes."""
+    if prompts.scenes is None or prompts.real is not None:
+        return prompts
+    painter, rng = Painter(side), np.random.default_rng(seed + 1)
+    real = np.stack([painter.paint(scene)[0] for scene in _repaint(prompts.scenes, rng)])
+    return replace(prompts, real=real, real_of=np.tile(np.arange(len(prompts)), PAINTINGS))
 
 
 def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> PromptSet:

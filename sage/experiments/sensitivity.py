@@ -33,7 +33,7 @@ def windows(low: float, high: float) -> list[Window]:
 
 def run(lab: Lab) -> dict[str, Any]:
     """Renders every setting on the same prompts."""
-    sample = lab.loose_prompts(lab.settings.prompts)
+    sample = lab.painted(lab.loose_prompts(lab.settings.prompts))
     similarity = cosine_similarity(lab.pipe.embed(sample.texts))
     adapter = lab.settings.sage_adapter
     sets = {

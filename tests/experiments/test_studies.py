@@ -18,7 +18,7 @@ from sage.experiments.linkage import complete_linkage
 from sage.experiments.loss_forks import changes
 from sage.experiments.main_table import verdict
 from sage.experiments.open_domain import free_phrasing, separation, unknown_words
-from sage.experiments.prompts import loose_scenes, open_prompts
+from sage.experiments.prompts import loose_scenes, open_prompts, painted
 from sage.experiments.results import read, write
 from sage.grouping import cosine_similarity, group_prompts
 from sage.world.scenes import held_out
@@ -218,7 +218,7 @@ def test_prompts_lie_within_the_bounds_and_are_fresh(tiny_lab, scene_lab):
 
 
 def test_held_out_scenes_are_held_out():
-    sample = loose_scenes(12, 16, held_out_share=1.0)
+    sample = painted(loose_scenes(12, held_out_share=1.0), 16)
     assert all(held_out(scene.things[0], scene.place) for scene in sample.scenes)
     assert len(sample.real) == 36
     some = sample.take([5, 2])
