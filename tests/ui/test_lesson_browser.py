@@ -10,7 +10,6 @@ import torch
 from sage.plan import shared_plan
 from sage.sampling import sample
 from sage.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
-from sage.ui.demo import ASSETS
 from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
 
@@ -101,7 +100,8 @@ def address():
     """A page with the lesson alone: no model is loaded, none is needed."""
     with gr.Blocks(analytics_enabled=False, fill_width=True) as demo:
         build_lesson(None)
-    styles = [ASSETS / "style.css", ASSETS / "lesson.css"]
+    looks = content.FOLDER.parent
+    styles = [looks / "style.css", looks / "lesson.css"]
     _, url, _ = demo.launch(
         prevent_thread_lock=True, quiet=True, theme=page_theme(), css_paths=styles, ssr_mode=False
     )

@@ -63,6 +63,9 @@ const quoted = (n) => `“${data.prompts[n]}”`;
 
 // --- controls ---------------------------------------------------------------------------------
 
+/** Colours a range input up to its thumb. */
+const fill = (input) => input.style.setProperty("--fill", (input.value - input.min) / (input.max - input.min));
+
 /** A range input with its output; `act` runs now, on every move, and on `refresh`. */
 function slider(id, text, act) {
   const input = get(id + (get(id + "-step") ? "-step" : "")), out = get(id + "-out");
@@ -70,6 +73,7 @@ function slider(id, text, act) {
     const value = Number(input.value);
     out.textContent = text(value);
     input.setAttribute("aria-valuetext", text(value));
+    fill(input);
     act(value);
   };
   input.addEventListener("input", run);
@@ -480,6 +484,7 @@ refresh[0] = () => {
     mark.style.setProperty("--at", (moment ?? 0) / steps);
     mark.title = moment === null ? "" : `classes separate at step ${moment.toFixed(1)}`;
     get("toy-apart").value = Math.round(apart());
+    fill(get("toy-apart"));
     get("toy-apart-out").textContent = (2 * apart() / 10).toFixed(1);
     render();
   }
