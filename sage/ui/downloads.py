@@ -69,8 +69,10 @@ def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
 
 def _lines(comparison: Comparison, spec: ModelSpec) -> str:
     plan, groups = comparison.shared.plan, comparison.grouping.groups
-    where = {"device": comparison.shared.latents.device.type, "dtype": comparison.report["dtype"]}
-    return python_lines(comparison.request, spec, plan, groups, **where)
+    dtype, device = comparison.report["dtype"], comparison.shared.latents.device.type
+    # Out of a lease the latents come back on the CPU; half precision is used on a GPU only.
+    device = device if dtype == "float32" else "cuda"
+    return python_lines(comparison.request, spec, plan, groups, device=device, dtype=dtype)
 
 
 def remove_run(files: RunFiles | None) -> None:

@@ -131,9 +131,10 @@ def check_settings(
     """
     good, bad = dict(found), {}
     model = good.pop("model", None)
-    if model is not None and model not in models:
+    if model is not None and not (isinstance(model, str) and model in models):
         bad["model"] = f"The model is {str(model)[:60]!r}, which is not on offer here."
         good = {name: value for name, value in good.items() if name not in OWN}
+        model = None
     own = models.get(model) or next(iter(models.values()))
     for name in tuple(good):
         reason = _refusal({**_WIDE.get(name, {}), name: good[name]}, own)

@@ -155,3 +155,12 @@ def test_bounds_of_another_model_are_left_out():
     read = read_record(json.dumps(record), MODELS)
     assert not set(OWN) & set(read.values)
     assert "not on offer" in read.problem
+
+
+@pytest.mark.parametrize("name", ["model", "seeds", "request", "scheduler", "trained", *LIMITS])
+@pytest.mark.parametrize("value", [None, [], {}, [[1]], {"a": 1}, "x" * 5000, 1e400, -1, True])
+def test_whatever_a_record_holds_the_rest_is_kept(name, value):
+    record = {"prompts": ["a fox", "a dog"], name: value}
+    read = read_record(json.dumps(record), MODELS)
+    assert read.values["prompts"] == ["a fox", "a dog"]
+    assert len(read.problem) < 400
