@@ -56,7 +56,7 @@ class AdaptiveRule:
 
     Attributes:
         threshold: Largest distance between any two prompts that stay together; 0 parts all that
-            differ at all, infinity none.
+            differ at all, infinity none. 1, for directions, is where they no longer agree at all.
         earliest: Share of the steps before which nothing parts.
         latest: Share of the steps at which all part, unasked.
         every: Steps from one probe to the next.
@@ -71,7 +71,7 @@ class AdaptiveRule:
         ValueError: If a value makes no sense.
     """
 
-    threshold: float
+    threshold: float = 1.0
     earliest: float = 0.1
     latest: float = 0.6
     every: int = 3

@@ -3,7 +3,9 @@
 Two ways: before sampling, from a group's similarity, by a calibration that is fitted here (to one
 half of the groups for the other half, so that no group is judged by its own numbers); and while
 sampling, by probing the members' predictions. Probes are counted. What counts is how many
-evaluations a fixed branch point would need for the same quality.
+evaluations a fixed branch point would need for the same quality. The calibrations, of the adapter
+and of the untrained model, appear in `calibration/` beside the result; copied into the folder of
+the adapter or the model as `calibration.json`, they are what the guard reads.
 """
 
 import sys
@@ -22,6 +24,7 @@ from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_ke
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.main_table import RATIOS as UNTRAINED_RATIOS
 from sage.experiments.prompts import PromptSet
 from sage.experiments.results import result
 from sage.grouping import cosine_similarity
@@ -51,12 +54,15 @@ def run(lab: Lab) -> dict[str, Any]:
         for rule in RULES
     ]
     hold(lab, entries)
-    calibration = calibrate(lab, prompts, sweep)
+    calibrations = {Path(adapter).name: calibrate(lab, prompts, sweep)}
+    plain = {ratio: lab.setting(ratio) for ratio in UNTRAINED_RATIOS}
+    calibrations["untrained"] = calibrate(lab, prompts, plain)
     entries.append(Entry(BEFORE, "calibrated", crossed(lab, prompts, sweep)))
     found = hold(lab, [Entry(INDEPENDENT, "", lab.setting()), *entries])
-    folder = lab.settings.out / "calibration" / Path(adapter).name
-    folder.mkdir(parents=True, exist_ok=True)
-    calibration.write(folder)
+    for name, calibration in calibrations.items():
+        folder = lab.settings.out / "calibration" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        calibration.write(folder)
     keys = quality_keys(found)
     lines = rows(found)
     for line, gain in zip(lines, gains(found, keys), strict=True):
@@ -68,7 +74,7 @@ def run(lab: Lab) -> dict[str, Any]:
         finding(lines, keys),
         prompts=prompts,
         conditions_={"adapter": lab.adapter_digest(adapter)},
-        calibration=asdict(calibration),
+        calibrations={name: asdict(calibration) for name, calibration in calibrations.items()},
     )
 
 

@@ -1,6 +1,6 @@
 """What should a trunk follow: the mean embedding of its prompts, or something else?
 
-Five rules at the same branch points: the paper's mean, ours at the members' length, the medoid,
+Five rules at the same branch point: the paper's mean, ours at the members' length, the medoid,
 the members in turn, and the mean of their predictions, which costs as much as not sharing and is
 what the soft target of L_SAGE trains the first one to be.
 """
@@ -17,20 +17,18 @@ from sage.trunk import TRUNKS
 
 NAME, TITLE = "aggregators", "What a trunk follows"
 DEFAULTS = {"pictures": 336, "seeds": 1}
-RATIOS = (0.3, 0.5)
-TRAINED_AT = 0.4
+RATIO = 0.4
 
 
 def run(lab: Lab) -> dict[str, Any]:
-    """All rules without training at two ratios, and with the SAGE adapter at one between them."""
+    """All rules at one branch point, without training and with the SAGE adapter."""
     adapter = lab.settings.sage_adapter
     entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
     for trunk, title in TRUNKS.items():
         # The mean is the default: its cells are those of the other studies.
         options = () if trunk == "mean" else (("trunk", trunk),)
-        for ratio, chosen in (*((r, None) for r in RATIOS), (TRAINED_AT, adapter)):
-            label = f"{'untrained' if chosen is None else 'SAGE'}, ratio {ratio:g}"
-            entries.append(Entry(title, label, lab.setting(ratio, chosen, options=options)))
+        for label, chosen in (("untrained", None), ("SAGE", adapter)):
+            entries.append(Entry(title, label, lab.setting(RATIO, chosen, options=options)))
     found = hold(lab, entries)
     return result(
         sys.modules[__name__],

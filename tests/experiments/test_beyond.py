@@ -55,7 +55,7 @@ def test_trees_spend_no_more_than_one_level(lab):
 def test_every_rule_of_the_trunk_is_compared(lab):
     found = made("aggregators", lab)
     names = [line["name"] for line in found["rows"]]
-    assert {names.count(title) for title in aggregators.TRUNKS.values()} == {3}
+    assert {names.count(title) for title in aggregators.TRUNKS.values()} == {2}
     prediction = [
         line for line in found["rows"] if line["name"] == aggregators.TRUNKS["prediction"]
     ]
@@ -79,10 +79,12 @@ def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
     fixed = [line for line in found["rows"] if line["name"] == adaptive.FIXED]
     assert len(fixed) == len(adaptive.RATIOS)
     assert {line["name"] for line in found["rows"]} >= {adaptive.BEFORE, adaptive.WHILE}
-    folder = lab.settings.out / "calibration" / lab.settings.sage_adapter.name
-    table = Calibration.read(folder)
-    assert table.distance[0][0] == 0  # the twin itself
-    assert found["calibration"]["limit"] == table.limit
+    folders = lab.settings.out / "calibration"
+    tables = [Calibration.read(folders / lab.settings.sage_adapter.name)]
+    tables.append(Calibration.read(folders / "untrained"))
+    assert all(table.distance[0][0] == 0 for table in tables)  # the twin itself
+    limits = [line["limit"] for line in found["calibrations"].values()]
+    assert limits == [table.limit for table in tables]
     assert "saves" in found["finding"]
 
 
