@@ -289,3 +289,13 @@ def test_accessibility_of_every_step(visit, theme):
             nodes = [node["html"][:160] for node in violation["nodes"][:3]]
             found.append((step, violation["id"], nodes))
     assert not found
+
+
+def test_an_address_leads_to_a_step(chromium, address):  # noqa: F811
+    page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{address}/?step=5")
+    expect(page.locator("#lesson-tab-5")).to_have_attribute(
+        "aria-selected", "true", timeout=PATIENCE
+    )
+    page.close()
