@@ -157,6 +157,7 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str, quick: dict[
     filled: list[Component] = [
         *(part for part in page.form if part not in (page.branch_step, page.steps)),
         *(part for part in page.own_settings if part not in page.form),
+        *(() if page.model_note in page.own_settings else (page.model_note,)),
         page.opened,
         page.travel_note,
     ]
