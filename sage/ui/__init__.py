@@ -1,1 +1,1 @@
-"""The page: the only folder that imports gradio and plotly; the library works without it."""
+"""The page: the only folder that imports gradio; the library works without it."""

@@ -1,7 +1,6 @@
 """Puts the page together: layout, listeners, endpoints, and the settings it is served with."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,17 @@ from gradio.components import Component
 
 from sage.ui.api import RENDER_QUEUE, add_endpoints
 from sage.ui.examples import EXAMPLE_SETS
+from sage.ui.explore import build_explore
 from sage.ui.handlers import Handlers
 from sage.ui.layout import Layout, build_layout
+from sage.ui.lesson import build_lesson
+from sage.ui.prose import TITLE
 from sage.ui.rendering import Rendering
 from sage.ui.shelf import Shelf
 from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
 
-OTHER_TABS: dict[str, Callable[[Shelf], None]] = {}
-with suppress(ImportError):
-    from sage.ui.lesson import build_lesson
-
-    OTHER_TABS["Lesson"] = build_lesson
-with suppress(ImportError):
-    from sage.ui.explore import build_explore
-
-    OTHER_TABS["Explore"] = build_explore
-
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-TITLE = (
-    "<h1>SAGE <small>shared-trajectory diffusion</small></h1>"
-    "<p>Prompts that mean similar things share the <b>early</b> steps of their denoising, "
-    "then each goes its own way: fewer evaluations, nearly the same pictures.</p>"
-)
 HOUR = 3600
 
 # A listener of the page answers at once, without a place in the queue and without a spinner; its
@@ -57,9 +44,10 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 arrived = _wire_inputs(demo, layout, handlers)
                 wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
                 _wire_rendering(layout, Rendering(layout, shelf))
-            for title, build in OTHER_TABS.items():
-                with gr.Tab(title, id=title.lower(), elem_id=f"tab-{title.lower()}"):
-                    build(shelf)
+            with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
+                build_lesson(shelf)
+            with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
+                build_explore(shelf)
         add_endpoints(shelf)
         _name_cancelling(demo)
     return demo.queue(max_size=20, api_open=False)
@@ -106,9 +94,9 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         api_name="on_steps",
         **QUICK,
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
-    page.model.input(handlers.pick_model, [page.model], own, api_name="on_model", **QUICK).then(
-        handlers.analyze, asked, follows, api_name="after_model", **QUICK
-    )
+    page.model.input(
+        handlers.pick_model, [page.model], [*own, page.model_note], api_name="on_model", **QUICK
+    ).then(handlers.analyze, asked, follows, api_name="after_model", **QUICK)
     page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
     _wire_examples(page, handlers)
     return arrived

@@ -49,7 +49,9 @@ class Handlers:
     def welcome(self, *values: Any) -> Updates:
         """What a visitor meets: the default model's own settings, the first example finished."""
         form, _ = split(values)
-        return {**self._own(self.shelf.spec(form.model)), **self.analyze(*values)}
+        spec = self.shelf.spec(form.model)
+        note = views.note(_model_words(self.shelf.loaded(form.model)))
+        return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
 
     # -- everything that follows from the inputs ---------------------------------------------
 
@@ -117,7 +119,9 @@ class Handlers:
         arrangement = analysis.arrangement
         shown = self._stored(analysis, form, run) if analysis.stored else {}
         run = shown.get(page.run, run)
+        model = self.shelf.loaded(form.model)
         return {
+            page.model_note: views.note(_model_words(model)),
             page.chips: views.group_chips(
                 arrangement, request.prompts, analysis.unseen, analysis.shares
             ),
@@ -206,13 +210,12 @@ class Handlers:
             model = self.shelf.get(key)
         except ValueError as error:
             return {self.layout.model_note: views.note(str(error), "error")}
-        return self._own(model.spec)
+        return {self.layout.model_note: views.note(_model_words(model)), **self._own(model.spec)}
 
     def _own(self, spec: ModelSpec) -> Updates:
-        page, model = self.layout, self.shelf.loaded(spec.key)
+        page = self.layout
         return {
             page.model: spec.key,
-            page.model_note: views.note(_model_words(model)),
             page.tau_min: spec.tau_min,
             page.tau_max: spec.tau_max,
             page.guidance_scale: spec.guidance_scale,

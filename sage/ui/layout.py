@@ -11,42 +11,9 @@ from sage.ui.cost_bars import no_bars
 from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.form import Form
+from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NOTHING_YET
 from sage.ui.results import NO_BARS
 from sage.ui.shelf import Shelf
-
-NOTHING_YET = "Nothing rendered yet."
-LEGEND = (
-    "CLIP: how well a picture fits its words (cosine, higher is better). Twin: how far a picture "
-    "is from the independent one (0 is the same). The last row is independent sampling with only "
-    "as many steps as sharing could have paid for."
-)
-CLOSER = """
-<p class="sage-closer-name">Look closer</p>
-<div class="sage-wipe"><img alt="" class="sage-under"><img alt="" class="sage-over">
-<input type="range" min="0" max="100" value="50" aria-label="Line between the two pictures"></div>
-<p class="sage-ends"><span>independent</span><span>shared</span></p>
-"""
-HOW_IT_WORKS = """
-A picture is made in **steps** that turn noise into an image. The first steps only settle what goes
-where, so prompts that mean similar things do nearly the same work in them. SAGE
-([arXiv 2509.15865](https://arxiv.org/abs/2509.15865)) does that work once for a group:
-
-1. **Similarity.** A text encoder (CLIP) turns each prompt into a vector; two prompts are as similar
-   as the cosine of their vectors.
-2. **Groups.** Every pair inside a group lies between a lower and an upper bound
-   (τ<sub>min</sub>, τ<sub>max</sub>). Above the upper bound prompts are near-duplicates: sharing
-   would make them almost the same picture.
-3. **Branch point, T\\*.** Until it, each group runs one *trunk* on the mean of its prompts; from it
-   on, each prompt *branches* and runs on its own.
-4. **Saving.** `share ratio × (1 − groups / prompts)` of the evaluations, when all groups share the
-   same number of steps. An evaluation is one pass of the denoiser for one trajectory and one step.
-
-Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
-time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
-group's trunk starts from the noise of its first prompt, so that prompt's two pictures are the
-closest twins. Sharing loses something when prompts differ or the trunk is long: look at the
-dissimilar pair, which is forced together here, or move the branch point far to the right.
-"""
 
 
 @dataclass(frozen=True)
@@ -115,6 +82,7 @@ class Layout:
     def consequences(self) -> list[Component]:
         """What follows from the form without rendering; a precomputed comparison is one too."""
         return [
+            self.model_note,
             self.prompts_note,
             self.chips,
             self.pairs,
@@ -129,7 +97,6 @@ class Layout:
         """What a model brings along."""
         return [
             self.model,
-            self.model_note,
             self.tau_min,
             self.tau_max,
             self.guidance_scale,

@@ -1,6 +1,6 @@
 """One colour and one letter for each group, the same everywhere on the page.
 
-Knows nothing of gradio or plotly. A prompt that shares with nobody is grey: colour means sharing.
+Knows nothing of gradio. A prompt that shares with nobody is grey: colour means sharing.
 """
 
 from collections.abc import Sequence
@@ -57,12 +57,6 @@ def prompt_marks(groups: Sequence[Sequence[int]]) -> tuple[Mark, ...]:
         n: mark for mark, group in zip(group_marks(groups), groups, strict=True) for n in group
     }
     return tuple(marks[n] for n in range(len(marks)))
-
-
-def translucent(color: str, opacity: float) -> str:
-    """A hex colour as rgba(), opacity in [0, 1]."""
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
 
 
 def luminance(color: str) -> float:

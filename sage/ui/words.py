@@ -1,4 +1,4 @@
-"""Numbers and prompts as words a visitor reads. Knows nothing of gradio, plotly or HTML."""
+"""Numbers and prompts as words a visitor reads. Knows nothing of gradio or HTML."""
 
 import re
 from collections.abc import Iterable

@@ -405,7 +405,8 @@ def test_tabs_have_addresses(arrive):
 def test_an_address_opens_its_tab(chromium, arrival):
     page = chromium.new_page()
     page.goto(f"{arrival}/#lesson")
-    expect(page.get_by_role("tab", name="Lesson")).to_have_attribute("aria-selected", "true")
+    lesson = page.get_by_role("tab", name="Lesson")
+    expect(lesson).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
     page.close()
 
 

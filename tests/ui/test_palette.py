@@ -10,7 +10,6 @@ from sage.ui.palette import (
     group_marks,
     luminance,
     prompt_marks,
-    translucent,
 )
 
 LIGHT_CARD, DARK_CARD = "#FFFFFF", "#161A21"
@@ -82,7 +81,6 @@ def test_prompt_marks_follow_prompt_order():
     assert [m.letter for m in marks] == ["A", "B", "B", "A"]
 
 
-def test_translucent_and_luminance():
-    assert translucent("#102030", 0.5) == "rgba(16,32,48,0.5)"
+def test_luminance():
     assert luminance("#FFFFFF") == pytest.approx(1)
     assert contrast("#000000", "#FFFFFF") == pytest.approx(21)
