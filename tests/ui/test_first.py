@@ -1,0 +1,193 @@
+"""The precomputed comparisons: what is stored agrees with the code, and needs no model to show."""
+
+import json
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+import torch
+
+from sage.arrangement import arrange
+from sage.cost import evaluations
+from sage.filmstrip import filmstrip
+from sage.metrics import pixel_distance
+from sage.models import builtin_model, load_model
+from sage.plan import shared_plan
+from sage.ui import first
+from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
+from sage.ui.first import FOLDER, Stored, find_stored, stored_comparisons
+from sage.ui.handlers import EARLIER, NOT_YET, Handlers
+from sage.ui.layout import build_layout
+from sage.ui.precompute import precompute, weights_digest
+from sage.ui.shelf import Shelf
+
+from .conftest import make_form
+
+SPEC = builtin_model()
+ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
+STALE = "run `python -m sage.ui.precompute` again"
+
+
+@pytest.fixture
+def page():
+    """Handlers on a model that cannot be loaded: everything must come from what is stored."""
+
+    def refuse(spec):
+        raise AssertionError("no model is needed here")
+
+    shelf = Shelf([SPEC], refuse)
+    with gr.Blocks():
+        return Handlers(build_layout(shelf), shelf)
+
+
+def form_of(stored, **changes):
+    request = stored.request
+    values = request.to_dict() | {"prompts": "\n".join(request.prompts), "model": SPEC.key}
+    values |= {"branch_step": request.branch_step, "insist": not request.guarded}
+    known = {name: values[name] for name in vars(make_form()) if name in values}
+    return make_form(**(known | changes))
+
+
+def values(form, run=None):
+    return (*vars(form).values(), run)
+
+
+def test_there_is_one_for_every_example_set_as_the_page_asks_for_it():
+    for example in EXAMPLE_SETS:
+        request = example_request(example, SPEC)
+        stored = find_stored(request, SPEC.key)
+        assert stored is not None, STALE
+        assert stored.key == example.key
+        assert stored.request == request, STALE
+
+
+def test_all_together_are_small():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 1.5e6
+
+
+@pytest.mark.parametrize("stored", ALL.values(), ids=ALL)
+def test_they_were_made_with_these_weights(stored):
+    assert stored.made["weights"] == weights_digest(SPEC), STALE
+
+
+@pytest.mark.parametrize("stored", ALL.values(), ids=ALL)
+def test_groups_plan_and_costs_agree_with_the_code(stored):
+    report, request = stored.report, stored.request
+    assert [list(group) for group in stored.grouping.groups] == report["groups"]
+    plan = shared_plan(stored.grouping.groups, request.steps, request.branch_step)
+    cost = stored.cost(plan)
+    assert cost.evaluations == report["evaluations"]["shared"] == evaluations(plan)
+    assert cost.independent_evaluations == report["evaluations"]["independent"]
+    assert cost.flops.total == pytest.approx(report["flops"]["shared"]["total"], rel=1e-6)
+    assert set(report["reused"].values()) == {0}
+
+
+@pytest.mark.parametrize("stored", ALL.values(), ids=ALL)
+def test_every_row_of_the_strip_spent_what_its_plan_says(stored):
+    groups, steps = stored.grouping.groups, stored.request.steps
+    strip = stored.strip
+    assert {0, stored.request.branch_step, steps} <= set(strip.points)
+    for point in strip.points:
+        assert strip.shared(point).evaluations == evaluations(shared_plan(groups, steps, point))
+        fewer = strip.fewer(point)
+        assert fewer.evaluations <= strip.shared(point).evaluations
+        assert fewer.evaluations > strip.shared(point).evaluations - strip.num_prompts
+    assert strip.shared(0).twin == (0.0,) * strip.num_prompts
+    report = stored.report
+    assert strip.shared(stored.request.branch_step).twin == pytest.approx(
+        report["twin_distance"], abs=1e-5
+    )
+
+
+def test_pictures_agree_with_the_model():
+    stored = ALL["far"]
+    frames = filmstrip(load_model(SPEC, "cpu"), stored.request, [stored.request.branch_step])
+    for frame in frames:
+        row = next(r for r in stored.strip.rows if (r.side, r.at) == (frame.side, frame.at))
+        for n, image in enumerate(frame.output.images):
+            there, here = (
+                torch.tensor(list(picture.convert("RGB").tobytes())).float()[None] / 255
+                for picture in (stored.strip.picture(row, n), image)
+            )
+            # The sheet is compressed; another picture would be at 0.1 and more.
+            assert pixel_distance(there, here).item() < 0.03, STALE
+
+
+def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
+    layout, stored = page.layout, ALL[FIRST_EXAMPLE.key]
+    updates = page.welcome(*values(form_of(stored)))
+    assert 'data-state="done"' in updates[layout.pictures]
+    assert "sage-sheet" in updates[layout.pictures]
+    assert "Precomputed: 30 steps, seeds 0 to 3" in updates[layout.progress]
+    assert updates[layout.similarity].count("<button") == 12
+    assert "sage-line" in updates[layout.plan]
+    assert "sage-trunk" in updates[layout.seconds]
+    assert "sage-trunk" in updates[layout.flops]
+    assert "measured with" in updates[layout.saving]
+    assert NOT_YET in updates[layout.model_note]
+    assert updates[layout.run].stored == FIRST_EXAMPLE.key
+    assert updates[layout.banner] == ""
+    assert page.shelf.loaded(SPEC.key) is None
+
+
+def test_the_branch_point_moves_through_what_is_stored(page):
+    layout, stored = page.layout, ALL["tight"]
+    run = page.welcome(*values(form_of(stored)))[layout.run]
+    moved = page.estimate(*values(form_of(stored, branch_step=20), run))
+    assert "20 of 30 steps shared" in moved[layout.estimate]
+    assert "T* = 20" in moved[layout.plan]
+    assert moved[layout.banner] == ""
+    assert moved[layout.pictures] == gr.skip()
+    assert "sage-trunk" in moved[layout.flops]
+    assert layout.seconds not in moved  # measured once, at one branch point
+
+
+def test_another_example_replaces_the_one_before(page):
+    layout = page.layout
+    run = page.welcome(*values(form_of(ALL["two"])))[layout.run]
+    updates = page.analyze(*values(form_of(ALL["mixed"]), run))
+    assert updates[layout.run].stored == "mixed"
+    assert updates[layout.pictures].count('class="sage-pair"') == 5
+
+
+def test_a_change_that_is_not_stored_keeps_the_pictures_and_says_so(page):
+    layout, stored = page.layout, ALL["two"]
+    run = page.welcome(*values(form_of(stored)))[layout.run]
+    updates = page.mark_earlier(*values(form_of(stored, seed=5), run))
+    assert EARLIER in updates[layout.banner]
+
+
+def test_the_negative_control_shares_although_it_should_not():
+    stored = ALL["far"]
+    assert len(stored.grouping.groups) == 1
+    assert not stored.request.guarded
+    own = replace(stored.request, tau_min=SPEC.tau_min, tau_max=SPEC.tau_max)
+    similarity = torch.tensor(stored.similarity)[0, 1]
+    assert similarity < own.tau_min
+    assert min(stored.strip.shared(20).twin) > max(ALL["tight"].strip.shared(12).twin)
+
+
+def test_a_stored_comparison_survives_its_files(tmp_path, monkeypatch, shelf):
+    example = replace(FIRST_EXAMPLE, key="small")
+    monkeypatch.setattr("sage.ui.precompute.example_request", _quick)
+    made = precompute(shelf.get("tiny"), example, every=2)
+    made.save(tmp_path)
+    read = Stored.read(tmp_path / "small.json")
+    assert read.request == made.request
+    assert read.strip.sheet == made.strip.sheet
+    assert read.strip.points == (0, 1, 2, 3)
+    assert read.grouping.groups == made.grouping.groups
+    assert json.loads((tmp_path / "small.json").read_text())["made"]["day"]
+    monkeypatch.setattr(first, "FOLDER", tmp_path)
+    assert find_stored(made.request, "tiny") == read
+    assert find_stored(replace(made.request, seed=1), "tiny") is None
+
+
+def _quick(example, own):
+    return replace(example_request(example, own), steps=3, tau_min=-1.0, tau_max=1.0)
+
+
+def test_arranging_a_stored_request_gives_its_plan():
+    for stored in ALL.values():
+        unguarded = replace(stored.request, guarded=False)
+        assert arrange(stored.grouping, unguarded, stored.request.steps).plan == stored.plan
