@@ -166,7 +166,7 @@ def compare(
     known = fewer_steps and arrangement.rule is None  # else only the run shows what it spends
     if known:
         spent = arrangement.cost(shared).evaluations
-        runs["fewer"] = _fewer_lane(plain, request, spent, store)
+        runs |= _fewer_lane(plain, request, spent, store)
     _warm_up(runs.values(), request.guidance_scale)
     for i in range(steps):
         _advance(runs, first=i, share=(i + 1) / steps)
@@ -174,7 +174,8 @@ def compare(
     outputs = {side: lane.finish() for side, lane in runs.items()}
     if fewer_steps and not known:
         spent = outputs["shared"].cost.evaluations
-        outputs["fewer"] = _fewer_lane(plain, request, spent, store).finish()
+        late = _fewer_lane(plain, request, spent, store)
+        outputs |= {side: lane.finish() for side, lane in late.items()}
     yield _finish(model, arrangement, outputs, runs["shared"].forks(outputs["shared"].plan))
 
 
@@ -258,18 +259,17 @@ def sharing_arguments(request: Request) -> dict[str, Any]:
 
 def _fewer_lane(
     pipe: SagePipeline, request: Request, evaluations: int, store: StateStore | None
-) -> _Lane:
+) -> dict[str, _Lane]:
+    """The side with fewer steps by its name; nothing where not even one step can be paid."""
     plan = fewer_plan(pipe, len(request.prompts), evaluations)
-    return _Lane(pipe, request, plan, {"plan": plan, "reuse": store})
+    return {"fewer": _Lane(pipe, request, plan, {"plan": plan, "reuse": store})} if plan else {}
 
 
-def fewer_plan(pipe: SagePipeline, num_prompts: int, evaluations: int) -> Plan:
+def fewer_plan(pipe: SagePipeline, num_prompts: int, evaluations: int) -> Plan | None:
     """Independent sampling with the most steps that so many evaluations can pay.
 
-    Where a scheduler cannot make just so many calls of the denoiser (Heun's are odd), it is fewer.
-
-    Raises:
-        ValueError: If they do not suffice for a single step.
+    Where a scheduler cannot make just so many calls of the denoiser (Heun's are odd), it is fewer;
+    None if they do not suffice for a single step.
     """
     for calls in range(evaluations // num_prompts, 0, -1):
         try:
@@ -277,7 +277,7 @@ def fewer_plan(pipe: SagePipeline, num_prompts: int, evaluations: int) -> Plan:
         except ValueError:
             continue
         return independent_plan(num_prompts, calls)
-    raise ValueError(f"{evaluations} evaluations do not suffice for {num_prompts} prompts.")
+    return None
 
 
 def _advance(runs: dict[str, _Lane], first: int, share: float) -> None:

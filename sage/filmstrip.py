@@ -117,7 +117,7 @@ def _runs(
     if fewer_steps:
         number = baseline.num_prompts
         spent = {arrangement.cost(shared).evaluations for arrangement in ready.values()}
-        plans = {fewer_plan(plain, number, amount) for amount in spent}
+        plans = {fewer_plan(plain, number, amount) for amount in spent} - {None}
         for plan in sorted(plans, key=lambda plan: -plan.steps):
             runs.append(("fewer", plan.steps, plain, plan, evaluations(plan)))
     return runs

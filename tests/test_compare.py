@@ -73,3 +73,18 @@ def test_the_same_request_gives_the_same_pictures(model):
 def test_without_an_image_encoder_there_is_no_clip_score(model):
     _, result = finished(model, steps=2)
     assert result.clip_scores is None
+
+
+def test_fewer_steps_spend_no_more_than_sharing(model):
+    request = parse_request(TEXT, steps=6, tau_min=-1.0, tau_max=1.0, share_ratio=0.5)
+    *_, result = compare(model, request, fewer_steps=True)
+    assert result.report["fewer_steps"]["steps"] == 4
+    assert result.fewer.cost.evaluations == 12 <= result.shared.cost.evaluations
+    assert len(result.clip_scores or result.fewer.images) == 3
+
+
+def test_where_sharing_pays_for_no_step_there_is_no_row_with_fewer(model):
+    request = parse_request(TEXT, steps=2, tau_min=-1.0, tau_max=1.0, share_ratio=1.0)
+    *_, result = compare(model, request, fewer_steps=True)
+    assert result.fewer is None
+    assert result.report["fewer_steps"] is None
