@@ -88,7 +88,9 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     # And the record brings the same settings back onto a fresh page.
     fresh = visit()
     find(fresh, "#load-record > button").first.click()
-    find(fresh, "#upload-record input[type=file]").set_input_files(tmp_path / "record.json")
+    with fresh.expect_file_chooser() as chooser:
+        find(fresh, "#upload-record").click()
+    chooser.value.set_files(tmp_path / "record.json")
     shows(fresh, "#opened", "Opened from a record")
     shows(fresh, "#estimate", "2 of 4 steps shared")
     expect(find(fresh, "#seed input")).to_have_value("9")
