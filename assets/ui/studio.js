@@ -14,7 +14,9 @@
   };
   document.addEventListener("click", (event) => {
     const tab = event.target.closest("#sage-tabs [role=tab]");
-    if (OWN_TABS.includes(tab?.dataset.tabId)) history.replaceState(null, "", "#" + tab.dataset.tabId);
+    if (!OWN_TABS.includes(tab?.dataset.tabId)) return;
+    // Whole, for "#..." alone would be read against the page's <base> and lose the query.
+    history.replaceState(null, "", location.pathname + location.search + "#" + tab.dataset.tabId);
   });
   window.addEventListener("hashchange", openTab);
   openTab();
