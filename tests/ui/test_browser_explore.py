@@ -48,8 +48,12 @@ def explore(visit, **settings):
     find(page, "#explore-prompts textarea").fill("a fox in the snow\na dog in the snow")
     find(page, "#explore-rest > button").first.click()
     steps = find(page, "#explore-steps input[type=number]")
-    steps.fill("4")
-    steps.press("Enter")
+    for _ in range(10):  # an accordion that has just opened may put its own value back once
+        steps.fill("4")
+        steps.press("Enter")
+        page.wait_for_timeout(300)
+        if steps.input_value() == "4":
+            break
     shows(page, "#explore-cost", "of 81 evaluations")
     return page
 
