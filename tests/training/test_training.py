@@ -1,6 +1,7 @@
 """From a model folder and a COCO folder to an adapter that diffusers loads, killed and resumed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -199,10 +200,12 @@ def test_two_processes_do_what_two_micro_batches_do(settings, tmp_path):
     """The same groups and draws, divided otherwise: equal losses and equal adapters."""
     settings = replace(settings, steps=3)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    launch += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    # On the loopback alone: looking up this machine's own name can take minutes without a network.
+    launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1"]
     two = tmp_path / "two"
     words = flags(settings, out=two)
-    quiet = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300}
+    loopback = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
+    quiet = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, "env": loopback}
     done = subprocess.run([*launch, "-m", "sage.training", *words], check=False, **quiet)
     assert done.returncode == 0, done.stderr
     records, trainer = run(replace(settings, accumulate=2), tmp_path / "one")

@@ -8,7 +8,15 @@ from PIL import Image
 from sage.request import Request
 from sage.ui.links import read_link
 
-from .test_browser import ALLOWED_ERRORS, PATIENCE, _foreign, chromium, find, shows  # noqa: F401
+from .test_browser import (  # noqa: F401
+    ALLOWED_ERRORS,
+    PATIENCE,
+    _foreign,
+    chromium,
+    find,
+    set_number,
+    shows,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -47,13 +55,7 @@ def explore(visit, **settings):
     shows(page, "#explore-cost", "12 runs")
     find(page, "#explore-prompts textarea").fill("a fox in the snow\na dog in the snow")
     find(page, "#explore-rest > button").first.click()
-    steps = find(page, "#explore-steps input[type=number]")
-    for _ in range(10):  # an accordion that has just opened may put its own value back once
-        steps.fill("4")
-        steps.press("Enter")
-        page.wait_for_timeout(300)
-        if steps.input_value() == "4":
-            break
+    set_number(page, "#explore-steps", 4)
     shows(page, "#explore-cost", "of 81 evaluations")
     return page
 
