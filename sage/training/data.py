@@ -146,6 +146,12 @@ class PromptGroups:
         return torch.from_numpy(self.latents[rows]).float()
 
 
+def in_a_row(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The places of members when those of all groups are written one after the other."""
+    ends = np.cumsum([len(group) for group in groups]).tolist()
+    return tuple(tuple(range(e - len(g), e)) for g, e in zip(groups, ends, strict=True))
+
+
 def prepare(
     source: Source, skips: Skips, pipe: SagePipeline, settings: TrainSettings, progress: bool = True
 ) -> PromptGroups:

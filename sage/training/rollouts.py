@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from sage.pipeline import SagePipeline, SageStep
 from sage.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
-from sage.training.data import PromptGroups, cache_key, weights_digest, write_whole
+from sage.training.data import PromptGroups, cache_key, in_a_row, weights_digest, write_whole
 from sage.training.settings import TrainSettings
 
 GROUPS_AT_ONCE = 12
@@ -109,12 +109,10 @@ def _make(
         some = data.groups[start : start + GROUPS_AT_ONCE]
         prompts = [data.captions[n] for group in some for n in group]
         seeds = [FIRST_SEED + start + g for g, group in enumerate(some) for _ in group]
-        ends = np.cumsum([len(group) for group in some]).tolist()
-        places = [tuple(range(end - len(g), end)) for g, end in zip(some, ends, strict=True)]
         plan = independent_plan(len(prompts), pipe.denoiser_calls(steps))
         twin = pipe(prompts, plan=plan, seeds=seeds, output_type="latent").latents
         twins.append(twin.cpu().half().numpy())
-        shared = shared_plan(places, pipe.denoiser_calls(steps), last)
+        shared = shared_plan(in_a_row(some), pipe.denoiser_calls(steps), last)
         trunks.append(_trunks(pipe, prompts, seeds, shared))
     return np.concatenate(trunks), np.concatenate(twins)
 

@@ -38,7 +38,7 @@ from sage.models import available_models, describe_device
 from sage.pipeline import SagePipeline
 from sage.training import card, samples
 from sage.training.adapter import Adapter
-from sage.training.data import PromptGroups, open_source, picture_side, prepare
+from sage.training.data import PromptGroups, in_a_row, open_source, picture_side, prepare
 from sage.training.rollouts import Rollouts, roll_out
 from sage.training.settings import TrainSettings
 
@@ -254,10 +254,8 @@ class Trainer:
         blank = [d for group, d in zip(chosen, dropped, strict=True) for _ in group]
         keep = ~torch.tensor(blank, device=device).view(-1, 1, 1)
         cond = torch.where(keep, cond, self.uncond)
-        ends = np.cumsum([len(group) for group in chosen]).tolist()
-        places = [range(end - len(g), end) for g, end in zip(chosen, ends, strict=True)]
         latents = self.data.clean_latents(members).to(device)
-        return GroupBatch(latents, cond, tuple(map(tuple, places)))
+        return GroupBatch(latents, cond, in_a_row(chosen))
 
     def _twin_batch(self, number: int, rng: np.random.Generator) -> TwinBatch:
         """Groups with a branch point each, and a step of the trunk up to it."""
@@ -265,11 +263,9 @@ class Trainer:
         chosen = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
         splits = [int(step) for step in rng.choice(made.splits, len(chosen))]
         steps = [int(rng.integers(split + 1)) for split in splits]
-        sizes = [len(group) for group in chosen]
         with torch.no_grad():
             cond = self.pipe.encode([self.data.captions[n] for group in chosen for n in group])
-        ends = np.cumsum(sizes).tolist()
-        index = torch.tensor([g for g, size in enumerate(sizes) for _ in range(size)])
+        index = torch.tensor([g for g, group in enumerate(chosen) for _ in group])
         at_split = [made.trunk_of(g, k) for g, k in zip(chosen, splits, strict=True)]
         return TwinBatch(
             split=torch.stack(at_split)[index].to(device),
@@ -281,9 +277,7 @@ class Trainer:
                 device
             ),
             trunk_t=made.timesteps[torch.tensor(steps)].to(device),
-            groups=tuple(
-                tuple(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)
-            ),
+            groups=in_a_row(chosen),
         )
 
     def _frozen(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:

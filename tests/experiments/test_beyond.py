@@ -1,7 +1,5 @@
 """The studies beyond the paper run on a tiny model and say what their numbers say."""
 
-import importlib
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,33 +7,16 @@ import pytest
 
 from sage.calibration import Calibration
 from sage.cost import evaluations
-from sage.experiments import STUDIES, adaptive, aggregators, diversity, few_step, pareto, trees
+from sage.experiments import adaptive, aggregators, diversity, few_step, pareto, trees
 from sage.experiments.contest import on_front
-from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
-from sage.experiments.results import read, write
+from tests.experiments.studying import made
 
 
 @pytest.fixture
 def lab(settings):
     """Five steps, one seed, eight pictures."""
     return Lab(replace(settings, pictures=8, seeds=1, steps=5))
-
-
-def made(name, lab):
-    """A study's result and figure, as they are written."""
-    import plotly.graph_objects as go
-
-    study = importlib.import_module(STUDIES[name])
-    found = study.run(lab)
-    path = write(lab.settings.out, found, study.figure(found))
-    figure = json.loads(path.with_name(f"{name}.figure.json").read_text())
-    assert go.Figure(figure).layout.title.text
-    found = read(lab.settings.out, name)
-    assert found["question"].endswith("?")
-    assert found["finding"].endswith(".")
-    assert set(found["metrics"]) <= set(METRIC)
-    return found
 
 
 def test_trees_spend_no_more_than_one_level(lab):

@@ -1,7 +1,6 @@
 """Every study runs on a tiny model, goes on after a kill, and says what its numbers say."""
 
 import importlib
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,32 +11,16 @@ from sage.experiments.__main__ import main
 from sage.experiments.cells import Renderer
 from sage.experiments.group_size import cliques
 from sage.experiments.grouping import random_pairs
-from sage.experiments.judges import METRIC
 from sage.experiments.lab import DryRun, Lab
 from sage.experiments.linkage import complete_linkage
 from sage.experiments.loss_forks import changes
 from sage.experiments.main_table import verdict
 from sage.experiments.open_domain import free_phrasing, separation, unknown_words
 from sage.experiments.prompts import loose_scenes, open_prompts, painted
-from sage.experiments.results import read, write
+from sage.experiments.results import read
 from sage.grouping import cosine_similarity, group_prompts
 from sage.world.scenes import held_out
-
-
-def made(name, lab):
-    """A study's result and figure, as they are written."""
-    import plotly.graph_objects as go
-
-    study = importlib.import_module(STUDIES[name])
-    found = study.run(lab)
-    path = write(lab.settings.out, found, study.figure(found))
-    figure = json.loads(path.with_name(f"{name}.figure.json").read_text())
-    assert go.Figure(figure).layout.title.text
-    found = read(lab.settings.out, name)
-    assert found["question"].endswith("?")
-    assert found["finding"].endswith(".")
-    assert set(found["metrics"]) <= set(METRIC)
-    return found
+from tests.experiments.studying import made
 
 
 def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
