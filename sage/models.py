@@ -162,6 +162,29 @@ def load_model(spec: ModelSpec, device: str = "auto") -> LoadedModel:
         return LoadedModel(builtin, _load(builtin, device), note)
 
 
+def open_pipeline(model: str, device: torch.device) -> tuple[ModelSpec, SagePipeline]:
+    """A model to work with, float32, for training and studies.
+
+    Args:
+        model: Folder, repository id or key.
+        device: Where it goes.
+
+    Raises:
+        ValueError: If it cannot be loaded; there is no falling back to another one.
+    """
+    spec = available_models(model)[0]
+    try:
+        clip = None
+        if spec.clip_source is not None:
+            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
+        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model is {model!r}, which cannot be loaded: {error}") from error
+    pipe.settings = spec.settings
+    pipe.set_progress_bar_config(disable=True)
+    return spec, pipe.to(device)
+
+
 _NO_GPU = "No GPU here, so the built-in model is used; with one, Stable Diffusion v1.5 is offered."
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sage.clip import ClipEncoder
 from sage.experiments.cells import (
     Cell,
     Renderer,
@@ -38,8 +37,7 @@ from sage.experiments.prompts import (
     painted,
 )
 from sage.metrics import feature_distance
-from sage.models import ASSETS, available_models, describe_device
-from sage.pipeline import SagePipeline
+from sage.models import ASSETS, describe_device, open_pipeline
 from sage.store import StateStore
 from sage.training.data import picture_side, weights_digest
 from sage.training.settings import DEFAULT_OUT as TRAINING
@@ -104,7 +102,8 @@ class Lab:
         """
         self.settings = settings
         self.device = _device(settings.device)
-        self.pipe, self.title, self.source = _load(settings.model, self.device)
+        spec, self.pipe = open_pipeline(settings.model, self.device)
+        self.title, self.source = spec.title, spec.source
         chosen = settings.precision
         self.precision = chosen if chosen != "auto" else self._usual_precision()
         self.store = Store(settings.cache)
@@ -334,18 +333,3 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def _load(model: str, device: torch.device) -> tuple[SagePipeline, str, str]:
-    """The pipeline in float32, its title and its folder or repository."""
-    spec = available_models(model)[0]
-    clip = None
-    try:
-        if spec.clip_source is not None:
-            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
-        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model is {model!r}, which cannot be loaded: {error}") from error
-    pipe.settings = spec.settings
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device), spec.title, spec.source

@@ -24,7 +24,6 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from sage.clip import ClipEncoder
 from sage.losses import (
     GroupBatch,
     LossTerms,
@@ -34,8 +33,7 @@ from sage.losses import (
     standard_loss,
     twin_loss,
 )
-from sage.models import available_models, describe_device
-from sage.pipeline import SagePipeline
+from sage.models import describe_device, open_pipeline
 from sage.training import card, samples
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, in_a_row, open_source, picture_side, prepare
@@ -74,25 +72,6 @@ class Record:
         return values | {"seconds": round(seconds, 2)}
 
 
-def load_pipeline(settings: TrainSettings, device: torch.device) -> SagePipeline:
-    """The model to train, float32, on a device.
-
-    Raises:
-        ValueError: If it cannot be loaded; there is no falling back to another one.
-    """
-    spec = available_models(settings.model)[0]
-    try:
-        clip = None
-        if spec.clip_source is not None:
-            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
-        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model is {settings.model!r}, which cannot be loaded: {error}") from error
-    pipe.settings = spec.settings
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
-
-
 class Trainer:
     """One run: `for record in trainer: ...`, then `finish`."""
 
@@ -113,7 +92,7 @@ class Trainer:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PREPARING)],
         )
         _check_folder(self.folder, resume, settings)
-        self.pipe = pipe = load_pipeline(settings, accelerator.device)
+        self.pipe = pipe = open_pipeline(settings.model, accelerator.device)[1]
         with accelerator.main_process_first():
             source, skips = open_source(settings, picture_side(pipe))
             shown = accelerator.is_local_main_process

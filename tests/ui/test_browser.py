@@ -125,6 +125,18 @@ def set_number(page, slider, value):
             return
 
 
+def check_accessibility(page):
+    """axe finds nothing of ours."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    # A button that fades in is pale on its way; what counts is where it arrives.
+    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
+    found = Axe().run(page).response["violations"]
+    # Gradio's own: footer icons repeat their text; boxes of plots carry a label without a role.
+    ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
+    assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
+
+
 def drag_by_keys(page, slider, key, times=1):
     for _ in range(times):
         find(page, f"{slider} input[type=range]").press(key)
@@ -304,18 +316,11 @@ def test_figures_can_be_read_in_both_themes(visit, theme):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility(visit, theme):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = visit(theme=theme)
     type_prompts(page)
     render(page)
     expect(find(page, "#render")).to_be_enabled()
-    # A button that fades in is pale on its way; what counts is where it arrives.
-    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
-    found = Axe().run(page).response["violations"]
-    # Gradio's own: footer icons repeat their text; boxes of plots carry a label without a role.
-    ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
-    assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
+    check_accessibility(page)
 
 
 def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive):
