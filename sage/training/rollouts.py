@@ -3,7 +3,7 @@
 Both start from the same noise, so a branch that leaves the trunk has exactly one picture to reach:
 its *twin*. Knows a pipeline and groups of captions; nothing of losses or adapters. Rollouts are
 made once and kept on disk under a hash of everything they depend on. Ours; the paper has nothing of
-the kind.
+the kind. A kill loses the groups in progress only.
 """
 
 import copy
@@ -77,8 +77,10 @@ def roll_out(
     )  # fmt: skip
     path = settings.cache / f"rollouts-{key}.npz"
     if not path.is_file():
-        made = _make(pipe, data, settings.rollout_steps, splits[-1], progress)
+        made, parts = _make(pipe, data, (settings.rollout_steps, splits[-1]), path, progress)
         write_whole(path, lambda new: _save(new, *made))
+        for part in parts:
+            part.unlink(missing_ok=True)
     with np.load(path) as kept:
         trunks, twins = kept["trunks"], kept["twins"]
     timesteps = _timesteps(pipe, settings.rollout_steps)[: splits[-1] + 1]
@@ -101,20 +103,37 @@ def branch_steps(pipe: SagePipeline, settings: TrainSettings) -> tuple[int, ...]
 
 
 def _make(
-    pipe: SagePipeline, data: PromptGroups, steps: int, last: int, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    trunks, twins = [], []
+    pipe: SagePipeline, data: PromptGroups, steps: tuple[int, int], path: Path, progress: bool
+) -> tuple[tuple[np.ndarray, np.ndarray], list[Path]]:
+    """Trunks and twins of all groups, and the files in which they were kept on the way.
+
+    `steps`: of the sampler, and the last one at which a branch begins.
+    """
+    made, parts = [], []
     starts = range(0, len(data.groups), GROUPS_AT_ONCE)
     for start in tqdm(starts, "rollouts", disable=not progress, mininterval=1):
-        some = data.groups[start : start + GROUPS_AT_ONCE]
-        prompts = [data.captions[n] for group in some for n in group]
-        seeds = [FIRST_SEED + start + g for g, group in enumerate(some) for _ in group]
-        plan = independent_plan(len(prompts), pipe.denoiser_calls(steps))
-        twin = pipe(prompts, plan=plan, seeds=seeds, output_type="latent").latents
-        twins.append(twin.cpu().half().numpy())
-        shared = shared_plan(in_a_row(some), pipe.denoiser_calls(steps), last)
-        trunks.append(_trunks(pipe, prompts, seeds, shared))
-    return np.concatenate(trunks), np.concatenate(twins)
+        part = path.with_name(f"{path.stem}-{start}.npz")
+        if not part.is_file():
+            fresh = _make_some(pipe, data, start, *steps)
+            write_whole(part, lambda new, fresh=fresh: _save(new, *fresh))
+        with np.load(part) as kept:
+            made.append((kept["trunks"], kept["twins"]))
+        parts.append(part)
+    trunks, twins = (np.concatenate(some) for some in zip(*made, strict=True))
+    return (trunks, twins), parts
+
+
+def _make_some(
+    pipe: SagePipeline, data: PromptGroups, start: int, steps: int, last: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trunks and twins of the groups of one batch."""
+    some = data.groups[start : start + GROUPS_AT_ONCE]
+    prompts = [data.captions[n] for group in some for n in group]
+    seeds = [FIRST_SEED + start + g for g, group in enumerate(some) for _ in group]
+    plan = independent_plan(len(prompts), pipe.denoiser_calls(steps))
+    twins = pipe(prompts, plan=plan, seeds=seeds, output_type="latent").latents
+    shared = shared_plan(in_a_row(some), pipe.denoiser_calls(steps), last)
+    return _trunks(pipe, prompts, seeds, shared), twins.cpu().half().numpy()
 
 
 def _trunks(

@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from sage.losses import LossConfig
 from sage.plan import independent_plan
+from sage.training import rollouts
 from sage.training.rollouts import FIRST_SEED, branch_steps
 from sage.training.trainer import Trainer
 from tests.training.test_training import coco, run, settings  # noqa: F401 -- fixtures
@@ -48,6 +50,26 @@ def test_rollouts_are_made_once(settings, tmp_path, monkeypatch):  # noqa: F811
     second = Trainer(short(settings, tmp_path / "second"))
     assert np.array_equal(first.rollouts.trunks, second.rollouts.trunks)
     assert branch_steps(second.pipe, second.settings) == (1, 2)
+
+
+def test_a_kill_loses_the_rollouts_in_progress_only(settings, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(rollouts, "GROUPS_AT_ONCE", 1)
+    made, make = [], rollouts._make_some
+
+    def killed(pipe, data, start, *rest):
+        if made:
+            raise KeyboardInterrupt
+        made.append(start)
+        return make(pipe, data, start, *rest)
+
+    chosen = replace(short(settings, tmp_path / "run"), cache=tmp_path / "cache")
+    monkeypatch.setattr(rollouts, "_make_some", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(chosen)
+    monkeypatch.setattr(rollouts, "_make_some", lambda *a: made.append(a[2]) or make(*a))
+    second = Trainer(chosen)
+    assert made == list(range(len(second.rollouts.groups)))  # each of them once
+    assert len(list((tmp_path / "cache").glob("rollouts-*"))) == 1  # no parts are left
 
 
 def test_a_run_learns_to_reach_the_twins(settings, tmp_path):  # noqa: F811
