@@ -20,6 +20,7 @@ HELP = {
     "sage_adapter": "adapter trained with L_SAGE",
     "standard_adapter": "adapter of ordinary fine-tuning",
     "nosoft_adapter": "adapter trained with lambda_soft = 0",
+    "twins_adapter": "adapter trained with --loss twins (main-table; left out if there is none)",
     "adapters": "folder with one sub-folder for each variant (loss-forks)",
     "precision": "of bulk rendering: auto (bf16 on a CPU, fp16 on a GPU), fp32, bf16 or fp16",
     "compiled": "use torch.compile: faster after a minute",

@@ -64,6 +64,7 @@ class LabSettings:
     sage_adapter: Path = ASSETS / "emoji-scenes-sage-lora"
     standard_adapter: Path = TRAINING / "emoji-scenes-scenes-standard"
     nosoft_adapter: Path = TRAINING / "emoji-scenes-scenes-nosoft"
+    twins_adapter: Path = TRAINING / "emoji-scenes-scenes-twins"
     adapters: Path = TRAINING / "forks"
     precision: str = "auto"
     compiled: bool = False

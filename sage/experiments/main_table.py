@@ -2,8 +2,9 @@
 
 Share ratios × methods: independent sampling; independent sampling with as many evaluations as
 sharing uses; sharing without training, after standard fine-tuning, after training with L_SAGE, and
-after training with L_SAGE without its soft target. Beside it the paper's relative claims (SAGE
-against standard fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
+after training with L_SAGE without its soft target, and after training branches to reach their twins
+(ours), where there is such an adapter. Beside it the paper's relative claims (SAGE against standard
+fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
 import sys
@@ -17,6 +18,7 @@ from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.measure import Measured
 from sage.experiments.results import difference, percent, result, row
+from sage.pipeline import LORA_FILE
 
 NAME, TITLE = "main-table", "What sharing costs and saves"
 RATIOS = (0.2, 0.3, 0.4, 0.5)
@@ -24,6 +26,7 @@ RATIO = 0.4  # the paper's claims are at this one, as far as is published
 INDEPENDENT, FEWER = "independent", "independent, as many evaluations"
 UNTRAINED, STANDARD = "share, untrained", "standard LoRA + share"
 SAGE, NO_SOFT = "SAGE + share", "SAGE without soft target + share"
+TWINS = "twins (ours) + share"
 # metric -> (what the paper calls it, its relative change against standard LoRA + share)
 CLAIMS = {
     "fd": ("FID", -0.050),
@@ -36,12 +39,15 @@ PAPER_SAVING = 0.255
 def adapters(lab: Lab) -> dict[str, Path | None]:
     """The adapter of each method that shares."""
     chosen = lab.settings
-    return {
+    found = {
         UNTRAINED: None,
         STANDARD: chosen.standard_adapter,
         SAGE: chosen.sage_adapter,
         NO_SOFT: chosen.nosoft_adapter,
     }
+    if (chosen.twins_adapter / LORA_FILE).is_file():
+        found[TWINS] = chosen.twins_adapter
+    return found
 
 
 def run(lab: Lab) -> dict[str, Any]:
@@ -102,8 +108,10 @@ def _conditions(lab: Lab) -> dict[str, Any]:
 
 
 def _differences(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
-    """SAGE against the others at every ratio, paired."""
-    pairs = [(SAGE, other, r) for r in RATIOS for other in (STANDARD, UNTRAINED, NO_SOFT, FEWER)]
+    """SAGE, and ours, against the others at every ratio, paired."""
+    trained = [name for name in (SAGE, TWINS) if (name, RATIO) in found]
+    others = [STANDARD, UNTRAINED, NO_SOFT, FEWER]
+    pairs = [(name, other, r) for r in RATIOS for name in trained for other in others]
     return [
         {
             "first": first,
@@ -171,12 +179,16 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
         STANDARD: (figures.COLOURS[1], "square"),
         NO_SOFT: (figures.COLOURS[5], "diamond"),
         SAGE: (figures.COLOURS[0], "circle"),
+        TWINS: (figures.COLOURS[2], "star"),
     }
     base = next(line for line in found["rows"] if line["name"] == INDEPENDENT)
     traces = []
     for panel, key in enumerate(wanted, 1):
         for name, (colour, symbol) in styles.items():
-            lines = [base, *(line for line in found["rows"] if line["name"] == name)]
+            own = [line for line in found["rows"] if line["name"] == name]
+            if not own:
+                continue
+            lines = [base, *own]
             traces.append(
                 figures.interval_trace(
                     name,

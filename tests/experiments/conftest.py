@@ -71,6 +71,7 @@ def settings(model_folder, coco_folder, adapter_folder, tmp_path, small_judge):
         sage_adapter=adapter_folder,
         standard_adapter=adapter_folder,
         nosoft_adapter=adapter_folder,
+        twins_adapter=tmp_path / "none",
         adapters=adapter_folder.parent,
         device="cpu",
         cache=tmp_path / "cache",

@@ -151,7 +151,9 @@ def test_a_model_and_a_coco_folder_train_and_are_evaluated(
 
     monkeypatch.setattr(main_table, "RATIOS", (main_table.RATIO,))
     folders = {}
-    for name, flags in {"sage": [], "standard": ["--loss", "standard"]}.items():
+    twins = ["--loss", "twins", "--rollout-steps", "4"]
+    ways = {"sage": [], "standard": ["--loss", "standard"], "twins": twins}
+    for name, flags in ways.items():
         folders[name] = tmp_path / name
         run = ["--model", str(model_folder), "--data", settings.data, "--steps", "2"]
         run += ["--batch-groups", "2", "--rank", "2", "--sample-every", "0", "--device", "cpu"]
@@ -161,11 +163,13 @@ def test_a_model_and_a_coco_folder_train_and_are_evaluated(
     run += ["--pictures", "8", "--seeds", "1", "--steps", "2", "--device", "cpu", "--quiet"]
     run += ["--sage-adapter", str(folders["sage"]), "--nosoft-adapter", str(folders["sage"])]
     run += ["--standard-adapter", str(folders["standard"])]
+    run += ["--twins-adapter", str(folders["twins"])]
     run += ["--cache", str(settings.cache), "--out", str(settings.out)]
     assert main(run) == 0
     found = read(settings.out, "main-table")
     digests = found["conditions"]["adapters"]
-    assert digests[main_table.SAGE] != digests[main_table.STANDARD]
+    trained = [digests[n] for n in (main_table.SAGE, main_table.STANDARD, main_table.TWINS)]
+    assert len(set(trained)) == 3
     assert found["conditions"]["prompts"]["source"].startswith("captions of coco")
     assert "fd" in found["metrics"]
 
