@@ -49,7 +49,6 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 build_explore(shelf)
         add_endpoints(shelf)
-        _name_cancelling(demo)
     return demo.queue(max_size=20, api_open=False)
 
 
@@ -134,36 +133,27 @@ def _on_change(
 
 def _wire_rendering(page: Layout, rendering: Rendering) -> None:
     """Render, scrub and stop; one rendering at a time, and it never blocks what acts at once."""
-    busy = [page.progress, page.render, page.scrub, page.stop]
-    running = []
+    busy = [page.turn, page.progress, page.render, page.scrub, page.stop]
     for button, handler, name in (
         (page.render, rendering.render, "render"),
         (page.scrub, rendering.scrub, "scrub"),
     ):
         started = button.click(rendering.announce, None, busy, api_name=f"on_{name}", **QUICK)
-        running.append(
-            started.then(
-                handler,
-                [*page.form, page.run],
-                page.results,
-                api_name=name,
-                show_progress="hidden",
-                api_visibility="private",
-                **RENDER_QUEUE,
-            )
+        started.then(
+            handler,
+            [page.turn, *page.form, page.run],
+            page.results,
+            api_name=name,
+            show_progress="hidden",
+            api_visibility="private",
+            trigger_mode="multiple",  # one that was stopped while it waited may still be in line
+            **RENDER_QUEUE,
         )
-    page.stop.click(
+    heard = page.stop.click(rendering.hear_stop, None, [page.stop], api_name="on_stop", **QUICK)
+    heard.then(
         rendering.stop,
-        [page.run],
+        [page.turn, page.run],
         [*busy, page.banner],
-        api_name="on_stop",
-        cancels=running,
+        api_name="after_stop",
         **QUICK,
     )
-
-
-def _name_cancelling(demo: gr.Blocks) -> None:
-    """Gradio adds the listeners that cancel a run itself, without a name."""
-    cancelling = (function for function in demo.fns.values() if function.is_cancel_function)
-    for number, function in enumerate(cancelling, start=1):
-        function.api_name = f"cancel_{number}"

@@ -7,8 +7,9 @@ with the rest of the page.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -45,12 +46,15 @@ from sage.ui.explore_parts import (
     build_parts,
 )
 from sage.ui.links import link_query
+from sage.ui.prose import STOPPING
 from sage.ui.shelf import Shelf
+from sage.ui.turns import Turns
 from sage.ui.words import plural, shorten
 
 log = logging.getLogger(__name__)
 
 Updates = dict[Component, Any]
+Running = Generator[Updates, None, None]
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -95,6 +99,7 @@ class Exploring:
         self.parts = parts
         self.shelf = shelf
         self.speed = Speed()
+        self.turns = Turns()
 
     # -- at once -----------------------------------------------------------------------------
 
@@ -186,17 +191,19 @@ class Exploring:
     def announce(self) -> Updates:
         """Shown at once after the click, while the grid waits for its turn."""
         return {
+            self.parts.turn: self.turns.fresh(),
             self.parts.progress: views.progress(0, 1, self.shelf.waiting, "live"),
             self.parts.render: gr.Button(interactive=False),
-            self.parts.stop: gr.Button(interactive=True),
+            self.parts.stop: gr.Button("Stop", interactive=True),
         }
 
-    def render(self, *values: Any) -> Iterator[Updates]:
-        """Renders the grid cell by cell; closing the generator stops it within a step."""
-        parts, (form, _) = self.parts, _split(values)
-        yield from self._explained(self._render(form), parts.progress, parts.render, parts.stop)
+    def render(self, turn: str, *values: Any) -> Running:
+        """Renders the grid cell by cell, until it is done or its turn is stopped."""
+        parts, (form, explored) = self.parts, _split(values)
+        steps = self._explained(self._render(form), parts.progress, parts.render, parts.stop)
+        yield from self.turns.work(turn, steps, partial(self._last_words, explored))
 
-    def _render(self, form: Form) -> Iterator[Updates]:
+    def _render(self, form: Form) -> Running:
         parts, grid = self.parts, form.grid()
         jobs, cost = self._plan(form, grid)
         plans = {job.cell: job.plan for job in jobs}
@@ -249,10 +256,24 @@ class Exploring:
     def _title(self, explored: Explored) -> str:
         return self.shelf.spec(explored.model).title
 
-    def stop(self, explored: Explored) -> Updates:
-        """Says what was reached; the run itself is cancelled by the listener."""
-        parts, ready = self.parts, len(explored.done)
-        number = len(explored.grid.requests) if explored.grid else 0
+    def hear_stop(self) -> Any:
+        """Shown at once after the click; what was reached is said when it has stopped."""
+        return gr.Button(STOPPING, interactive=False)
+
+    def stop(self, turn: str, explored: Explored) -> Updates:
+        """Asks the grid to end; it says so itself, unless it has not begun."""
+        return self._stop(turn, self.parts.stop, partial(self._last_words, explored))
+
+    def _stop(self, turn: str, button: gr.Button, words: Callable[[Updates], Updates]) -> Updates:
+        state = self.turns.stop(turn)
+        if state == "waiting":
+            return words({})
+        return {button: gr.skip() if state == "running" else gr.Button("Stop", interactive=False)}
+
+    def _last_words(self, before: Explored, shown: Updates) -> Updates:
+        """What of a grid that was stopped is finished."""
+        parts, explored = self.parts, shown.get(self.parts.explored, before)
+        ready, number = len(explored.done), len(explored.grid.requests) if explored.grid else 0
         line = f"Stopped: {ready} of {plural(number, 'run')} finished."
         return {
             parts.progress: views.progress(ready, max(1, number), line, "warn"),
@@ -263,18 +284,20 @@ class Exploring:
     def announce_trace(self) -> Updates:
         """Shown at once after the click, while the run waits for its turn."""
         return {
+            self.parts.trace_turn: self.turns.fresh(),
             self.parts.trace_progress: views.progress(0, 1, self.shelf.waiting, "live"),
             self.parts.trace: gr.Button(interactive=False),
-            self.parts.stop_trace: gr.Button(interactive=True),
+            self.parts.stop_trace: gr.Button("Stop", interactive=True),
         }
 
-    def trace(self, look: str, *values: Any) -> Iterator[Updates]:
+    def trace(self, turn: str, look: str, *values: Any) -> Running:
         """One run with previews of every row: the chosen cell, or the form as it stands."""
         parts, (form, explored) = self.parts, _split(values)
         updates = self._trace(look, form, explored)
-        yield from self._explained(updates, parts.trace_progress, parts.trace, parts.stop_trace)
+        steps = self._explained(updates, parts.trace_progress, parts.trace, parts.stop_trace)
+        yield from self.turns.work(turn, steps, self._last_steps)
 
-    def _trace(self, look: str, form: Form, explored: Explored) -> Iterator[Updates]:
+    def _trace(self, look: str, form: Form, explored: Explored) -> Running:
         parts = self.parts
         if explored.chosen is None:
             key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
@@ -297,20 +320,25 @@ class Exploring:
             }
         yield self._ready(parts.trace, parts.stop_trace)
 
-    def stop_trace(self) -> Updates:
+    def stop_trace(self, turn: str) -> Updates:
+        """Asks the steps to end; they say so themselves, unless they have not begun."""
+        return self._stop(turn, self.parts.stop_trace, self._last_steps)
+
+    def _last_steps(self, shown: Updates) -> Updates:
         """Says that the steps stay as far as they came."""
         parts = self.parts
+        words = "Stopped; these steps stay." if parts.tree in shown else "Stopped."
         return {
-            parts.trace_progress: views.progress(0, 1, "Stopped; these steps stay.", "warn"),
+            parts.trace_progress: views.progress(0, 1, words, "warn"),
             **self._ready(parts.trace, parts.stop_trace),
         }
 
     def _ready(self, start: gr.Button, stop: gr.Button) -> Updates:
-        return {start: gr.Button(interactive=True), stop: gr.Button(interactive=False)}
+        return {start: gr.Button(interactive=True), stop: gr.Button("Stop", interactive=False)}
 
     def _explained(
-        self, updates: Iterator[Updates], progress: gr.HTML, start: gr.Button, stop: gr.Button
-    ) -> Iterator[Updates]:
+        self, updates: Running, progress: gr.HTML, start: gr.Button, stop: gr.Button
+    ) -> Running:
         """The updates; whatever goes wrong ends them with a sentence."""
         sentence = ""
         try:
@@ -362,16 +390,11 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     if isinstance(place, gr.Tab):
         place.select(tab.estimate, asked, follows, api_name="explore_open", **QUICK)
     results = [*follows, parts.stop, parts.progress, parts.sheet, parts.cell, parts.explored]
-    busy = [parts.progress, parts.render, parts.stop]
-    running = _start(parts.render, (tab.announce, busy), (tab.render, asked, results), "explore")
-    parts.stop.click(
-        tab.stop,
-        [parts.explored],
-        [*busy, parts.table],
-        api_name="explore_stop",
-        cancels=[running],
-        **QUICK,
-    )
+    busy = [parts.turn, parts.progress, parts.render, parts.stop]
+    work = (tab.render, [parts.turn, *asked], results)
+    _start(parts.render, (tab.announce, busy), work, "explore")
+    said = [parts.progress, parts.table, parts.render, parts.stop]
+    _end(parts.stop, tab.hear_stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
     chosen = [parts.explored, parts.table, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]
     parts.table.click(tab.choose, picked, chosen, api_name="explore_choose", **QUICK)
@@ -381,12 +404,10 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
 
 def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
     busy = [parts.trace_progress, parts.trace, parts.stop_trace]
-    results = [*busy, parts.tree, parts.explored]
-    work = (tab.trace, [parts.look, *asked], results)
-    running = _start(parts.trace, (tab.announce_trace, busy), work, "explore_steps")
-    parts.stop_trace.click(
-        tab.stop_trace, None, busy, api_name="explore_stop_steps", cancels=[running], **QUICK
-    )
+    work = (tab.trace, [parts.trace_turn, parts.look, *asked], [*busy, parts.tree, parts.explored])
+    _start(parts.trace, (tab.announce_trace, [parts.trace_turn, *busy]), work, "explore_steps")
+    ending = (tab.stop_trace, [parts.trace_turn], busy)
+    _end(parts.stop_trace, tab.hear_stop, ending, "explore_stop_steps")
     look = [parts.look, parts.explored]
     parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)
 
@@ -394,9 +415,9 @@ def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
 def _start(
     button: gr.Button,
     announce: tuple[Callable[..., Updates], list[Component]],
-    work: tuple[Callable[..., Iterator[Updates]], list[Component], list[Component]],
+    work: tuple[Callable[..., Running], list[Component], list[Component]],
     name: str,
-) -> Any:
+) -> None:
     """A button that says at once that it was heard, and renders when its turn comes.
 
     Args:
@@ -406,10 +427,22 @@ def _start(
         name: Of the listener.
     """
     heard = button.click(announce[0], None, announce[1], api_name=f"on_{name}", **QUICK)
-    return heard.then(
+    heard.then(
         *work,
         api_name=name,
         show_progress="hidden",
         api_visibility="private",
+        trigger_mode="multiple",  # one that was stopped while it waited may still be in line
         **RENDER_QUEUE,
     )
+
+
+def _end(
+    button: gr.Button,
+    hear: Callable[[], Any],
+    stop: tuple[Callable[..., Updates], list[Component], list[Component]],
+    name: str,
+) -> None:
+    """A button that says at once that it was heard, and then asks the rendering to end."""
+    heard = button.click(hear, None, [button], api_name=f"on_{name}", **QUICK)
+    heard.then(*stop, api_name=name, **QUICK)

@@ -14,6 +14,7 @@ from sage.plan import Plan
 from sage.request import CHOICES, LIMITS, Request, parse_request
 from sage.ui import grids, views
 from sage.ui.examples import EXAMPLE_SETS
+from sage.ui.layout import turn_box
 from sage.ui.shelf import Shelf
 
 ALL = "all"
@@ -151,6 +152,8 @@ class Parts:
     look: gr.Radio
     tree: gr.HTML
     explored: gr.State
+    turn: gr.Textbox
+    trace_turn: gr.Textbox
 
     @property
     def form(self) -> list[Component]:
@@ -161,6 +164,7 @@ class Parts:
 def build_parts(shelf: Shelf) -> Parts:
     """Lays the tab out inside the current block; desktop has two columns, a phone one."""
     parts: dict[str, Any] = {"explored": gr.State(Explored(), time_to_live=3600)}
+    parts |= {name: turn_box(f"explore-{name}") for name in ("turn", "trace_turn")}
     with gr.Row(elem_id="sage-explore"):
         with gr.Column(elem_id="explore-inputs"):
             _grid_card(shelf, parts)

@@ -72,6 +72,7 @@ class Layout:
     opened: gr.HTML
     share_ratio: gr.State
     run: gr.State
+    turn: gr.Textbox
 
     @property
     def form(self) -> list[Component]:
@@ -133,6 +134,7 @@ def build_layout(shelf: Shelf) -> Layout:
     parts: dict[str, object] = {
         "share_ratio": gr.State(LIMITS["share_ratio"].default),
         "run": gr.State(None, time_to_live=3600, delete_callback=_forget),
+        "turn": turn_box("turn"),
     }
     _model_picker(shelf, parts)
     parts["opened"] = _html("opened")
@@ -151,6 +153,11 @@ def build_layout(shelf: Shelf) -> Layout:
         _heading("", "How it works")
         gr.Markdown(HOW_IT_WORKS, elem_id="how-it-works")
     return Layout(**{field.name: parts[field.name] for field in fields(Layout)})
+
+
+def turn_box(name: str) -> gr.Textbox:
+    """Holds the turn of a rendering in the browser, so that a click sends the one it belongs to."""
+    return gr.Textbox(visible="hidden", label="Turn", elem_id=name, container=False)
 
 
 def _forget(run: object) -> None:

@@ -6,6 +6,7 @@ TITLE = (
     "then each goes its own way: fewer evaluations, nearly the same pictures.</p>"
 )
 NOTHING_YET = "Nothing rendered yet."
+STOPPING = "Stopping …"
 LEGEND = (
     "CLIP: how well a picture fits its words (cosine, higher is better). Twin: how far a picture "
     "is from the independent one (0 is the same). The last row is independent sampling with only "

@@ -1,13 +1,14 @@
 """What takes a while: rendering both sides with previews, and all branch points of a run.
 
-Translates the library's steps into updates of the page; one rendering at a time, and closing a
-generator stops it within a step. What acts at once is in `handlers`.
+Translates the library's steps into updates of the page; one rendering at a time, which ends within
+a step when its turn is stopped or its generator closed. What acts at once is in `handlers`.
 """
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -24,7 +25,9 @@ from sage.ui.form import Form, Run
 from sage.ui.handlers import UNFINISHED, Updates, no_costs, plan_view, scrub_words, split
 from sage.ui.layout import Layout
 from sage.ui.pictures import empty_grid, live_grid, picture_grid, strip_rows
+from sage.ui.prose import STOPPING
 from sage.ui.shelf import Shelf
+from sage.ui.turns import Turns
 from sage.ui.words import plural
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,7 @@ PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser sho
 SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
 KEPT_BYTES = 192 * 2**20  # latents of earlier runs, for all visitors together
 RENDERING = "Rendering …"
+Steps = Generator[Updates, None, None]
 
 
 class Rendering:
@@ -47,30 +51,46 @@ class Rendering:
         self.layout = layout
         self.shelf = shelf
         self.states = StateStore(KEPT_BYTES)
+        self.turns = Turns()
 
     def announce(self) -> Updates:
         """Shown at once after the click, while the run waits for its turn."""
         page = self.layout
         return {
+            page.turn: self.turns.fresh(),
             page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
             page.render: gr.Button(RENDERING, interactive=False),
             page.scrub: gr.Button(interactive=False),
-            page.stop: gr.Button(interactive=True),
+            page.stop: gr.Button("Stop", interactive=True),
         }
 
-    def render(self, *values: Any) -> Iterator[Updates]:
-        """Renders both sides with previews; closing the generator stops it within a step."""
+    def render(self, turn: str, *values: Any) -> Steps:
+        """Renders both sides with previews, until it is done or its turn is stopped."""
         form, before = split(values)
-        yield from self._explained(self._render(form, before))
+        steps = self._explained(self._render(form, before))
+        yield from self.turns.work(turn, steps, partial(self._last_words, None))
 
-    def scrub(self, *values: Any) -> Iterator[Updates]:
+    def scrub(self, turn: str, *values: Any) -> Steps:
         """Renders the run on the page at many branch points, for scrubbing without any call."""
         form, run = split(values)
-        yield from self._explained(self._scrub(form, run))
+        steps = self._explained(self._scrub(form, run))
+        yield from self.turns.work(turn, steps, partial(self._last_words, run))
 
-    def stop(self, run: Run | None) -> Updates:
-        """Says what was reached; the run itself is cancelled by the listener."""
-        page = self.layout
+    def hear_stop(self) -> Updates:
+        """Shown at once after the click; what was reached is said when it has stopped."""
+        return {self.layout.stop: gr.Button(STOPPING, interactive=False)}
+
+    def stop(self, turn: str, run: Run | None) -> Updates:
+        """Asks the rendering to end; it says so itself, unless it has not begun."""
+        state = self.turns.stop(turn)
+        if state == "waiting":
+            return self._last_words(run, {})
+        button = gr.skip() if state == "running" else gr.Button("Stop", interactive=False)
+        return {self.layout.stop: button}
+
+    def _last_words(self, before: Run | None, shown: Updates) -> Updates:
+        """How far a rendering came that was stopped, from the run before and all it showed."""
+        page, run = self.layout, shown.get(self.layout.run, before)
         if run is None or run.done:
             line = views.progress(0, 1, "Stopped; the pictures are those from before.")
             return {page.progress: line, **self._ready(run)}
@@ -82,7 +102,7 @@ class Rendering:
             **self._ready(run),
         }
 
-    def _explained(self, updates: Iterator[Updates]) -> Iterator[Updates]:
+    def _explained(self, updates: Steps) -> Steps:
         """The updates; whatever goes wrong ends them with a sentence."""
         try:
             yield from updates
@@ -106,12 +126,12 @@ class Rendering:
         return {
             page.render: gr.Button("Render", interactive=True),
             page.scrub: gr.Button(interactive=possible),
-            page.stop: gr.Button(interactive=False),
+            page.stop: gr.Button("Stop", interactive=False),
         }
 
     # -- both sides --------------------------------------------------------------------------
 
-    def _render(self, form: Form, before: Run | None) -> Iterator[Updates]:
+    def _render(self, form: Form, before: Run | None) -> Steps:
         request = form.check()
         analysis = analyze(request, form.model, self.shelf)
         remove_run(before.files if before else None)
@@ -189,7 +209,7 @@ class Rendering:
 
     # -- all branch points -------------------------------------------------------------------
 
-    def _scrub(self, form: Form, run: Run | None) -> Iterator[Updates]:
+    def _scrub(self, form: Form, run: Run | None) -> Steps:
         request = form.check()
         if run is None or not run.done or not run.fits(request, form.model):
             raise ValueError("Render first; the branch points of that run can then be scrubbed.")

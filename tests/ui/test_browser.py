@@ -234,6 +234,36 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     render(page)
 
 
+def test_stop_in_the_first_moments_is_no_error_and_has_the_last_word(visit):
+    page = visit()
+    type_prompts(page)
+    for wait in (0, 20, 80, 200):
+        find(page, "#render").click()
+        expect(find(page, "#stop")).to_be_enabled()
+        page.wait_for_timeout(wait)
+        find(page, "#stop").click()
+        expect(find(page, "#render")).to_be_enabled()
+        page.wait_for_timeout(300)  # what was under way has arrived
+        said = find(page, "#progress").inner_text()
+        assert said.startswith(("Stopped", "Done")), said
+        expect(find(page, "#stop")).to_have_text("Stop")
+        assert "Error" not in find(page, "#tab-studio").text_content()
+
+
+def test_stop_while_waiting_for_another_visitor_frees_the_page_at_once(visit):
+    first, second = visit(), visit()
+    pick(first, "#model", "Slow")
+    find(first, "#render").click()
+    shows(first, "#progress", "Step ")
+    type_prompts(second)
+    find(second, "#render").click()
+    find(second, "#stop").click()
+    shows(second, "#progress", "those from before")
+    find(second, "#render").click()
+    find(first, "#stop").click()
+    expect(find(second, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
+
+
 def test_leaving_the_page_ends_its_rendering(visit, server):
     page = visit()
     pick(page, "#model", "Slow")

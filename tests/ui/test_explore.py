@@ -62,7 +62,7 @@ def at_once(tab, update):
 
 @pytest.fixture
 def rendered(tab):
-    return last(tab, tab.render(*asked()))
+    return last(tab, tab.render(tab.turns.fresh(), *asked()))
 
 
 def test_the_cost_is_there_before_anything_runs(tab):
@@ -97,13 +97,15 @@ def test_mistakes_are_explained_and_nothing_can_be_rendered(tab, change, words):
     shown = at_once(tab, tab.estimate(*asked(**change)))
     assert words in shown["cost"]
     assert shown["render"].interactive is False
-    failed = last(tab, tab.render(*asked(**change)))
+    failed = last(tab, tab.render(tab.turns.fresh(), *asked(**change)))
     assert words in failed["progress"]
     assert failed["render"].interactive is True
 
 
 def test_a_grid_is_rendered_cell_by_cell(tab):
-    tables = [u[tab.parts.table] for u in tab.render(*asked()) if tab.parts.table in u]
+    tables = [
+        u[tab.parts.table] for u in tab.render(tab.turns.fresh(), *asked()) if tab.parts.table in u
+    ]
     counts = [table.count('data-state="done"') for table in tables]
     assert counts == sorted(counts)
     assert set(counts) == {0, 1, 2, 3, 4}
@@ -142,22 +144,41 @@ def test_other_prompts_are_shown_without_rendering(tab, rendered):
 
 
 def test_stopping_says_what_is_finished(tab):
-    run = tab.render(*asked())
+    turn = tab.announce()[tab.parts.turn]
+    run = tab.render(turn, *asked())
     shown = {}
     for update in run:
         shown |= update
         if len(shown[tab.parts.explored].done) == 2:
             break
-    run.close()
-    stopped = at_once(tab, tab.stop(shown[tab.parts.explored]))
+    heard = tab.stop(turn, shown[tab.parts.explored])
+    assert heard == {tab.parts.stop: gr.skip()}
+    stopped = last(tab, run)
     assert "2 of 4 runs finished" in stopped["progress"]
     assert stopped["table"].count('data-state="done"') == 2
     assert stopped["render"].interactive is True
 
 
+def test_stopping_a_grid_before_its_turn_keeps_the_one_before(tab, rendered):
+    turn = tab.announce()[tab.parts.turn]
+    stopped = at_once(tab, tab.stop(turn, rendered["explored"]))
+    assert stopped["table"].count('data-state="done"') == 4
+    assert list(tab.render(turn, *asked())) == []
+
+
+def test_steps_that_are_stopped_stay(tab):
+    turn = tab.announce_trace()[tab.parts.trace_turn]
+    run = tab.trace(turn, PREDICTED, *asked())
+    next(run)
+    tab.stop_trace(turn)
+    stopped = last(tab, run)
+    assert "these steps stay" in stopped["trace_progress"]
+    assert "tree" not in stopped
+
+
 def test_the_steps_of_a_run_are_a_tree(tab, rendered):
     explored = at_once(tab, tab.choose("0", rendered["explored"], SimpleNamespace(cell=1)))
-    shown = last(tab, tab.trace(PREDICTED, *asked(explored["explored"])))
+    shown = last(tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(explored["explored"])))
     assert "sage-trunk" in shown["tree"]
     assert "trunk of P1, P2 after step 2 of 4" in shown["tree"]
     assert "branch of P2 after step 3 of 4" in shown["tree"]
@@ -168,7 +189,7 @@ def test_the_steps_of_a_run_are_a_tree(tab, rendered):
 
 
 def test_without_a_chosen_cell_the_form_is_run(tab):
-    shown = last(tab, tab.trace(PREDICTED, *asked(share_ratio=0.0)))
+    shown = last(tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(share_ratio=0.0)))
     assert "sage-trunk" not in shown["tree"]
     assert "Done" in shown["trace_progress"]
 
@@ -180,9 +201,11 @@ def test_before_anything_is_run_the_places_say_what_for(tab):
 
 def test_what_a_visitor_types_is_escaped(tab):
     hostile = "<img src=x onerror=alert(1)>\n<script>alert(2)</script>"
-    explored = last(tab, tab.render(*asked(prompts=hostile)))["explored"]
+    explored = last(tab, tab.render(tab.turns.fresh(), *asked(prompts=hostile)))["explored"]
     shown = at_once(tab, tab.choose(ALL, explored, SimpleNamespace(cell=0)))
-    traced = last(tab, tab.trace(PREDICTED, *asked(shown["explored"], prompts=hostile)))
+    traced = last(
+        tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(shown["explored"], prompts=hostile))
+    )
     for html in (shown["cell"], shown["table"], traced["tree"]):
         assert "<img src=x" not in html
         assert "<script" not in html

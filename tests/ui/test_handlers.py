@@ -20,8 +20,13 @@ def values(form, run=None):
     return (*vars(form).values(), run)
 
 
+def turn(rendering):
+    """The turn that a click brings."""
+    return rendering.announce()[rendering.layout.turn]
+
+
 def rendered(rendering, form, run=None):
-    updates = list(rendering.render(*values(form, run)))
+    updates = list(rendering.render(turn(rendering), *values(form, run)))
     return updates, updates[-1][rendering.layout.run]
 
 
@@ -94,7 +99,7 @@ def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(
         assert words.lower() in updates[layout.prompts_note].lower()
         assert "sage-error" in updates[layout.prompts_note]
         assert layout.prompts not in updates
-    (only,) = rendering.render(*values(bad))
+    (only,) = rendering.render(turn(rendering), *values(bad))
     assert words.lower() in only[layout.progress].lower()
 
 
@@ -183,7 +188,7 @@ def test_a_measured_run_reuses_nothing(rendering, form):
 def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering, form):
     layout = page.layout
     _, run = rendered(rendering, form)
-    *steps, last = rendering.scrub(*values(form, run))
+    *steps, last = rendering.scrub(turn(rendering), *values(form, run))
     assert "branch points ready" in steps[-1][layout.progress]
     assert run.strip is None
     run = last[layout.run]
@@ -201,7 +206,7 @@ def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering
 
 
 def test_scrubbing_before_rendering_says_what_to_do(rendering, form):
-    (only,) = rendering.scrub(*values(form))
+    (only,) = rendering.scrub(turn(rendering), *values(form))
     assert "Render first" in only[rendering.layout.progress]
 
 
@@ -237,7 +242,7 @@ def test_the_record_repeats_the_run(rendering, form):
 def test_a_new_rendering_removes_the_files_of_the_one_before(rendering, form):
     _, first = rendered(rendering, form)
     assert first.files.folder.exists()
-    list(rendering.render(*values(form, first)))
+    list(rendering.render(turn(rendering), *values(form, first)))
     assert not first.files.folder.exists()
 
 
@@ -266,26 +271,50 @@ def test_old_pictures_stay_when_prompts_change(page, rendering, form):
     assert page.analyze(*values(other, run))[page.layout.pictures] == gr.skip()
 
 
-def test_closing_the_generator_stops_within_a_step(page, rendering, form):
-    steps = rendering.render(*values(replace(form, steps=100, branch_step=40)))
-    layout = page.layout
-    run = None
+def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(page, rendering, form):
+    layout, mine, run = page.layout, turn(rendering), None
+    asked = replace(form, steps=100, branch_step=40)
+    steps = rendering.render(mine, *values(asked))
     for updates in steps:
         run = updates.get(layout.run, run)
         if run is not None and run.step >= 3:
             break
-    steps.close()
+    # The click changes one button only: the words belong to the run.
+    assert set(rendering.hear_stop()) == {layout.stop}
+    assert rendering.stop(mine, run) == {layout.stop: gr.skip()}
+    (stopped,) = steps
     assert not run.done
-    stopped = rendering.stop(run)
     assert f"Stopped after step {run.step} of 100" in stopped[layout.progress]
     assert UNFINISHED in stopped[layout.banner]
     assert layout.pictures not in stopped
-    checked = replace(form, steps=100, branch_step=40)
-    assert UNFINISHED in page.analyze(*values(checked, run))[layout.banner]
+    assert stopped[layout.render].interactive is True
+    assert UNFINISHED in page.analyze(*values(asked, run))[layout.banner]
 
 
-def test_stopping_before_the_first_step_says_so(rendering):
-    assert "those from before" in rendering.stop(None)[rendering.layout.progress]
+def test_stopping_before_its_turn_came_up_renders_nothing(rendering, form):
+    mine = turn(rendering)
+    stopped = rendering.stop(mine, None)
+    assert "those from before" in stopped[rendering.layout.progress]
+    assert stopped[rendering.layout.render].interactive is True
+    assert list(rendering.render(mine, *values(form))) == []
+
+
+def test_stopping_what_has_just_ended_changes_no_words(rendering, form):
+    mine = turn(rendering)
+    *_, done = rendering.render(mine, *values(form))
+    stopped = rendering.stop(mine, done[rendering.layout.run])
+    assert set(stopped) == {rendering.layout.stop}
+
+
+def test_a_stopped_strip_of_branch_points_leaves_the_run_as_it_was(rendering, form):
+    _, run = rendered(rendering, form)
+    mine = turn(rendering)
+    steps = rendering.scrub(mine, *values(form, run))
+    next(steps)
+    rendering.stop(mine, run)
+    (stopped,) = steps
+    assert "those from before" in stopped[rendering.layout.progress]
+    assert stopped[rendering.layout.scrub].interactive is True
 
 
 def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, form, monkeypatch):
@@ -293,7 +322,7 @@ def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, f
         raise KeyError("/secret/path")
 
     monkeypatch.setattr("sage.ui.rendering.compare", broken)
-    *_, last = rendering.render(*values(form))
+    *_, last = rendering.render(turn(rendering), *values(form))
     assert "Rendering failed" in last[rendering.layout.progress]
     assert "secret" not in str(last)
     assert rendering.layout.render in last

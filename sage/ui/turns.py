@@ -1,0 +1,87 @@
+"""Which rendering may still write to the page: each has a turn, and a stopped one ends by itself.
+
+Gradio can cancel a listener, but updates on their way then arrive after the word "stopped", and
+every place that the listener fills is marked with a bare "Error". So a rendering is asked to stop
+instead: it looks at each update whether it should, and its own last words are the last ones.
+Knows nothing of components or models.
+"""
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from threading import Lock
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "stopped", "over"]
+REMEMBERED = 1000  # turns whose visitors left before they came up are forgotten, oldest first
+
+
+class Turns:
+    """The turns of all visitors; safe between threads."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[str, State] = OrderedDict()
+        self._lock = Lock()
+
+    def fresh(self) -> str:
+        """A turn that waits to come up; its name cannot be guessed."""
+        turn = secrets.token_hex(8)
+        with self._lock:
+            self._states[turn] = "waiting"
+            while len(self._states) > REMEMBERED:
+                self._states.popitem(last=False)
+        return turn
+
+    def stop(self, turn: str) -> State:
+        """Asks a turn to end, and says how it stood.
+
+        One that was "waiting" will do and say nothing; one that was "running" will say its last
+        words within a step.
+        """
+        with self._lock:
+            state = self._states.get(turn, "over")
+            if state in ("waiting", "running"):
+                self._states[turn] = "stopped"
+        return state
+
+    def work(
+        self,
+        turn: str,
+        updates: Generator[dict[Any, Any], None, None],
+        last_words: Callable[[dict[Any, Any]], dict[Any, Any]],
+    ) -> Iterator[dict[Any, Any]]:
+        """The updates until the turn is stopped; nothing at all if that was before it came up.
+
+        Args:
+            turn: Of this work.
+            updates: What is done; closed when the turn ends.
+            last_words: From all that was shown, what to show when the turn was stopped.
+        """
+        shown: dict[Any, Any] = {}
+        try:
+            if not self._start(turn):
+                return
+            for update in updates:
+                if self._stopped(turn):
+                    yield last_words(shown)
+                    return
+                shown |= update
+                yield update
+        finally:
+            updates.close()
+            self._forget(turn)
+
+    def _start(self, turn: str) -> bool:
+        with self._lock:
+            waiting = self._states.get(turn) == "waiting"
+            if waiting:
+                self._states[turn] = "running"
+        return waiting
+
+    def _stopped(self, turn: str) -> bool:
+        with self._lock:
+            return self._states.get(turn) == "stopped"
+
+    def _forget(self, turn: str) -> None:
+        with self._lock:
+            self._states.pop(turn, None)

@@ -1,0 +1,58 @@
+"""Turns of renderings: who may still write, without a page."""
+
+from sage.ui.turns import REMEMBERED, Turns
+
+
+def counting():
+    """Updates without end, and whether they were closed."""
+    closed = []
+
+    def updates():
+        try:
+            number = 0
+            while True:
+                yield {"number": number}
+                number += 1
+        finally:
+            closed.append(True)
+
+    return updates(), closed
+
+
+def test_a_stopped_turn_ends_with_its_last_words():
+    turns, (updates, closed) = Turns(), counting()
+    turn = turns.fresh()
+    work = turns.work(turn, updates, lambda shown: {"last": shown["number"]})
+    assert [next(work), next(work)] == [{"number": 0}, {"number": 1}]
+    assert turns.stop(turn) == "running"
+    assert list(work) == [{"last": 1}]
+    assert closed
+    assert turns.stop(turn) == "over"
+
+
+def test_a_turn_that_is_stopped_while_it_waits_never_begins():
+    turns, (updates, closed) = Turns(), counting()
+    turn = turns.fresh()
+    assert turns.stop(turn) == "waiting"
+    assert list(turns.work(turn, updates, dict)) == []
+    assert not closed  # its first line was never reached
+
+
+def test_closing_the_work_closes_what_it_does_and_ends_the_turn():
+    turns, (updates, closed) = Turns(), counting()
+    turn = turns.fresh()
+    work = turns.work(turn, updates, dict)
+    next(work)
+    work.close()
+    assert closed
+    assert turns.stop(turn) == "over"
+
+
+def test_turns_are_apart_and_the_oldest_waiting_ones_are_forgotten():
+    turns = Turns()
+    first = turns.fresh()
+    others = [turns.fresh() for _ in range(REMEMBERED)]
+    assert len({first, *others}) == REMEMBERED + 1
+    assert turns.stop(first) == "over"
+    assert turns.stop(others[0]) == "waiting"
+    assert turns.stop("of nobody") == "over"
