@@ -45,7 +45,7 @@ PhaseWeights = Literal["equal", "by_length"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The forks that the paper leaves open.
+    """The forks that the paper leaves open; the defaults come from our ablation (`loss-forks`).
 
     Attributes:
         lambda_shared: λ1, weight of L_shared; 0 or more.
@@ -67,12 +67,12 @@ class LossConfig:
         ValueError: If a value is not allowed.
     """
 
-    lambda_shared: float = 1.0
+    lambda_shared: float = 0.1
     lambda_soft: float = 1.0
     shared_latent: SharedLatent = "one_member"
     soft_target: SoftTarget = "base"
     share_ratio: tuple[float, float] = (0.2, 0.5)
-    weighting: Weighting = "prediction"
+    weighting: Weighting = "epsilon"
     min_snr_gamma: float = 5.0
     phase_weights: PhaseWeights = "equal"
 

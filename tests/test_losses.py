@@ -141,7 +141,8 @@ def test_without_soft_weight_the_teacher_is_not_asked():
         network, teacher, make_batch(), NoiseLevels(ALPHAS), config, generator=seeded()
     )
     assert terms.soft is None
-    assert float(terms.total) == float(terms.branch + terms.shared)
+    total = terms.branch + config.lambda_shared * terms.shared
+    assert float(terms.total) == pytest.approx(float(total))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -172,7 +173,7 @@ def test_weights_turn_a_v_error_into_an_epsilon_error():
         assert (v.weight(t, config) - gain * eps.weight(t, config)).abs().max() < 1e-6
     expected = torch.minimum(snr, torch.tensor(5.0)) / snr
     assert (eps.weight(t, LossConfig(weighting="min_snr")) - expected).abs().max() < 1e-5
-    assert v.weight(t, LossConfig()).eq(1).all()
+    assert v.weight(t, LossConfig(weighting="prediction")).eq(1).all()
 
 
 def test_weights_are_finite_at_zero_signal():
@@ -274,7 +275,8 @@ def guide(z, t, cond, uncond, guidance):
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_twin_loss_is_the_formula(prediction, guidance):
-    batch, levels, config = twin_batch(0.3), NoiseLevels(ALPHAS, prediction), LossConfig()
+    batch, levels = twin_batch(0.3), NoiseLevels(ALPHAS, prediction)
+    config = LossConfig(lambda_shared=0.7, weighting="prediction")
     shift = lambda z, t, cond: network(z, t, cond) + 0.1  # noqa: E731
     terms = twin_loss(network, shift, batch, levels, config, guidance=guidance, generator=seeded(7))
     drawn = torch.rand(5, generator=seeded(7), dtype=torch.float64)
@@ -296,7 +298,7 @@ def test_twin_loss_is_the_formula(prediction, guidance):
     assert terms.branch.item() == pytest.approx(float(sum(by_group) / 2), rel=1e-5)
     # A constant added to both predictions passes through guidance as it is.
     assert terms.shared.item() == pytest.approx(0.01, rel=1e-5)
-    assert terms.total.item() == pytest.approx((terms.branch + terms.shared).item())
+    assert terms.total.item() == pytest.approx((terms.branch + 0.7 * terms.shared).item())
 
 
 def test_twin_loss_is_zero_for_a_network_that_knows_the_twins():

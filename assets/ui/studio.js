@@ -128,8 +128,10 @@
   const readStrip = () => {
     const sheet = one("#pictures .sage-sheet");
     if (!sheet) return (strip = null);
-    if (strip?.sheet === sheet) return strip;
-    strip = { sheet, ...JSON.parse(sheet.dataset.strip), cut: new Map() };
+    // The element may be the old one with a new sheet in it.
+    if (strip?.sheet === sheet && strip.source === sheet.src) return strip;
+    all("#pictures .sage-shot").forEach((shot) => delete shot.dataset.row);
+    strip = { sheet, source: sheet.src, ...JSON.parse(sheet.dataset.strip), cut: new Map() };
     strip.ready = Object.keys(strip.points).map(Number);
     return strip;
   };
@@ -161,6 +163,10 @@
     });
     fillCloser();
   };
+  const refreshPoint = () => {
+    followSlider();
+    scrub();
+  };
   const showTile = (shot, frame, column) => {
     if (shot.dataset.row === String(frame.row)) return;
     shot.dataset.row = frame.row;
@@ -169,9 +175,28 @@
     one("span", done).textContent = frame.done;
     scores.innerHTML = frame.scores[column];
   };
+  // On a phone a second slider stands at the pictures; it moves the real one and follows it.
+  const followSlider = () => {
+    const [real, near] = [one("#branch-step input[type=range]"), one("#nearby input")];
+    if (!near) return;
+    one("#nearby").classList.toggle("sage-none", !real);
+    if (!real) return;
+    if (near.max !== real.max) near.max = real.max;
+    if (near.value !== real.value) near.value = real.value;
+    const words = `${real.value} of ${real.max}`;
+    near.setAttribute("aria-valuetext", words);
+    near.style.setProperty("--fill", real.value / real.max);
+    if (one("#nearby output").textContent !== words) one("#nearby output").textContent = words;
+  };
+  const moveSlider = (near) => {
+    const real = one("#branch-step input[type=range]");
+    real.value = near.value;
+    for (const kind of ["input", "change"]) real.dispatchEvent(new Event(kind, { bubbles: true }));
+  };
   document.addEventListener("input", (event) => {
+    if (event.target.matches("#nearby input")) return moveSlider(event.target);
     // A number that is typed reaches the slider a moment later.
-    if (event.target.closest("#branch-step")) requestAnimationFrame(scrub);
+    if (event.target.closest("#branch-step")) requestAnimationFrame(refreshPoint);
     if (event.target.closest(".sage-wipe")) cutAt(event.target.value);
   });
 
@@ -205,7 +230,7 @@
   // -- after every update from the server, what the browser added is put back ---------------------
   const refresh = () => {
     all("[data-roving]").forEach(enterable);
-    scrub();
+    refreshPoint();
     fillCloser();
     if (pinned) light(pinned);
   };

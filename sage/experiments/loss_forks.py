@@ -1,7 +1,8 @@
 """Which of the choices that the paper leaves open in its loss does best?
 
-One adapter for each choice, all trained alike but for it; each shares at ratio 0.4 on the same
-prompts and seeds. Differences are against the default of `sage.training`, and paired.
+One adapter for each choice, trained like the adapter `base` but for what its row names; each shares
+at ratio 0.4 on the same prompts and seeds. Differences are against `base`, and paired. The defaults
+of `sage.training` are those of the row `chosen`.
 """
 
 import json
@@ -19,7 +20,7 @@ from sage.experiments.results import better, difference, result, row
 
 NAME, TITLE = "loss-forks", "The open choices of the loss"
 RATIO = 0.4
-DEFAULT, UNTRAINED = "sage", "untrained"
+BASE, UNTRAINED = "base", "untrained"
 DEFAULTS = {"pictures": 336, "seeds": 1}  # many variants, compared in pairs
 
 
@@ -43,7 +44,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def changes(record: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """What a variant's settings differ in from the default's, flat."""
+    """What a variant's settings differ in from the base's, flat."""
     mine, theirs = _flat(record.get("settings", {})), _flat(default.get("settings", {}))
     return {key: value for key, value in mine.items() if theirs.get(key, value) != value}
 
@@ -60,12 +61,12 @@ def run(lab: Lab) -> dict[str, Any]:
     """Renders and judges every variant."""
     folder = lab.settings.adapters
     records = variants(folder)
-    default = records.get(DEFAULT, {})
+    default = records.get(BASE, {})
     settings = {UNTRAINED: lab.setting(RATIO)}
     settings |= {name: lab.setting(RATIO, folder / name) for name in records}
     lab.render([(setting, lab.prompts) for setting in (lab.setting(), *settings.values())])
     found = {name: lab.measure(setting) for name, setting in settings.items()}
-    base = found.get(DEFAULT, found[UNTRAINED])
+    base = found.get(BASE, found[UNTRAINED])
     rows = [
         row(
             name,
@@ -77,13 +78,13 @@ def run(lab: Lab) -> dict[str, Any]:
         )
         for name, measured in found.items()
     ]
-    name = DEFAULT if DEFAULT in found else UNTRAINED
+    name = BASE if BASE in found else UNTRAINED
     return result(sys.modules[__name__], lab, rows, finding(found), prompts=lab.prompts, base=name)
 
 
 def finding(found: Mapping[str, Measured]) -> str:
-    """One sentence: which variants beat the default beyond chance, metric by metric."""
-    base = DEFAULT if DEFAULT in found else UNTRAINED
+    """One sentence: which variants beat the base beyond chance, metric by metric."""
+    base = BASE if BASE in found else UNTRAINED
     told = []
     for key in ("fd", "clip", "inside", "twin"):
         if key not in found[base].metrics:

@@ -73,7 +73,9 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     """Everything that acts at once: no listener here renders. Returns the event of arrival."""
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
     arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
-    regroups = (page.prompts, page.tau_min, page.tau_max, page.max_group_size, page.budget)
+    bounds = (page.tau_min, page.tau_max, page.max_group_size, page.budget)
+    # One listener for all of these: answers to two could arrive in the wrong order.
+    regroups = (page.model, page.prompts, *bounds)
     _on_change(regroups, handlers.analyze, asked, follows, "on_prompts")
     replans = (page.branch_step, page.guidance_scale, page.scheduler, page.trunk, page.fresh_noise)
     switches = (page.trained, page.insist, page.fewer_steps)
@@ -95,7 +97,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
     page.model.input(
         handlers.pick_model, [page.model], [*own, page.model_note], api_name="on_model", **QUICK
-    ).then(handlers.analyze, asked, follows, api_name="after_model", **QUICK)
+    )
     page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
     _wire_examples(page, handlers)
     return arrived

@@ -11,7 +11,7 @@ from sage.ui.cost_bars import no_bars
 from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.form import Form
-from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NOTHING_YET
+from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NEARBY, NOTHING_YET
 from sage.ui.results import NO_BARS
 from sage.ui.shelf import Shelf
 
@@ -283,6 +283,7 @@ def _compare_card(parts: dict[str, object]) -> None:
         parts["progress"] = _html("progress", views.progress(0, 1, NOTHING_YET))
         with gr.Row(elem_id="sage-sides"):
             with gr.Column(scale=3, min_width=280, elem_id="sage-grid"):
+                _html("nearby", NEARBY)  # on a phone the slider itself is a long way up
                 parts["pictures"] = _html("pictures")
                 gr.HTML(views.note(LEGEND), apply_default_css=False)
             with gr.Column(scale=1, min_width=260, elem_id="sage-closer"):

@@ -12,6 +12,10 @@ LEGEND = (
     "is from the independent one (0 is the same). The last row is independent sampling with only "
     "as many steps as sharing could have paid for."
 )
+NEARBY = """
+<label>Shared steps <output></output>
+<input type="range" min="0" max="30" step="1"></label>
+"""
 CLOSER = """
 <p class="sage-closer-name">Look closer</p>
 <div class="sage-wipe"><img alt="" class="sage-under"><img alt="" class="sage-over">

@@ -46,7 +46,7 @@ def adapter_folder(model_folder, tmp_path_factory):
         for value in made.values:
             value.add_(0.2 * torch.randn_like(value))
     made.follow(0.0, 0)
-    folder = tmp_path_factory.mktemp("adapters") / "sage"
+    folder = tmp_path_factory.mktemp("adapters") / "base"
     folder.mkdir()
     made.save(folder)
     return folder

@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_renders_only_what_is_missing(settings, monkeypatc
 
 def test_the_loss_forks_name_what_differs(tiny_lab):
     found = made("loss-forks", tiny_lab)
-    assert [line["name"] for line in found["rows"]] == ["untrained", "sage"]
+    assert [line["name"] for line in found["rows"]] == ["untrained", "base"]
     assert "difference" in found["rows"][0]
     default = {"settings": {"rank": 16, "loss_config": {"lambda_soft": 1.0, "weighting": "x0"}}}
     other = {"settings": {"rank": 16, "loss_config": {"lambda_soft": 0.0, "weighting": "x0"}}}

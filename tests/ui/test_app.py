@@ -1,3 +1,4 @@
+import re
 import sys
 import threading
 
@@ -5,6 +6,7 @@ import gradio as gr
 import pytest
 
 import app
+from sage.ui.demo import launch_settings
 from sage.ui.shelf import Shelf
 
 
@@ -93,3 +95,13 @@ def test_tools_for_language_models_are_offered_on_demand(started, monkeypatch):
 def test_the_app_stays_a_page_of_code():
     with open(app.__file__, encoding="utf-8") as source:
         assert len(source.readlines()) <= 50
+
+
+def test_style_sheets_have_no_commas_inside_parentheses_of_selectors():
+    # Gradio puts its prefix after every comma of a selector: inside :is() that changes the meaning.
+    for path in launch_settings()["css_paths"]:
+        text = re.sub(r"/\*.*?\*/", "", path.read_text("utf-8"), flags=re.DOTALL)
+        for selector in re.findall(r"([^{};]+)\{", text):
+            assert not re.search(r":(is|where|not|has)\([^)]*,", selector), (
+                f"{path.name}: {selector}"
+            )

@@ -11,6 +11,7 @@ from gradio_client import Client
 
 from sage.models import builtin_model
 from sage.ui.demo import build_demo, launch_settings
+from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.handlers import EARLIER, UNFINISHED
 from sage.ui.shelf import Shelf
 
@@ -318,6 +319,53 @@ def test_a_phone_has_one_column_without_sideways_scroll(visit):
     tops = [box["y"] for box in boxes]
     assert tops == sorted(tops)
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+def test_on_a_phone_a_prompts_pictures_have_a_line_of_their_own(visit, count):
+    page = visit(390, 844)
+    type_prompts(page, "\n".join(PROMPTS.split("\n") * 2).rsplit("\n", 8 - count)[0])
+    pairs = find(page, ".sage-pair")
+    expect(pairs).to_have_count(count)
+    boxes = [pair.bounding_box() for pair in pairs.all()]
+    assert all(a["y"] + a["height"] <= b["y"] for a, b in zip(boxes, boxes[1:], strict=False))
+
+
+# The sheet's crop that belongs to the slider, compared with each shared picture on the page.
+SHOWN_RIGHTLY = """() => {
+  const sheet = document.querySelector(".sage-sheet"), { tile, points } = JSON.parse(sheet.dataset.strip);
+  const at = Number(document.querySelector("#branch-step input[type=range]").value);
+  const ready = Object.keys(points).map(Number);
+  const point = ready.reduce((a, b) => (Math.abs(b - at) < Math.abs(a - at) ? b : a));
+  return [...document.querySelectorAll(".sage-shared img")].map((image, column) => {
+    const cut = Object.assign(document.createElement("canvas"), { width: tile, height: tile });
+    const from = [column * tile, points[point].shared.row * tile, tile, tile];
+    cut.getContext("2d").drawImage(sheet, ...from, 0, 0, tile, tile);
+    return cut.toDataURL() === image.src;
+  });
+}"""
+
+
+def test_another_example_brings_its_own_pictures_also_after_scrubbing(arrive):
+    page = arrive()
+    drag_by_keys(page, "#branch-step", "ArrowRight", 5)
+    for example in EXAMPLE_SETS:
+        find(page, f"#example-{example.key}").click()
+        expect(find(page, ".sage-pair")).to_have_count(len(example.prompts))
+        shows(page, "#pictures", example.prompts[-1])
+        page.wait_for_function(f"({SHOWN_RIGHTLY})().every(Boolean)")
+        assert "undefined" not in find(page, "#pictures").inner_text()
+
+
+def test_on_a_phone_the_slider_at_the_pictures_moves_the_branch_point(arrive):
+    page = arrive(390, 844)
+    shows(page, "#nearby output", "12 of 30")
+    drag_by_keys(page, "#nearby", "ArrowRight", 6)
+    shows(page, "#estimate", "18 of 30 steps shared")
+    shows(page, ".sage-shared >> nth=0", "for 18 steps")
+    drag_by_keys(page, "#branch-step", "ArrowLeft", 3)
+    shows(page, "#nearby output", "15 of 30")
+    expect(find(page, "#nearby input")).to_have_value("15")
 
 
 def test_a_desktop_has_two_columns_and_nothing_moves_when_figures_arrive(visit):
