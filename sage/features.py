@@ -19,6 +19,14 @@ BATCH = 64
 # ImageNet's mean and spread of RGB values in [0, 1], with which EfficientNet-Lite was packaged.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Module, name and settings of a torchmetrics metric.
+FID = ("image.fid", "FrechetInceptionDistance", {"feature": 2048, "normalize": True})
+LPIPS = ("image.lpip", "LearnedPerceptualImagePatchSimilarity", {"normalize": True})
+OPENAI_CLIP = (
+    "multimodal.clip_score",
+    "CLIPScore",
+    {"model_name_or_path": "openai/clip-vit-large-patch14"},
+)
 
 
 class Features(Protocol):
@@ -117,7 +125,7 @@ def inception_fid(images: Sequence[Image.Image], reference: Sequence[Image.Image
     Raises:
         ImportError: If torchmetrics, torch-fidelity or torchvision is missing.
     """
-    metric = _torchmetric("image.fid", "FrechetInceptionDistance", feature=2048, normalize=True)
+    metric = _torchmetric(*FID)
     for some, real in ((reference, True), (images, False)):
         for i in range(0, len(some), BATCH):
             metric.update(pixels_of(some[i : i + BATCH]), real=real)
@@ -130,7 +138,7 @@ def lpips_distance(first: Sequence[Image.Image], second: Sequence[Image.Image]) 
     Raises:
         ImportError: If torchmetrics or torchvision is missing.
     """
-    metric = _torchmetric("image.lpip", "LearnedPerceptualImagePatchSimilarity", normalize=True)
+    metric = _torchmetric(*LPIPS)
     pairs = zip(pixels_of(first), pixels_of(second), strict=True)
     with torch.inference_mode():
         return torch.stack([metric(a[None], b[None]).cpu() for a, b in pairs])
@@ -143,15 +151,25 @@ def openai_clip_score(images: Sequence[Image.Image], texts: Sequence[str]) -> Te
         ImportError: If torchmetrics is missing.
         OSError: If the hub cannot be reached.
     """
-    name = "openai/clip-vit-large-patch14"
-    metric = _torchmetric("multimodal.clip_score", "CLIPScore", model_name_or_path=name)
+    metric = _torchmetric(*OPENAI_CLIP)
     whole = (pixels_of(images) * 255).round().to(torch.uint8)
     with torch.inference_mode():
         scores = [metric(p, t).cpu() / 100 for p, t in zip(whole, texts, strict=True)]
     return torch.stack(scores)
 
 
-def _torchmetric(module: str, name: str, **settings: Any) -> nn.Module:
+def check_torchmetrics() -> None:
+    """Makes each of the three once: packages are there and weights are fetched, or a sentence.
+
+    Raises:
+        ImportError: If a package is missing.
+        OSError: If the hub cannot be reached.
+    """
+    for made in (FID, LPIPS, OPENAI_CLIP):
+        _torchmetric(*made)
+
+
+def _torchmetric(module: str, name: str, settings: dict[str, Any]) -> nn.Module:
     """A torchmetrics metric; a sentence if it or what it needs is not installed."""
     import importlib
 

@@ -27,7 +27,7 @@ HELP = {
     "device": "auto, cpu, cuda or cuda:N",
     "cache": "where rendered cells are kept",
     "out": "where results are written",
-    "hub": "also use OpenAI CLIP, fetched from the hub (grouping)",
+    "hub": "also judge by FID, LPIPS and OpenAI CLIP (torchmetrics); grouping: also OpenAI CLIP",
     "dry_run": "say what would be rendered, and stop",
     "quiet": "no progress bars",
 }

@@ -4,7 +4,8 @@ Makes features of pictures; the arithmetic is in `sage.metrics`, the intervals i
 `sage.experiments.statistics`. Knows networks and their names; nothing of sampling. A number's name
 says whose features it is made of: CLIP score and CMMD are on the model's own CLIP (the published
 CMMD is on CLIP ViT-L/14@336), the Fréchet distance is on ImageNet's EfficientNet-Lite0 and is never
-called FID.
+called FID. FID itself, LPIPS and OpenAI's CLIP score come through torchmetrics where they are asked
+for (`hub`); their weights are fetched.
 """
 
 import warnings
@@ -18,7 +19,15 @@ from PIL import Image
 
 from sage.experiments.prompts import PromptSet
 from sage.experiments.statistics import COMPONENTS
-from sage.features import ClipFeatures, EfficientNetLite0, Features
+from sage.features import (
+    ClipFeatures,
+    EfficientNetLite0,
+    Features,
+    check_torchmetrics,
+    inception_fid,
+    lpips_distance,
+    openai_clip_score,
+)
 from sage.pipeline import SagePipeline
 
 SIDE = 128  # twice the built-in model's pictures; 224 costs three times as much
@@ -78,22 +87,40 @@ METRICS = (
         "pixels", "pixel distance to twin", -1, 4,
         "root mean square difference of the same two pictures, in [0, 1]",
     ),
+    Metric("lpips", "LPIPS to twin", -1, 4, "LPIPS (AlexNet) of the same two pictures"),
+    Metric(
+        "clip_l14", "OpenAI CLIP score", 1, 4,
+        "mean cosine of a picture and its prompt, OpenAI CLIP ViT-L/14",
+    ),
 )  # fmt: skip
 METRIC = {metric.key: metric for metric in METRICS}
+FID = "fid"  # a number without an interval: torchmetrics gives no resamples
 
 
 class Judges:
     """The networks that judge the pictures of one model."""
 
-    def __init__(self, pipe: SagePipeline, source: str | Path, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        pipe: SagePipeline,
+        source: str | Path,
+        compiled: bool = False,
+        hub: bool = False,
+    ) -> None:
         """Loads what is there; what is missing is not judged.
 
         Args:
             pipe: Its CLIP is the judge of CLIP score and CMMD, if it has one.
             source: The model's folder; may hold `probe/`.
             compiled: Use torch.compile on EfficientNet-Lite0.
+            hub: Also FID, LPIPS and OpenAI's CLIP score, through torchmetrics.
+
+        Raises:
+            ImportError: If `hub` is asked for and a package or its weights are missing.
         """
-        self.pipe = pipe
+        self.pipe, self.hub = pipe, hub
+        if hub:  # said now, not after hours of rendering
+            check_torchmetrics()
         self.features: dict[str, Features] = {}
         self.missing: list[str] = []
         self._load("efflite", lambda: _efficientnet(str(pipe.device), compiled))
@@ -117,6 +144,28 @@ class Judges:
     def look(self, judge: str, pictures: np.ndarray) -> np.ndarray:
         """Features [N, D] float32 of pictures [N, H, W, 3] uint8."""
         return self.features[judge](_images(pictures)).numpy()
+
+    def by_hub(
+        self,
+        pictures: np.ndarray,
+        twins: np.ndarray,
+        texts: Sequence[str],
+        real: np.ndarray | None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """What torchmetrics says: numbers of each picture, and of all of them together.
+
+        Args:
+            pictures: [N, H, W, 3] uint8.
+            twins: [N, H, W, 3] the independent pictures of the same prompts and seeds.
+            texts: N prompts.
+            real: [R, H, W, 3] real pictures, if there are any.
+        """
+        images = _images(pictures)
+        each = {
+            "lpips": lpips_distance(images, _images(twins)).numpy(),
+            "clip_l14": openai_clip_score(images, texts).numpy(),
+        }
+        return each, {} if real is None else {FID: inception_fid(images, _images(real))}
 
     def right(self, pictures: np.ndarray, prompts: PromptSet) -> np.ndarray | None:
         """For each picture of a scene whether the probe finds what its prompt names: [N] of 0, 1.

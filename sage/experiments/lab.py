@@ -117,7 +117,8 @@ class Lab:
     @cached_property
     def judges(self) -> Judges:
         """Loaded when first needed."""
-        return Judges(self.pipe, self.source, self.settings.compiled)
+        chosen = self.settings
+        return Judges(self.pipe, self.source, chosen.compiled, chosen.hub)
 
     @cached_property
     def digest(self) -> str:
@@ -192,6 +193,8 @@ class Lab:
         total = sum(planned_rows(self.pipe, family) for family in some)
         if self.settings.dry_run:
             raise DryRun(self._plan(len(wanted), len(missing), total))
+        if self.settings.hub:
+            assert self.judges.hub  # loads them: what is missing is said before the rendering
         with tqdm(
             total=total,
             unit="eval",

@@ -115,6 +115,8 @@ class Ruler:
             metrics |= self._by_clip(setting)
         pictures = [found["pictures"] for found in cells]
         metrics |= self._by_probe(pictures) | self._by_pixels(pictures)
+        if self.source.judges.hub:
+            metrics |= self._by_hub(pictures, plain)
         return Measured(
             setting,
             len(self.members) * self.seeds,
@@ -199,8 +201,26 @@ class Ruler:
     def _by_pixels(self, pictures: list[np.ndarray]) -> dict[str, Estimate]:
         """Root mean square differences to the twins, in [0, 1]."""
         values = []
-        for seed, mine in zip(self.source.seeds, pictures, strict=True):
-            twin = self.source.cell(Cell(self.source.setting(), self.prompts, seed))["pictures"]
+        for mine, twin in zip(pictures, self._twins(), strict=True):
             a, b = (x[self.members].astype(np.float32) / 255 for x in (mine, twin))
             values.append(np.sqrt(((a - b) ** 2).mean((1, 2, 3))).astype(float))
         return {"pixels": self.resampling.mean(np.concatenate(values), self.owner)}
+
+    def _twins(self) -> list[np.ndarray]:
+        """The independent pictures of every seed, [N, H, W, 3] uint8 each."""
+        cells = [Cell(self.source.setting(), self.prompts, seed) for seed in self.source.seeds]
+        return [self.source.cell(cell)["pictures"] for cell in cells]
+
+    def _by_hub(self, pictures: list[np.ndarray], plain: dict[str, float]) -> dict[str, Estimate]:
+        """FID, which has no interval, goes to `plain`."""
+        mine, twins = (
+            np.concatenate([some[self.members] for some in every])
+            for every in (pictures, self._twins())
+        )
+        texts = [self.prompts.texts[n] for n in self.members] * self.seeds
+        real = self.prompts.real
+        if real is not None:
+            real = real[np.isin(self.prompts.real_of, self.members)]
+        each, whole = self.source.judges.by_hub(mine, twins, texts, real)
+        plain |= whole
+        return {key: self.resampling.mean(values, self.owner) for key, values in each.items()}

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sage.experiments import STUDIES
-from sage.experiments.judges import METRICS
+from sage.experiments.judges import FID, METRICS
 from sage.experiments.results import ROOT, percent, read
 
 README = ROOT / "README.md"
 RATIO = 0.4  # the share ratio whose rows are not folded away
 MAIN, OTHERS = "main-table", "studies"
-COLUMNS = ("fd", "cmmd", "clip", "probe", "inside", "between", "twin")
+COLUMNS = ("fd", "cmmd", "clip", "clip_l14", "probe", "inside", "between", "twin", "lpips")
 
 
 def update(readme: Path, results: Path) -> bool:
@@ -109,6 +109,8 @@ def _table(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
     wanted = [m for m in METRICS if m.key in COLUMNS and m.key in found["metrics"]]
     arrows = {1: " ↑", -1: " ↓", 0: ""}
     head = ["", "evaluations", "FLOPs", "time", *(m.title + arrows[m.better] for m in wanted)]
+    exact = FID in lines[0]["plain"]
+    head += ["FID ↓"] if exact else []
     base = next(line for line in found["rows"] if line["compared_at"] == 0.0)
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
     for line in lines:
@@ -121,6 +123,7 @@ def _table(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
                 _change(line["gigaflops"] / base["gigaflops"]),
                 "" if seconds is None else _change(seconds),
                 *(_number(line["metrics"].get(m.key), m.digits) for m in wanted),
+                *([f"{line['plain'][FID]:.2f}"] if exact else []),
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from sage.experiments import STUDIES, main_table
+from sage import features
+from sage.experiments import STUDIES, main_table, tables
 from sage.experiments.__main__ import main
 from sage.experiments.cells import Renderer
 from sage.experiments.group_size import cliques
@@ -17,7 +19,7 @@ from sage.experiments.loss_forks import changes
 from sage.experiments.main_table import verdict
 from sage.experiments.open_domain import free_phrasing, separation, unknown_words
 from sage.experiments.prompts import loose_scenes, open_prompts, painted
-from sage.experiments.results import read
+from sage.experiments.results import read, write
 from sage.grouping import cosine_similarity, group_prompts
 from sage.world.scenes import held_out
 from tests.experiments.studying import made
@@ -172,6 +174,50 @@ def test_a_model_and_a_coco_folder_train_and_are_evaluated(
     assert len(set(trained)) == 3
     assert found["conditions"]["prompts"]["source"].startswith("captions of coco")
     assert "fd" in found["metrics"]
+
+
+def test_the_hub_s_judges_add_columns(settings, monkeypatch):
+    """Stand-ins for torchmetrics: what they are asked about, and where their numbers go."""
+    asked = []
+
+    class Stand:
+        def __init__(self, name):
+            self.name, self.seen = name, {True: 0, False: 0}
+
+        def update(self, pixels, real):
+            self.seen[real] += len(pixels)
+
+        def compute(self):
+            return torch.tensor(float(self.seen[False]))
+
+        def __call__(self, a, b):
+            asked.append(b)
+            return (a - b).square().mean() if isinstance(b, torch.Tensor) else torch.tensor(31.0)
+
+    monkeypatch.setattr(features, "_torchmetric", lambda module, name, settings: Stand(name))
+    monkeypatch.setattr(main_table, "RATIOS", (main_table.RATIO,))
+    lab = Lab(replace(settings, hub=True))
+    found = made("main-table", lab)
+    first, *others = found["rows"]
+    assert first["metrics"]["lpips"]["value"] == 0  # it is its own twin
+    assert max(line["metrics"]["lpips"]["value"] for line in others) > 0
+    assert {line["metrics"]["clip_l14"]["value"] for line in found["rows"]} == {0.31}
+    assert {line["plain"]["fid"] for line in found["rows"]} == {first["pictures"]}
+    assert set(lab.prompts.texts) == {text for text in asked if isinstance(text, str)}
+    path = write(settings.out, found, main_table.figure(found))
+    table = tables.main_block(path.parent)
+    assert "| FID ↓ |" in table
+    assert "OpenAI CLIP score ↑" in table
+
+
+def test_without_torchmetrics_nothing_is_rendered(settings, monkeypatch):
+    def missing(module, name, settings):
+        raise ImportError(f"{name} needs torchmetrics")
+
+    monkeypatch.setattr(features, "_torchmetric", missing)
+    monkeypatch.setattr(Renderer, "render", None)  # would fail if it were called
+    with pytest.raises(ImportError, match="needs torchmetrics"):
+        main_table.run(Lab(replace(settings, hub=True)))
 
 
 def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
