@@ -5,6 +5,7 @@ import shutil
 import time
 import zipfile
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 from gradio_client import Client
@@ -328,12 +329,13 @@ def test_on_a_phone_a_prompts_pictures_have_a_line_of_their_own(visit, count):
     pairs = find(page, ".sage-pair")
     expect(pairs).to_have_count(count)
     boxes = [pair.bounding_box() for pair in pairs.all()]
-    assert all(a["y"] + a["height"] <= b["y"] for a, b in zip(boxes, boxes[1:], strict=False))
+    assert all(a["y"] + a["height"] <= b["y"] for a, b in pairwise(boxes))
 
 
 # The sheet's crop that belongs to the slider, compared with each shared picture on the page.
 SHOWN_RIGHTLY = """() => {
-  const sheet = document.querySelector(".sage-sheet"), { tile, points } = JSON.parse(sheet.dataset.strip);
+  const sheet = document.querySelector(".sage-sheet");
+  const { tile, points } = JSON.parse(sheet.dataset.strip);
   const at = Number(document.querySelector("#branch-step input[type=range]").value);
   const ready = Object.keys(points).map(Number);
   const point = ready.reduce((a, b) => (Math.abs(b - at) < Math.abs(a - at) ? b : a));
