@@ -15,6 +15,7 @@ from sage.request import CHOICES, LIMITS, Request, parse_request
 from sage.ui import grids, views
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.layout import turn_box
+from sage.ui.prose import TRAINED
 from sage.ui.shelf import Shelf
 
 ALL = "all"
@@ -189,7 +190,7 @@ def _grid_card(shelf: Shelf, parts: dict[str, Any]) -> None:
         )
         for side, words, first in (("across", "Across", "share_ratio"), ("down", "Down", "seed")):
             parts[side] = gr.Dropdown(
-                [(title, name) for name, (title, _) in AXES.items()],
+                [(AXES[name][0], name) for name in offered_axes(shelf)],
                 value=first,
                 label=words,
                 filterable=False,
@@ -240,7 +241,13 @@ def _rest(shelf: Shelf, parts: dict[str, Any]) -> None:
             filterable=False,
             elem_id=f"explore-{name}",
         )
-    parts["trained"] = gr.Checkbox(False, label=AXES["trained"][0], elem_id="explore-trained")
+    parts["trained"] = gr.Checkbox(
+        False,
+        label=AXES["trained"][0],
+        elem_id="explore-trained",
+        info=TRAINED,
+        visible="trained" in offered_axes(shelf),
+    )
 
 
 def _pictures_card(parts: dict[str, Any]) -> None:
@@ -281,6 +288,12 @@ def _steps_card(parts: dict[str, Any]) -> None:
             )
         parts["trace_progress"] = _html("explore-trace-progress", views.progress(0, 1, EMPTY_STEPS))
         parts["tree"] = _html("explore-tree")
+
+
+def offered_axes(shelf: Shelf) -> list[str]:
+    """What can be varied; the adapter only where a model has one."""
+    trained = any(spec.adapter is not None for spec in shelf.specs)
+    return [name for name in AXES if trained or name != "trained"]
 
 
 def axis_values(name: str, label: str | None = None, elem_id: str | None = None) -> gr.Dropdown:

@@ -11,7 +11,7 @@ from sage.ui.cost_bars import no_bars
 from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.form import Form
-from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NEARBY, NOTHING_YET
+from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NEARBY, NOTHING_YET, TRAINED
 from sage.ui.results import NO_BARS
 from sage.ui.shelf import Shelf
 
@@ -226,7 +226,11 @@ def _branch_card(shelf: Shelf, parts: dict[str, object]) -> None:
         parts["budget"] = _slider("budget", "Share of the evaluations to spend", visible=False)
         parts["estimate"] = _html("estimate")
         parts["trained"] = _checkbox(
-            "trained", "Trained for sharing", False, visible=shelf.default.adapter is not None
+            "trained",
+            "Trained for sharing",
+            False,
+            visible=shelf.default.adapter is not None,
+            info=TRAINED,
         )
         parts["scrub"] = gr.Button(
             "Scrub all branch points", size="sm", interactive=False, elem_id="scrub"
@@ -374,5 +378,7 @@ def _choice(name: str, label: str) -> gr.Dropdown:
     )
 
 
-def _checkbox(name: str, label: str, value: bool, visible: bool = True) -> gr.Checkbox:
-    return gr.Checkbox(value, label=label, elem_id=name, visible=visible)
+def _checkbox(
+    name: str, label: str, value: bool, visible: bool = True, info: str | None = None
+) -> gr.Checkbox:
+    return gr.Checkbox(value, label=label, elem_id=name, visible=visible, info=info)

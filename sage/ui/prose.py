@@ -12,6 +12,10 @@ LEGEND = (
     "is from the independent one (0 is the same). The last row is independent sampling with only "
     "as many steps as sharing could have paid for."
 )
+TRAINED = (
+    "A small add-on to the model (an adapter, LoRA), trained to bring shared pictures closer to "
+    "their independent ones. It works on the shared pictures only."
+)
 NEARBY = """
 <label>Shared steps <output></output>
 <input type="range" min="0" max="30" step="1"></label>

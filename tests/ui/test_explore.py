@@ -1,5 +1,7 @@
 """The tab "Explore", its listeners called without a server."""
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -16,7 +18,9 @@ from sage.ui.explore_parts import (
     Form,
     axis_values,
     build_parts,
+    offered_axes,
 )
+from sage.ui.shelf import Shelf
 
 PROMPTS = "a fox in the snow\na dog in the snow"
 FORM = {
@@ -228,3 +232,9 @@ def test_speed_is_that_of_the_last_run():
     speed.measured("tiny", CellDone(0, [], 30, 10, 2.0, 0.5, None))
     assert speed.seconds("tiny", cost) == pytest.approx(100 * 0.1 + 2 * 0.5)
     assert speed.seconds("other", cost) is None
+
+
+def test_the_adapter_is_offered_only_where_a_model_has_one(shelf):
+    assert "trained" not in offered_axes(shelf)
+    with_one = [replace(shelf.default, adapter=Path("adapter")), *shelf.specs]
+    assert offered_axes(Shelf(with_one, shelf.get)) == list(AXES)
