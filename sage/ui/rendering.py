@@ -263,7 +263,8 @@ def done_words(done: Comparison) -> str:
     """What was done, in a line."""
     request, reused = done.request, sum(done.report["reused"].values())
     again = f" {plural(reused, 'evaluation')} reused." if reused else ""
+    trained = " The shared pictures are from the model trained for sharing."
     return (
         f"Done: {plural(request.steps, 'step')}, seeds {request.seeds[0]} to "
-        f"{request.seeds[-1]}.{again}"
+        f"{request.seeds[-1]}.{trained if request.trained else ''}{again}"
     )

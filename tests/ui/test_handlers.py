@@ -1,6 +1,7 @@
 import json
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -9,6 +10,7 @@ from sage.request import LIMITS
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.form import Form
 from sage.ui.handlers import EARLIER, TEASER, UNFINISHED, known_words
+from sage.ui.rendering import done_words
 from sage.ui.results import REUSED
 from sage.ui.shelf import Shelf
 
@@ -379,3 +381,10 @@ def test_an_example_brings_its_own_bounds_and_overrules_the_guard_only_where_it_
 def test_the_form_and_the_layout_have_one_order(page):
     ids = [c.elem_id.replace("-", "_") for c in page.layout.form]
     assert ids == list(Form.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_was_done_says_whether_the_adapter_took_part(form, trained):
+    request = replace(form.check(), trained=trained)
+    done = SimpleNamespace(request=request, report={"reused": {}})
+    assert ("trained for sharing" in done_words(done)) == trained
