@@ -41,6 +41,7 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
+                _paint(handlers)
                 arrived = _wire_inputs(demo, layout, handlers)
                 wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
                 _wire_rendering(layout, Rendering(layout, shelf))
@@ -67,6 +68,13 @@ def launch_settings() -> dict[str, Any]:
         "state_session_capacity": 500,
         "ssr_mode": False,
     }
+
+
+def _paint(handlers: Handlers) -> None:
+    """Puts the first comparison into the page itself: it is seen before the page asks anything."""
+    for part, shown in handlers.first_paint().items():
+        if isinstance(part, gr.HTML):
+            part.value = shown
 
 
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:

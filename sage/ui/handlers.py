@@ -20,6 +20,7 @@ from sage.ui import results, views
 from sage.ui.analysis import Analysis, analyze, strip_of
 from sage.ui.cost_bars import no_bars
 from sage.ui.examples import ExampleSet
+from sage.ui.first import find_stored
 from sage.ui.form import Form, Run
 from sage.ui.layout import Layout
 from sage.ui.matrix import empty_matrix, similarity_matrix
@@ -52,6 +53,14 @@ class Handlers:
         spec = self.shelf.spec(form.model)
         note = views.note(_model_words(self.shelf.loaded(form.model)))
         return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
+
+    def first_paint(self) -> Updates:
+        """What `welcome` says where it is known without a model, for the page as it is served."""
+        values = [part.value for part in (*self.layout.form, self.layout.run)]
+        form, _ = split(values)
+        if find_stored(form.check(), form.model) is None:
+            return {}
+        return self.welcome(*values)
 
     # -- everything that follows from the inputs ---------------------------------------------
 

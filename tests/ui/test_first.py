@@ -14,6 +14,7 @@ from sage.metrics import pixel_distance
 from sage.models import builtin_model, load_model
 from sage.plan import shared_plan
 from sage.ui import first
+from sage.ui.demo import build_demo
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.first import FOLDER, Stored, find_stored, stored_comparisons
 from sage.ui.handlers import EARLIER, NOT_YET, Handlers
@@ -128,6 +129,19 @@ def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
     assert updates[layout.run].stored == FIRST_EXAMPLE.key
     assert updates[layout.banner] == ""
     assert page.shelf.loaded(SPEC.key) is None
+
+
+def test_the_page_is_served_with_the_first_comparison_in_it():
+    def refuse(spec):
+        raise AssertionError("no model is needed here")
+
+    served = build_demo(Shelf([SPEC], refuse)).get_config_file()["components"]
+    shown = {part["props"].get("elem_id"): str(part["props"].get("value")) for part in served}
+    assert shown["similarity"].count("<button") == 12
+    assert "sage-line" in shown["plan"]
+    assert 'data-state="done"' in shown["pictures"]
+    other = build_demo(Shelf([replace(SPEC, key="another")], refuse)).get_config_file()
+    assert "sage-sheet" not in str(other)  # nothing is stored for it
 
 
 def test_the_branch_point_moves_through_what_is_stored(page):
