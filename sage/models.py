@@ -92,7 +92,13 @@ def builtin_model() -> ModelSpec:
     """Emoji scenes, kept in this repository."""
     folder = ASSETS / "emoji-scenes"
     settings = ModelSettings.read(folder)
-    return ModelSpec("emoji-scenes", "Emoji scenes (built in)", str(folder), settings=settings)
+    return ModelSpec(
+        "emoji-scenes",
+        "Emoji scenes (built in)",
+        str(folder),
+        settings=settings,
+        adapter=ASSETS / "emoji-scenes-sage-lora",
+    )
 
 
 def stable_diffusion_v1_5() -> ModelSpec:
