@@ -67,6 +67,20 @@ def test_every_file_on_the_map_exists():
         assert path.name == "__init__.py" or path.name in block, path.name
 
 
+def test_every_line_of_what_none_of_the_others_has_names_its_code_and_its_study():
+    from sage.experiments import STUDIES
+
+    section = README.split("### What none of the others has")[1].split("\n## ")[0]
+    lines = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(lines) == 10
+    for line in lines:
+        named = re.findall(r"`([^`]+)`", line)
+        assert named, line
+        for name in named:
+            assert name in STUDIES or (ROOT / name).exists(), name
+            assert name not in STUDIES or (ROOT / f"assets/results/{name}.json").is_file(), name
+
+
 def test_the_head_is_what_spaces_read():
     assert HEAD["sdk"] == "gradio"
     assert HEAD["app_file"] == "app.py"

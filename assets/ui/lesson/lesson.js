@@ -590,7 +590,8 @@ function gallery(group, rows, b) {
       get("train-hint").textContent = !b ? "Nothing is shared: training has nothing to do here."
         : `With ${b} of ${steps} steps shared, the distance to the pictures made alone is ` +
           `${tuned[b].toFixed(2)} with the adapter, ${plain[b].toFixed(2)} without: ` +
-          `${percent(Math.abs(change))} ${change >= 0 ? "smaller" : "larger"}.`;
+          `${percent(Math.abs(change))} ${change >= 0 ? "smaller" : "larger"}. A few prompts prove nothing: what a ` +
+          "thousand pictures say stands in the table of the repository’s README.";
       chart(plot, { cursor: b, y: "Distance to the picture made alone", series: [
         { values: plain, kind: "alone", label: "without" }, { values: tuned, kind: "trunk", label: "with the adapter" }] });
     });
