@@ -8,7 +8,7 @@ fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,9 @@ def compare_claims(found: Mapping[tuple[str, float], Measured]) -> list[dict[str
         if key not in ours.metrics:
             continue
         change = ours.metrics[key].relative_to(base.metrics[key])
-        said = f"{name} (ours: {METRIC[key].title})"
-        entry = {"claim": said, "paper": theirs, "ours": change.plain()}
+        title = METRIC[key].title
+        said = f"{name} (ours: {title})"
+        entry = {"claim": said, "measure": title, "paper": theirs, "ours": change.plain()}
         claims.append(entry | {"verdict": verdict(change.low, change.high, theirs)})
     return claims
 
@@ -157,16 +158,43 @@ def verdict(low: float, high: float, claimed: float) -> str:
 
 
 def finding(found: Mapping[tuple[str, float], Measured], claims: list[dict[str, Any]]) -> str:
-    """One sentence from the numbers."""
-    ours = found[SAGE, RATIO]
-    told = [
-        f"{claim['claim'].split(' (')[0]} {percent(claim['ours'])}, paper "
-        f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace("-", "\N{MINUS SIGN}")
+    """What the numbers say, in two sentences."""
+    ours, fewer = (
+        {key: estimate.value for key, estimate in found[name, RATIO].metrics.items()}
+        for name in (SAGE, FEWER)
+    )
+    return told(found[SAGE, RATIO].saving, claims, ours, fewer)
+
+
+def told(
+    saving: float,
+    claims: Sequence[Mapping[str, Any]],
+    ours: Mapping[str, float],
+    fewer: Mapping[str, float],
+) -> str:
+    """The claims in words; a number has our measure's name, never that of the paper's.
+
+    Args:
+        saving: Share of evaluations saved.
+        claims: From `compare_claims`.
+        ours: Values of SAGE + share by key.
+        fewer: Those of independent sampling with as many evaluations.
+    """
+    changes = [
+        f"{claim['measure']} {percent(claim['ours'])}, the paper's {claim['claim'].split(' (')[0]} "
+        f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace(" -", " \N{MINUS SIGN}")
         for claim in claims[1:]
     ]
+    quality = [key for key in ("fd", "clip", "probe") if key in ours]
+    rival = [
+        f"{METRIC[k].title} {fewer[k]:.{METRIC[k].digits}f} against {ours[k]:.{METRIC[k].digits}f}"
+        for k in quality
+    ]
     return (
-        f"At share ratio {RATIO:g} sharing saves {ours.saving:.1%} of the evaluations; SAGE "
-        f"training against standard fine-tuning under the same sharing: {'; '.join(told)}."
+        f"At share ratio {RATIO:g} sharing saves {saving:.1%} of the evaluations; SAGE "
+        f"training against standard fine-tuning under the same sharing: {'; '.join(changes)}. "
+        "Independent sampling with as many evaluations as SAGE + share has "
+        f"{', '.join(rival) or 'no judge here'}."
     )
 
 

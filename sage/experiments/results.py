@@ -78,8 +78,9 @@ def conditions(lab: Lab, prompts: PromptSet | None = None, **more: Any) -> dict[
         "guidance_scale": lab.guidance,
         "scheduler": type(lab.pipe.scheduler).__name__,
         "noise_seeds": chosen.seeds,
-        "precision": f"{lab.precision} in bulk, latents float32; times in float32",
-        "compiled": chosen.compiled,
+        # A kept cell does not remember whether it was compiled, and it makes no other difference
+        # than rounding.
+        "precision": f"{lab.precision} in bulk, compiled or not, latents float32; times in float32",
         "hardware": lab.describe(),
         "versions": versions(),
         "commit": commit(),
