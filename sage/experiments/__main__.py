@@ -95,7 +95,11 @@ def _publish(name: str, chosen: dict) -> int:
     folder = chosen["out"] or RESULTS
     if name == "draw":
         from sage.experiments.draw import draw
+        from sage.experiments.results import read, write
 
+        for key, module in STUDIES.items():
+            if found := read(folder, key):
+                write(folder, found, importlib.import_module(module).figure(found))
         for path in draw(sorted(folder.glob("*.figure.json"))):
             print(path)
         return 0

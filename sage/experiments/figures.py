@@ -148,7 +148,7 @@ def caption(result: Mapping[str, Any]) -> str:
         f"{count} pictures a row" if count else "",
         f"{c['steps']} DDIM steps" if c["scheduler"].startswith("DDIM") else f"{c['steps']} steps",
         f"guidance {c['guidance_scale']:g}",
-        f"{c['noise_seeds']} noise seeds",
+        f"{c['noise_seeds']} noise seed{'s' if c['noise_seeds'] > 1 else ''}",
         "bars: 95 % intervals over groups",
     ]
     return " · ".join(part for part in parts if part)

@@ -60,7 +60,7 @@ METRICS = (
         f"features ({SIDE} pixels), in the {COUNT}; not FID",
     ),
     Metric(
-        "cmmd", "CMMD", -1, 2,
+        "cmmd", "CMMD", -1, 3,
         "1000 · MMD² to the same real pictures on the model's own CLIP image features",
     ),
     Metric("clip", "CLIP score", 1, 4, "mean cosine of a picture and its prompt, model's own CLIP"),

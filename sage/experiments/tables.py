@@ -137,7 +137,8 @@ def _number(number: Mapping[str, float] | None, digits: int) -> str:
     if number is None:
         return ""
     half = (number["high"] - number["low"]) / 2
-    return f"{number['value']:.{digits}f} ± {half:.{digits}f}"
+    value = round(number["value"], digits) + 0.0  # no "-0.00"
+    return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
 def _claims(found: Mapping[str, Any]) -> str:
@@ -175,6 +176,6 @@ def _conditions(found: Mapping[str, Any]) -> str:
         f"Conditions: {c['model']}; {max(pictures)} pictures a row ({number} prompts in {groups} "
         f"groups × {c['noise_seeds']} noise seeds; {prompts['source']}), "
         f"{prompts['real_pictures']} real pictures; {c['steps']} steps of {c['scheduler']}, "
-        f"guidance {c['guidance_scale']:g}; {c['precision']}; intervals: {c['interval']}; time: "
+        f"guidance {c['guidance_scale']:g}; {c['precision']}; intervals: {c['interval']}; "
         f"{c['seconds']}.{scale} {c['hardware']}; {versions}; commit {c['commit']}, {c['date']}."
     )
