@@ -231,7 +231,7 @@ def finding(lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
         told = ", ".join(f"{best['gain'][key]:+.0%} at equal {METRIC[key].title}" for key in keys)
         said.append(f"{name} ({best['label']}) saves {told}")
     text = f"Against fixed branch points of the same quality, {'; '.join(said)} (goal: +10%)."
-    return text.replace("-", "\N{MINUS SIGN}")
+    return text.replace(" -", " \N{MINUS SIGN}")
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
