@@ -15,6 +15,7 @@ from torch import Tensor
 from sage.cost import evaluations
 from sage.experiments.cells import Setting
 from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows, told
+from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT, SAGE, UNTRAINED
 from sage.experiments.prompts import PromptSet
@@ -75,19 +76,29 @@ def kept_apart(similarity: Tensor, prompts: PromptSet) -> Tensor:
 
 
 def finding(found: Contest) -> str:
-    """One sentence: where a tree is better than one level, beyond chance."""
-    keys = quality_keys(found)
+    """One sentence: where each kind of tree differs from one level, beyond chance."""
     base = {entry.label: entry for entry in found if entry.name == "one level"}
-    said = []
-    for entry in found:
-        if entry.label not in base or entry.name == "one level":
-            continue
-        signs = {key: better(found[entry], found[base[entry.label]], key) for key in keys}
-        words = {1: "better", 0: "no different", -1: "worse"}
-        changed = ", ".join(f"{key} {words[sign]}" for key, sign in signs.items())
-        said.append(f"{entry.name} ({entry.label}): {changed}")
-    first = next(entry for entry in found if entry.name == "one level")
-    return f"Against one level ({told(found, first, keys)} at first) {'; '.join(said)}."
+    said = [
+        f"a {kind} is better in {_where(found, base, kind, 1)} and worse in "
+        f"{_where(found, base, kind, -1)}"
+        for kind in (INSIDE, OVER_ALL)
+    ]
+    keys, first = quality_keys(found), next(iter(base.values()))
+    return (
+        f"Against one level with as many evaluations ({told(found, first, keys)} with "
+        f"{first.label}), {'; '.join(said)}."
+    )
+
+
+def _where(found: Contest, base: Mapping[str, Entry], kind: str, sign: int) -> str:
+    """The metrics in which a kind of tree differs in one direction, with the settings."""
+    pairs = [(entry, base[entry.label]) for entry in found if entry.name == kind]
+    where = {
+        key: [mine.label for mine, other in pairs if better(found[mine], found[other], key) == sign]
+        for key in quality_keys(found)
+    }
+    named = [f"{METRIC[key].title} ({'; '.join(at)})" for key, at in where.items() if at]
+    return ", ".join(named) or "nothing"
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
