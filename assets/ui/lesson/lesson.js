@@ -120,15 +120,15 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
   if (!width) return;
   // With an axis { left, width } the steps lie as in the drawing above.
   const pad = { left: axis?.left ?? 8, right: axis ? width - axis.left - axis.width : 10, top: 12, bottom: 24 };
-  const top = 1.08 * Math.max(...series.flatMap((s) => s.values));
+  const top = 1.08 * Math.max(...series.flatMap((s) => s.values)), digits = top < 0.3 ? 3 : 2;
   const px = (i) => pad.left + (i / steps) * (width - pad.left - pad.right);
   const py = (v) => height - pad.bottom - (v / top) * (height - pad.top - pad.bottom);
   const legend = make("p", { class: "lesson-key" });
   series.forEach((s) => {
     legend.append(make("span", {}, make("i", { class: `k-${s.kind}` }), `${s.label} `,
-      make("b", {}, s.values[cursor].toFixed(2))));
+      make("b", {}, s.values[cursor].toFixed(digits))));
   });
-  const told = series.map((s) => `${s.label}: ${s.values[cursor].toFixed(2)}`).join("; ");
+  const told = series.map((s) => `${s.label}: ${s.values[cursor].toFixed(digits)}`).join("; ");
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const alt = `${y} over ${x}, rising from ${series[0].values[0].toFixed(2)} to ` +
     `${series[0].values[steps].toFixed(2)}. At ${cursor}: ${told}.`;
@@ -589,7 +589,7 @@ function gallery(group, rows, b) {
       const change = 1 - tuned[b] / plain[b];
       get("train-hint").textContent = !b ? "Nothing is shared: training has nothing to do here."
         : `With ${b} of ${steps} steps shared, the distance to the pictures made alone is ` +
-          `${tuned[b].toFixed(2)} with the adapter, ${plain[b].toFixed(2)} without: ` +
+          `${tuned[b].toFixed(3)} with the adapter, ${plain[b].toFixed(3)} without: ` +
           `${percent(Math.abs(change))} ${change >= 0 ? "smaller" : "larger"}. A few prompts prove nothing: what a ` +
           "thousand pictures say stands in the table of the repository’s README.";
       chart(plot, { cursor: b, y: "Distance to the picture made alone", series: [
