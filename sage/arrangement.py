@@ -20,8 +20,8 @@ from sage.plan import Group, Plan, branch_step_from_ratio, independent_plan, sha
 from sage.request import Request
 from sage.tree import budget_plan, dendrogram
 
-# Largest distance of guidance directions that stay together in an adaptive run: at 1 they no longer
-# agree at all. Of the rules in the study `adaptive` this one lost least against fixed branch points.
+# Largest distance of guidance directions that stay together in an adaptive run; at 1 they no longer
+# agree at all. Of the rules in the study `adaptive` it lost least against fixed branch points.
 THRESHOLD = 0.8
 EARLIEST = 0.1  # share of the steps before which an adaptive run never splits
 

@@ -41,7 +41,6 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
-                _paint(handlers)
                 arrived = _wire_inputs(demo, layout, handlers)
                 wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
                 _wire_rendering(layout, Rendering(layout, shelf))
@@ -50,6 +49,9 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 build_explore(shelf)
         add_endpoints(shelf)
+    _paint(
+        handlers
+    )  # out of the page's context: an update made inside it would become a part of it
     return demo.queue(max_size=20, api_open=False)
 
 

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,9 +24,12 @@ log = logging.getLogger(__name__)
 
 
 def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Stored:
-    """One comparison, measured, with its pictures at every so many branch points."""
+    """One comparison, measured, with its pictures at every so many branch points.
+
+    As it is asked for, whatever the guard says: what sharing does is what is to be seen.
+    """
     request, keep = example_request(example, model.spec), StateStore()
-    *_, done = compare(model, request, fewer_steps=True, keep=keep)
+    *_, done = compare(model, replace(request, guarded=False), fewer_steps=True, keep=keep)
     steps = done.arrangement.plan.steps
     points = sorted({*range(0, steps + 1, every), steps, request.branch_step})
     frames = filmstrip(model, request, points, keep=keep, fewer_steps=True)

@@ -13,8 +13,8 @@ LEGEND = (
     "as many steps as sharing could have paid for."
 )
 TRAINED = (
-    "A small add-on to the model (an adapter, LoRA), trained to bring shared pictures closer to "
-    "their independent ones. It works on the shared pictures only."
+    "A small add-on to the model (an adapter, LoRA) that was trained on shared steps. It works on "
+    "the shared pictures only; their distance to the independent ones says whether it helps."
 )
 NEARBY = """
 <label>Shared steps <output></output>

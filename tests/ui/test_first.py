@@ -142,6 +142,7 @@ def test_the_page_is_served_with_the_first_comparison_in_it():
     assert 'data-state="done"' in shown["pictures"]
     other = build_demo(Shelf([replace(SPEC, key="another")], refuse)).get_config_file()
     assert "sage-sheet" not in str(other)  # nothing is stored for it
+    assert len(other["components"]) == len(served)  # and no update became a part of the page
 
 
 def test_the_branch_point_moves_through_what_is_stored(page):
