@@ -109,7 +109,7 @@ def _table(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
     wanted = [m for m in METRICS if m.key in COLUMNS and m.key in found["metrics"]]
     arrows = {1: " ↑", -1: " ↓", 0: ""}
     head = ["", "evaluations", "FLOPs", "time", *(m.title + arrows[m.better] for m in wanted)]
-    exact = FID in lines[0]["plain"]
+    exact = FID in lines[0].get("plain", {})
     head += ["FID ↓"] if exact else []
     base = next(line for line in found["rows"] if line["compared_at"] == 0.0)
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
