@@ -15,12 +15,13 @@ from sage.experiments.few_step import STUDENT_STEPS, student
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT
 from sage.experiments.results import result
-from sage.experiments.trees import INSIDE, tree_plans
+from sage.experiments.trees import OVER_ALL, tree_plans
 
 NAME, TITLE = "pareto", "Everything on one plot"
 DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIOS = (0.3, 0.4, 0.5)
-RATIO = 0.4  # of the products and the tree: the paper's
+RATIO = 0.4  # of the products: the paper's
+IN_TURN = (("trunk", "alternate"),)  # the rule that did best in `aggregators`
 INTERVALS = ((0.0, 0.6), (0.1, 0.8))
 FAST = ("dpm++2m", 15)
 
@@ -42,7 +43,6 @@ def run(lab: Lab) -> dict[str, Any]:
 def entries(lab: Lab) -> list[Entry]:
     """All ways; the cells of most are those of other studies."""
     adapter, steps = lab.settings.sage_adapter, lab.settings.steps
-    tree = tree_plans(lab, lab.prompts, RATIO)[INSIDE]
     made = [Entry(INDEPENDENT, f"{steps} steps", lab.setting())]
     made += [Entry("fewer DDIM steps", f"{n} steps", lab.setting(steps=n)) for n in (4, 8, 15, 20)]
     made += [
@@ -54,7 +54,13 @@ def entries(lab: Lab) -> list[Entry]:
         for span in INTERVALS
     ]
     made += [Entry("SAGE + share", f"ratio {r:g}", lab.setting(r, adapter)) for r in RATIOS]
-    made.append(Entry("SAGE + tree", f"as ratio {RATIO:g}", lab.setting(0.0, adapter, plan=tree)))
+    made += [
+        Entry("share, prompts in turn", f"ratio {r:g}", lab.setting(r, options=IN_TURN))
+        for r in RATIOS
+    ]
+    for r in (RATIO, RATIOS[-1]):
+        tree = tree_plans(lab, lab.prompts, r)[OVER_ALL]
+        made.append(Entry("SAGE + tree", f"as ratio {r:g}", lab.setting(0.0, adapter, plan=tree)))
     made += [
         Entry("SAGE + probing", rule_name(rule), lab.setting(0.0, adapter, options=_rule(rule)))
         for rule in RULES[:3]
@@ -75,6 +81,11 @@ def _products(lab: Lab) -> list[Entry]:
             name,
             f"{key}, {steps} steps, {_span(span)}",
             lab.setting(RATIO, adapter, steps=steps, scheduler=key, options=_guided(span)),
+        ),
+        Entry(
+            "share, prompts in turn, multiplied",
+            f"{key}, {steps} steps",
+            lab.setting(RATIO, steps=steps, scheduler=key, options=IN_TURN),
         ),
     ]
 
