@@ -194,7 +194,7 @@ class Lab:
         if self.settings.dry_run:
             raise DryRun(self._plan(len(wanted), len(missing), total))
         if self.settings.hub:
-            assert self.judges.hub  # loads them: what is missing is said before the rendering
+            _ = self.judges  # loads them: what is missing is said before the rendering
         with tqdm(
             total=total,
             unit="eval",
