@@ -8,7 +8,7 @@ fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,40 +158,20 @@ def verdict(low: float, high: float, claimed: float) -> str:
 
 
 def finding(found: Mapping[tuple[str, float], Measured], claims: list[dict[str, Any]]) -> str:
-    """What the numbers say, in two sentences."""
-    ours, fewer = (
-        {key: estimate.value for key, estimate in found[name, RATIO].metrics.items()}
-        for name in (SAGE, FEWER)
-    )
-    return told(found[SAGE, RATIO].saving, claims, ours, fewer)
-
-
-def told(
-    saving: float,
-    claims: Sequence[Mapping[str, Any]],
-    ours: Mapping[str, float],
-    fewer: Mapping[str, float],
-) -> str:
-    """The claims in words; a number has our measure's name, never that of the paper's.
-
-    Args:
-        saving: Share of evaluations saved.
-        claims: From `compare_claims`.
-        ours: Values of SAGE + share by key.
-        fewer: Those of independent sampling with as many evaluations.
-    """
+    """The claims and the rival, in words; a number has our measure's name, never the paper's."""
+    ours, fewer = found[SAGE, RATIO], found[FEWER, RATIO]
     changes = [
         f"{claim['measure']} {percent(claim['ours'])}, the paper's {claim['claim'].split(' (')[0]} "
         f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace(" -", " \N{MINUS SIGN}")
         for claim in claims[1:]
     ]
-    quality = [key for key in ("fd", "clip", "probe") if key in ours]
-    rival = [
-        f"{METRIC[k].title} {fewer[k]:.{METRIC[k].digits}f} against {ours[k]:.{METRIC[k].digits}f}"
-        for k in quality
-    ]
+    rival = []
+    for key in ("fd", "clip", "probe"):
+        if key in ours.metrics:
+            theirs, mine = (f"{x.metrics[key].value:.{METRIC[key].digits}f}" for x in (fewer, ours))
+            rival.append(f"{METRIC[key].title} {theirs} against {mine}")
     return (
-        f"At share ratio {RATIO:g} sharing saves {saving:.1%} of the evaluations; SAGE "
+        f"At share ratio {RATIO:g} sharing saves {ours.saving:.1%} of the evaluations; SAGE "
         f"training against standard fine-tuning under the same sharing: {'; '.join(changes)}. "
         "Independent sampling with as many evaluations as SAGE + share has "
         f"{', '.join(rival) or 'no judge here'}."

@@ -49,9 +49,7 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 build_explore(shelf)
         add_endpoints(shelf)
-    _paint(
-        handlers
-    )  # out of the page's context: an update made inside it would become a part of it
+    _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
     return demo.queue(max_size=20, api_open=False)
 
 
