@@ -172,26 +172,34 @@
     shot.dataset.row = frame.row;
     one("img", shot).src = tile(frame.row, column);
     const [done, scores] = all("p", shot);
-    one("span", done).textContent = frame.done;
+    one("span", done).textContent = frame.done[column];
     scores.innerHTML = frame.scores[column];
   };
-  // On a phone a second slider stands at the pictures; it moves the real one and follows it.
+  // On a phone a second slider stands at the pictures; it moves the real one and follows it. While
+  // it is being moved it leads: an answer to an earlier move would set it back under the finger.
+  let leads = 0;
   const followSlider = () => {
     const [real, near] = [one("#branch-step input[type=range]"), one("#nearby input")];
     if (!near) return;
     one("#nearby").classList.toggle("sage-none", !real);
     if (!real) return;
     if (near.max !== real.max) near.max = real.max;
-    if (near.value !== real.value) near.value = real.value;
-    const words = `${real.value} of ${real.max}`;
+    if (near.value !== real.value && !leads) near.value = real.value;
+    const words = `${near.value} of ${near.max}`;
     near.setAttribute("aria-valuetext", words);
-    near.style.setProperty("--fill", real.value / real.max);
+    near.style.setProperty("--fill", near.value / near.max);
     if (one("#nearby output").textContent !== words) one("#nearby output").textContent = words;
   };
   const moveSlider = (near) => {
+    clearTimeout(leads);
+    leads = setTimeout(() => {
+      leads = 0;
+      followSlider();
+    }, 600);
     const real = one("#branch-step input[type=range]");
     real.value = near.value;
     for (const kind of ["input", "change"]) real.dispatchEvent(new Event(kind, { bubbles: true }));
+    followSlider();
   };
   document.addEventListener("input", (event) => {
     if (event.target.matches("#nearby input")) return moveSlider(event.target);

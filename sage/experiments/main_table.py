@@ -3,7 +3,8 @@
 Share ratios × methods: independent sampling; independent sampling with as many evaluations as
 sharing uses; sharing without training, after standard fine-tuning, after training with L_SAGE, and
 after training with L_SAGE without its soft target, and after training branches to reach their twins
-(ours), where there is such an adapter. Beside it the paper's relative claims (SAGE against standard
+(ours), where there is such an adapter; and without training, with the prompts in turn as the trunk
+(ours). Beside it the paper's relative claims (SAGE against standard
 fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
@@ -17,7 +18,7 @@ from sage.experiments import figures
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.measure import Measured
-from sage.experiments.results import difference, percent, result, row
+from sage.experiments.results import better, difference, percent, result, row
 from sage.pipeline import LORA_FILE
 
 NAME, TITLE = "main-table", "What sharing costs and saves"
@@ -27,6 +28,8 @@ INDEPENDENT, FEWER = "independent", "independent, as many evaluations"
 UNTRAINED, STANDARD = "share, untrained", "standard LoRA + share"
 SAGE, NO_SOFT = "SAGE + share", "SAGE without soft target + share"
 TWINS = "twins (ours) + share"
+IN_TURN = "share, prompts in turn (ours)"
+TURNS = (("trunk", "alternate"),)  # the rule that did best in `aggregators`
 # metric -> (what the paper calls it, its relative change against standard LoRA + share)
 CLAIMS = {
     "fd": ("FID", -0.050),
@@ -58,6 +61,7 @@ def run(lab: Lab) -> dict[str, Any]:
         for name, adapter in adapters(lab).items()
         for ratio in RATIOS
     }
+    shared |= {(IN_TURN, ratio): lab.setting(ratio, options=TURNS) for ratio in RATIOS}
     settings = {(INDEPENDENT, 0.0): lab.setting()}
     settings |= {(FEWER, ratio): lab.setting(steps=equal_steps(lab, ratio)) for ratio in RATIOS}
     settings |= shared
@@ -109,9 +113,9 @@ def _conditions(lab: Lab) -> dict[str, Any]:
 
 def _differences(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
     """SAGE, and ours, against the others at every ratio, paired."""
-    trained = [name for name in (SAGE, TWINS) if (name, RATIO) in found]
+    chosen = [name for name in (SAGE, TWINS, IN_TURN) if (name, RATIO) in found]
     others = [STANDARD, UNTRAINED, NO_SOFT, FEWER]
-    pairs = [(name, other, r) for r in RATIOS for name in trained for other in others]
+    pairs = [(name, other, r) for r in RATIOS for name in chosen for other in others]
     return [
         {
             "first": first,
@@ -165,17 +169,26 @@ def finding(found: Mapping[tuple[str, float], Measured], claims: list[dict[str, 
         f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace(" -", " \N{MINUS SIGN}")
         for claim in claims[1:]
     ]
-    rival = []
-    for key in ("fd", "clip", "probe"):
-        if key in ours.metrics:
-            theirs, mine = (f"{x.metrics[key].value:.{METRIC[key].digits}f}" for x in (fewer, ours))
-            rival.append(f"{METRIC[key].title} {theirs} against {mine}")
+    turns, untrained = found[IN_TURN, RATIO], found[UNTRAINED, RATIO]
     return (
         f"At share ratio {RATIO:g} sharing saves {ours.saving:.1%} of the evaluations; SAGE "
         f"training against standard fine-tuning under the same sharing: {'; '.join(changes)}. "
         "Independent sampling with as many evaluations as SAGE + share has "
-        f"{', '.join(rival) or 'no judge here'}."
+        f"{_side_by_side(fewer, ours)}. Without training, trunks whose prompts take turns have "
+        f"{_side_by_side(turns, untrained)} for the mean embedding."
     )
+
+
+def _side_by_side(first: Measured, second: Measured) -> str:
+    """What judges of quality say of two rows; whether they differ beyond chance, where they do."""
+    said = []
+    for key in ("fd", "clip", "probe"):
+        if key not in first.metrics:
+            continue
+        one, other = (f"{m.metrics[key].value:.{METRIC[key].digits}f}" for m in (first, second))
+        apart = " (beyond chance)" if better(first, second, key) else ""
+        said.append(f"{METRIC[key].title} {one} against {other}{apart}")
+    return ", ".join(said) or "no judge here"
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,6 +201,7 @@ def figure(found: Mapping[str, Any]) -> dict[str, Any]:
         NO_SOFT: (figures.COLOURS[5], "diamond"),
         SAGE: (figures.COLOURS[0], "circle"),
         TWINS: (figures.COLOURS[2], "star"),
+        IN_TURN: (figures.COLOURS[3], "cross"),
     }
     base = next(line for line in found["rows"] if line["name"] == INDEPENDENT)
     traces = []

@@ -13,7 +13,7 @@ from sage.experiments.adaptive import RULES, rule_name
 from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
 from sage.experiments.few_step import STUDENT_STEPS, student
 from sage.experiments.lab import Lab
-from sage.experiments.main_table import INDEPENDENT
+from sage.experiments.main_table import INDEPENDENT, TURNS
 from sage.experiments.results import result
 from sage.experiments.trees import OVER_ALL, tree_plans
 
@@ -21,7 +21,6 @@ NAME, TITLE = "pareto", "Everything on one plot"
 DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIOS = (0.3, 0.4, 0.5)
 RATIO = 0.4  # of the products: the paper's
-IN_TURN = (("trunk", "alternate"),)  # the rule that did best in `aggregators`
 INTERVALS = ((0.0, 0.6), (0.1, 0.8))
 FAST = ("dpm++2m", 15)
 
@@ -55,7 +54,7 @@ def entries(lab: Lab) -> list[Entry]:
     ]
     made += [Entry("SAGE + share", f"ratio {r:g}", lab.setting(r, adapter)) for r in RATIOS]
     made += [
-        Entry("share, prompts in turn", f"ratio {r:g}", lab.setting(r, options=IN_TURN))
+        Entry("share, prompts in turn", f"ratio {r:g}", lab.setting(r, options=TURNS))
         for r in RATIOS
     ]
     for r in (RATIO, RATIOS[-1]):
@@ -85,7 +84,7 @@ def _products(lab: Lab) -> list[Entry]:
         Entry(
             "share, prompts in turn, multiplied",
             f"{key}, {steps} steps",
-            lab.setting(RATIO, steps=steps, scheduler=key, options=IN_TURN),
+            lab.setting(RATIO, steps=steps, scheduler=key, options=TURNS),
         ),
     ]
 

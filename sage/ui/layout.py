@@ -11,7 +11,7 @@ from sage.ui.cost_bars import no_bars
 from sage.ui.downloads import remove_run
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.form import Form
-from sage.ui.prose import CLOSER, HOW_IT_WORKS, LEGEND, NEARBY, NOTHING_YET, TRAINED
+from sage.ui.prose import CLOSER, HOW_IT_WORKS, IN_TURN, LEGEND, NEARBY, NOTHING_YET, TRAINED
 from sage.ui.results import NO_BARS
 from sage.ui.shelf import Shelf
 
@@ -251,7 +251,7 @@ def _advanced(shelf: Shelf, parts: dict[str, object]) -> None:
         )
         parts["fresh_noise"] = _slider("fresh_noise", "Fresh noise")
     parts["scheduler"] = _choice("scheduler", "Scheduler")
-    parts["trunk"] = _choice("trunk", "What the trunk follows")
+    parts["trunk"] = _choice("trunk", "What the trunk follows", IN_TURN)
     parts["insist"] = _checkbox("insist", "Share anyway, also where it is predicted to fail", False)
     parts["fewer_steps"] = _checkbox("fewer-steps", "Also show fewer steps at equal cost", True)
     parts["measure"] = _checkbox("measure", "Measure time: render both sides from the start", True)
@@ -259,13 +259,13 @@ def _advanced(shelf: Shelf, parts: dict[str, object]) -> None:
 
 def _similarity_card(parts: dict[str, object]) -> None:
     with _card("similarity"):
-        _heading("2", "Similarity", "cosine of CLIP embeddings")
+        _heading("", "Similarity", "cosine of CLIP embeddings")
         parts["similarity"] = _html("similarity")
 
 
 def _plan_card(parts: dict[str, object]) -> None:
     with _card("plan"):
-        _heading("3", "Plan", "the thicker, the more prompts share")
+        _heading("", "Plan", "the thicker, the more prompts share")
         parts["plan"] = _html("plan")
 
 
@@ -296,7 +296,7 @@ def _compare_card(parts: dict[str, object]) -> None:
 
 def _cost_card(parts: dict[str, object]) -> None:
     with _card("cost"):
-        _heading("4", "Cost", "solid: shared steps, pale: own steps, grey: reading and drawing")
+        _heading("", "Cost", "solid: shared steps, pale: own steps, grey: reading and drawing")
         with gr.Row(elem_id="sage-costs"):
             with gr.Column(min_width=280):
                 gr.HTML("<h3>Seconds, measured</h3>", apply_default_css=False)
@@ -367,7 +367,7 @@ def _slider(name: str, label: str, value: float | None = None, visible: bool = T
     )
 
 
-def _choice(name: str, label: str) -> gr.Dropdown:
+def _choice(name: str, label: str, info: str | None = None) -> gr.Dropdown:
     titles = CHOICES[name].titles
     return gr.Dropdown(
         [(title, key) for key, title in titles.items()],
@@ -375,6 +375,7 @@ def _choice(name: str, label: str) -> gr.Dropdown:
         label=label,
         elem_id=name,
         filterable=False,
+        info=info,
     )
 
 

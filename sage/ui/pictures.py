@@ -103,20 +103,21 @@ def row_of(row: StripRow, pictures: Sequence[Image.Image]) -> Row:
     shots = (
         Shot(
             picture_source(picture),
-            step_words(row),
+            words,
             score_words(clip, None if row.side == "independent" else twin),
         )
-        for picture, clip, twin in zip(pictures, clips, row.twin, strict=True)
+        for picture, words, clip, twin in zip(
+            pictures, step_words(row), clips, row.twin, strict=True
+        )
     )
     return Row(row.side, tuple(shots))
 
 
-def step_words(row: StripRow) -> str:
-    """What a row did, after its label: (shared) "for 12 steps", (only) "21 steps"."""
-    steps = plural(row.at, "step")
-    if row.side == "shared":
-        return f"for {steps}" if row.at >= 0 else ""
-    return steps
+def step_words(row: StripRow) -> list[str]:
+    """What was done for each prompt, to stand after (shared) "for 12 steps", (only) "21 steps"."""
+    if row.side != "shared":
+        return [plural(steps, "step") for steps in row.steps]
+    return [f"for {plural(steps, 'step')}" if steps else "with nobody" for steps in row.steps]
 
 
 def score_words(clip: float | None, twin: float | None) -> str:

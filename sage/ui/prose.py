@@ -16,6 +16,7 @@ TRAINED = (
     "A small add-on to the model (an adapter, LoRA) that was trained on shared steps. It works on "
     "the shared pictures only; their distance to the independent ones says whether it helps."
 )
+IN_TURN = "In our measurements the prompts in turn did better than the mean, at the same cost."
 NEARBY = """
 <label>Shared steps <output></output>
 <input type="range" min="0" max="30" step="1"></label>

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping
 
 from PIL import Image
 
-from sage.compare import Comparison
+from sage.compare import Comparison, Scores
 from sage.cost import Cost
 from sage.filmstrip import Frame
+from sage.pipeline import SageOutput
 from sage.plan import Plan
 from sage.ui import cost_bars
 from sage.ui.cost_bars import Bar
 from sage.ui.first import Stored
 from sage.ui.pictures import Row, picture_source, row_of
-from sage.ui.strip import Strip, StripRow, make_strip
+from sage.ui.strip import Side, Strip, StripRow, make_strip
 from sage.ui.words import STAGES
 
 NO_BARS = "Appears when both sides have run."
@@ -31,9 +32,7 @@ def frames_strip(frames: Iterable[Frame], quality: int = 84) -> Strip:
 
 def frame_row(frame: Frame) -> StripRow:
     """What a frame did and how its pictures fare."""
-    scores = frame.scores
-    spent = frame.output.cost.evaluations
-    return StripRow(frame.side, frame.at, spent, scores.twin, scores.clip)
+    return _strip_row(frame.side, frame.at, frame.output, frame.scores)
 
 
 def picture_rows(done: Comparison) -> list[Row]:
@@ -44,9 +43,16 @@ def picture_rows(done: Comparison) -> list[Row]:
         at = done.request.branch_step if side == "shared" else output.plan.steps
         if side == "shared" and done.request.sharing != "groups":
             at = -1  # a tree has no single branch point
-        row = StripRow(side, at, output.cost.evaluations, scores.twin, scores.clip)
-        rows.append(row_of(row, output.images))
+        rows.append(row_of(_strip_row(side, at, output, scores), output.images))
     return rows
+
+
+def _strip_row(side: Side, at: int, output: SageOutput, scores: Scores) -> StripRow:
+    plan = output.plan
+    prompts = range(plan.num_prompts)
+    # A guarded group shares less than was asked; in a tree each prompt has its own branch point.
+    steps = [plan.branch_step_of(n) if side == "shared" else plan.steps for n in prompts]
+    return StripRow(side, at, output.cost.evaluations, tuple(steps), scores.twin, scores.clip)
 
 
 def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:

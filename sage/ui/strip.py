@@ -24,6 +24,7 @@ class StripRow:
         side: Which kind of run.
         at: Shared steps of the run, or its number of steps if nothing is shared.
         evaluations: What the run spent.
+        steps: For each prompt the steps it shared, or those it made if nothing is shared.
         twin: For each prompt the distance to its independent picture; 0 for that one.
         clip: For each prompt the CLIP score; None without an image encoder.
     """
@@ -31,6 +32,7 @@ class StripRow:
     side: Side
     at: int
     evaluations: int
+    steps: tuple[int, ...]
     twin: tuple[float, ...]
     clip: tuple[float, ...] | None = None
 
@@ -91,7 +93,7 @@ class Strip:
     def from_dict(cls, values: dict[str, Any], sheet: bytes) -> "Strip":
         """The strip that `to_dict` described."""
         rows = [
-            StripRow(**(row | {k: row[k] and tuple(row[k]) for k in ("twin", "clip")}))
+            StripRow(**(row | {k: row[k] and tuple(row[k]) for k in ("steps", "twin", "clip")}))
             for row in values["rows"]
         ]
         return cls(values["tile"], tuple(rows), sheet)

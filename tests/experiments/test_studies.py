@@ -28,7 +28,7 @@ from tests.experiments.studying import made
 def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
     found = made("main-table", tiny_lab)
     shared = (main_table.FEWER, main_table.UNTRAINED, main_table.STANDARD)
-    shared += (main_table.SAGE, main_table.NO_SOFT)
+    shared += (main_table.SAGE, main_table.NO_SOFT, main_table.IN_TURN)
     names = [(line["name"], line["compared_at"]) for line in found["rows"]]
     assert names[0] == (main_table.INDEPENDENT, 0.0)
     assert set(names[1:]) == {(name, r) for name in shared for r in main_table.RATIOS}

@@ -102,3 +102,5 @@ def test_a_figure_is_drawn(tmp_path):
     assert text.startswith("<svg")
     assert "conditions" in text
     assert json.loads(path.read_text())["layout"]["width"] == 570
+    drawing.draw([path])
+    assert drawn.read_text("utf-8") == text  # a figure that did not change is no change to commit

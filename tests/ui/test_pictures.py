@@ -29,11 +29,26 @@ def colored(*colors):
 @pytest.fixture
 def strip():
     rows = [
-        (StripRow("independent", 30, 90, (0.0,) * 3, (0.5,) * 3), colored("red", "red", "red")),
-        (StripRow("shared", 20, 60, (0.3,) * 3, (0.4,) * 3), colored("lime", "lime", "lime")),
-        (StripRow("shared", 10, 80, (0.1,) * 3, (0.6,) * 3), colored("blue", "blue", "navy")),
-        (StripRow("fewer", 26, 78, (0.2,) * 3, (0.3,) * 3), colored("gray", "gray", "gray")),
-        (StripRow("fewer", 19, 57, (0.2,) * 3, (0.3,) * 3), colored("black", "black", "black")),
+        (
+            StripRow("independent", 30, 90, (30,) * 3, (0.0,) * 3, (0.5,) * 3),
+            colored("red", "red", "red"),
+        ),
+        (
+            StripRow("shared", 20, 60, (20, 0, 20), (0.3,) * 3, (0.4,) * 3),
+            colored("lime", "lime", "lime"),
+        ),
+        (
+            StripRow("shared", 10, 80, (10, 0, 10), (0.1,) * 3, (0.6,) * 3),
+            colored("blue", "blue", "navy"),
+        ),
+        (
+            StripRow("fewer", 26, 78, (26,) * 3, (0.2,) * 3, (0.3,) * 3),
+            colored("gray", "gray", "gray"),
+        ),
+        (
+            StripRow("fewer", 19, 57, (19,) * 3, (0.2,) * 3, (0.3,) * 3),
+            colored("black", "black", "black"),
+        ),
     ]
     return make_strip(rows)
 
@@ -99,16 +114,21 @@ def test_a_strip_survives_json(strip):
 def test_the_grid_of_a_strip_starts_at_a_branch_point_and_holds_them_all(strip):
     source = picture_grid(PROMPTS, GROUPS, strip_rows(strip, 20), "done", strip)
     reader = Reader(source)
-    assert "for 20 steps" in reader.texts
+    assert [t for t in reader.texts if t in ("for 20 steps", "with nobody")] == [
+        "for 20 steps",
+        "with nobody",
+        "for 20 steps",
+    ]
     assert "19 steps" in reader.texts
     (sheet,) = reader.all("img", class_="sage-sheet")
     data = json.loads(sheet["data-strip"])
     assert list(data["points"]) == ["10", "20"]
     assert data["points"]["10"]["shared"]["row"] == 2
-    assert data["points"]["20"]["fewer"]["done"] == "19 steps"
+    assert data["points"]["20"]["fewer"]["done"] == ["19 steps"] * 3
+    assert data["points"]["10"]["shared"]["done"] == ["for 10 steps", "with nobody", "for 10 steps"]
     assert "twin" in data["points"]["10"]["shared"]["scores"][0]
 
 
 def test_large_pictures_are_made_smaller_for_scrubbing():
-    row = StripRow("independent", 2, 2, (0.0,))
+    row = StripRow("independent", 2, 2, (2,), (0.0,))
     assert make_strip([(row, [Image.new("RGB", (512, 512))])]).tile == 256
