@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sage.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
@@ -201,12 +201,21 @@ class SagePipeline(StableDiffusionPipeline):
                 self.load_lora_weights(
                     str(folder), weight_name=name, use_safetensors=True, local_files_only=True
                 )
-            if not getattr(self.unet, "peft_config", None):
-                raise ValueError("it has no layers for this UNet")
+            self._all_layers_fit(folder / name)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             self.unload_lora_weights()
             raise ValueError(f"{path} cannot be used as a LoRA adapter: {error}") from error
         self._lora = path
+
+    def _all_layers_fit(self, file: Path) -> None:
+        """The loader drops what it does not know; half an adapter would draw worse pictures."""
+        if not getattr(self.unet, "peft_config", None):
+            raise ValueError("it has no layers for this UNet")
+        with safe_open(file, "pt") as tensors:
+            held = sum(key.startswith("unet.") for key in tensors.keys())  # noqa: SIM118
+        found = sum("lora_" in name for name, _ in self.unet.named_parameters())
+        if found < held:
+            raise ValueError(f"only {found} of its {held} tensors fit this UNet")
 
     @property
     def lora(self) -> Path | None:

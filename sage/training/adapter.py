@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -118,7 +117,9 @@ class Adapter:
         """
         new = folder / f"{LORA_FILE}.{os.getpid()}.new"
         with self.averaged():
-            layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
+            # In peft's names: diffusers' older ones exist for attention only, and where both kinds
+            # stand in one file its loader leaves the older ones out without an error.
+            layers = get_peft_model_state_dict(self.unet)
             StableDiffusionPipeline.save_lora_weights(
                 new,
                 unet_lora_layers={name: value.cpu() for name, value in layers.items()},

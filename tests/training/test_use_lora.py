@@ -93,3 +93,22 @@ def test_an_adapter_of_another_network_is_refused(tiny, adapter, tmp_path):
     with pytest.raises(ValueError, match="no layers for this UNet"):
         tiny.use_lora(tmp_path)
     assert torch.equal(latents(tiny), before)
+
+
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+def test_half_an_adapter_is_refused(tiny, tmp_path):
+    """Attention in diffusers' older names beside convolutions in peft's: the loader drops one."""
+    unet = build_tiny_pipeline().unet
+    targets = ["to_q", "conv1"]
+    unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=targets))
+    layers = get_peft_model_state_dict(unet)
+    mixed = convert_state_dict_to_diffusers(dict(layers))
+    before = latents(tiny)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=mixed)
+    with pytest.raises(ValueError, match=f"only .* of its {len(layers)} tensors fit this UNet"):
+        tiny.use_lora(tmp_path)
+    assert torch.equal(latents(tiny), before)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet_lora_layers=layers)
+    tiny.use_lora(tmp_path)
+    loaded, wanted = get_peft_model_state_dict(tiny.unet, adapter_name="default_0"), layers
+    assert {k: v for k, v in loaded.items() if not torch.equal(v, wanted[k])} == {}

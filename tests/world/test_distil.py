@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sage.pipeline import SagePipeline
 from sage.solver import DDIM
-from sage.world.distil import DistilSettings, ladder, target
+from sage.training.adapter import Adapter
+from sage.world.distil import TARGETS, DistilSettings, ladder, target
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -51,3 +53,18 @@ def test_the_students_levels_are_those_it_is_sampled_at_and_the_teachers_lie_bet
 def test_a_teacher_that_is_no_multiple_is_refused(steps):
     with pytest.raises(ValueError, match="must be a multiple"):
         DistilSettings(steps=steps)
+
+
+def test_every_layer_of_the_student_is_saved_and_loaded(tiny, tiny_folder, tmp_path):
+    adapter = Adapter(tiny.unet, 2, 2.0, TARGETS)
+    generator = torch.Generator().manual_seed(0)
+    adapter.average = [0.1 * torch.randn(v.shape, generator=generator) for v in adapter.values]
+    adapter.save(tmp_path)
+    z, t, c = torch.randn(2, 4, 8, 8), torch.tensor([10, 700]), torch.randn(2, 16, 32)
+    with torch.no_grad():
+        with adapter.averaged():
+            average = tiny.unet(z, t, c).sample
+        other = SagePipeline.from_pretrained(tiny_folder)
+        other.use_lora(tmp_path)
+        loaded = other.unet(z, t, c).sample
+    assert (loaded - average).abs().max() < 1e-5
