@@ -103,7 +103,7 @@ def arrange(
 
 def calibration_of(spec: ModelSpec, trained: bool = False) -> Calibration | None:
     """What is known of sharing on a model, or with its adapter on; None if nothing is."""
-    folder = spec.adapter if trained else spec.source
+    folder = spec.adapter if trained else spec.student or spec.source
     return None if folder is None else _read_calibration(Path(folder))
 
 

@@ -35,6 +35,8 @@ class ModelSpec:
         needs_gpu: Whether it is too slow to be offered without one.
         settings: Bounds of similarity, guidance and previews.
         adapter: LoRA that was trained for sharing; None if there is none.
+        student: LoRA that makes it a model of few steps, merged when it is loaded; None for a
+            model as it is.
     """
 
     key: str
@@ -46,6 +48,7 @@ class ModelSpec:
     needs_gpu: bool = False
     settings: ModelSettings = field(default=ModelSettings(), repr=False)
     adapter: Path | None = None
+    student: Path | None = None
 
     @property
     def tau_min(self) -> float:
@@ -56,6 +59,11 @@ class ModelSpec:
     def tau_max(self) -> float:
         """Default highest similarity inside a group."""
         return self.settings.tau_max
+
+    @property
+    def steps(self) -> int:
+        """Default number of steps."""
+        return self.settings.steps
 
     @property
     def guidance_scale(self) -> float:
@@ -101,6 +109,16 @@ def builtin_model() -> ModelSpec:
     )
 
 
+def few_step_model() -> ModelSpec:
+    """Emoji scenes distilled to few steps without guidance (`sage.world.distil`)."""
+    plain, folder = builtin_model(), ASSETS / "emoji-scenes-8-step-lora"
+    settings = ModelSettings.read(folder, plain.settings)
+    title = f"Emoji scenes in {settings.steps} steps (distilled)"
+    return ModelSpec(
+        folder.name.removesuffix("-lora"), title, plain.source, settings=settings, student=folder
+    )
+
+
 def stable_diffusion_v1_5() -> ModelSpec:
     """Stable Diffusion v1.5, the paper's model, with the CLIP that holds its text encoder."""
     return ModelSpec(
@@ -121,7 +139,7 @@ def available_models(extra: str | None = None) -> tuple[ModelSpec, ...]:
     Args:
         extra: A folder, a repository id or a key from the list; it comes first.
     """
-    known = [builtin_model(), stable_diffusion_v1_5()]
+    known = [builtin_model(), few_step_model(), stable_diffusion_v1_5()]
     offered = sorted(known, key=lambda spec: spec.needs_gpu, reverse=True)
     offered = [spec for spec in offered if torch.cuda.is_available() or not spec.needs_gpu]
     if extra is None:
@@ -180,13 +198,9 @@ def open_pipeline(model: str, device: torch.device) -> tuple[ModelSpec, SagePipe
     """
     spec = available_models(model)[0]
     try:
-        clip = None
-        if spec.clip_source is not None:
-            clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
-        pipe = SagePipeline.from_pretrained(spec.source, spec.revision, clip=clip)
+        pipe = _assemble(spec, torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(f"model is {model!r}, which cannot be loaded: {error}") from error
-    pipe.settings = spec.settings
     pipe.set_progress_bar_config(disable=True)
     return spec, pipe.to(device)
 
@@ -201,15 +215,22 @@ def zero_gpu() -> bool:
 
 def _load(spec: ModelSpec, device: str) -> SagePipeline:
     target = _device(device)
-    dtype = torch.float16 if target.type == "cuda" else torch.float32
+    pipe = _assemble(spec, torch.float16 if target.type == "cuda" else torch.float32)
+    pipe.to(target)
+    if zero_gpu() and pipe.clip is not None:
+        pipe.clip.to("cpu")  # similarities are wanted at every key press, outside of leases
+    return pipe
+
+
+def _assemble(spec: ModelSpec, dtype: torch.dtype) -> SagePipeline:
+    """The pipeline of a model with its CLIP, its student and its settings."""
     clip = None
     if spec.clip_source is not None:
         clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision, dtype=dtype)
     pipe = SagePipeline.from_pretrained(spec.source, spec.revision, dtype=dtype, clip=clip)
+    if spec.student is not None:
+        pipe.merge_lora(spec.student)
     pipe.settings = spec.settings
-    pipe.to(target)
-    if zero_gpu() and pipe.clip is not None:
-        pipe.clip.to("cpu")  # similarities are wanted at every key press, outside of leases
     return pipe
 
 

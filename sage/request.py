@@ -134,15 +134,17 @@ class Defaults(Protocol):
 
     tau_min: float
     tau_max: float
+    steps: int
     guidance_scale: float
 
 
 @dataclass(frozen=True)
 class PaperDefaults:
-    """The bounds of arXiv 2509.15865, meant for OpenAI CLIP, and the usual guidance."""
+    """Bounds and steps of arXiv 2509.15865, meant for OpenAI CLIP, and the usual guidance."""
 
     tau_min: float = LIMITS["tau_min"].default
     tau_max: float = LIMITS["tau_max"].default
+    steps: int = LIMITS["steps"].default
     guidance_scale: float = LIMITS["guidance_scale"].default
 
 
@@ -269,7 +271,7 @@ def parse_request(
     tau_max: float | None = None,
     max_group_size: int = 5,
     share_ratio: float = 0.4,
-    steps: int = 30,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     seed: int = 0,
     trained: bool = False,
@@ -289,7 +291,7 @@ def parse_request(
         tau_max: Highest similarity inside a group; None is the model's own.
         max_group_size: Largest group.
         share_ratio: Share of the steps in common, in [0, 1].
-        steps: Sampling steps.
+        steps: Sampling steps; None is the model's own number.
         guidance_scale: Classifier-free guidance; None is the model's own.
         seed: Seed of the first prompt.
         trained: Adapter on or off, for the shared side.
@@ -311,7 +313,7 @@ def parse_request(
         tau_max=LIMITS["tau_max"].check(own.tau_max if tau_max is None else tau_max),
         max_group_size=int(LIMITS["max_group_size"].check(max_group_size)),
         share_ratio=LIMITS["share_ratio"].check(share_ratio),
-        steps=int(LIMITS["steps"].check(steps)),
+        steps=int(LIMITS["steps"].check(own.steps if steps is None else steps)),
         guidance_scale=LIMITS["guidance_scale"].check(
             own.guidance_scale if guidance_scale is None else guidance_scale
         ),

@@ -23,9 +23,14 @@ def test_hub_models_are_pinned_to_a_commit():
 
 def test_the_paper_model_is_first_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [spec.key for spec in available_models()] == ["sd-v1-5", "emoji-scenes"]
+    assert [spec.key for spec in available_models()] == [
+        "sd-v1-5",
+        "emoji-scenes",
+        "emoji-scenes-8-step",
+    ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [spec.key for spec in available_models()] == ["emoji-scenes"]
+    offered = [spec.key for spec in available_models()]
+    assert offered == ["emoji-scenes", "emoji-scenes-8-step"]
 
 
 def test_a_folder_from_the_command_line_comes_first(tiny_folder):

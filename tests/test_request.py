@@ -20,10 +20,11 @@ def test_a_plain_request_has_the_papers_defaults():
 
 def test_a_models_own_values_stand_where_nothing_is_chosen():
     class Own:
-        tau_min, tau_max, guidance_scale = 0.3, 0.95, 4.0
+        tau_min, tau_max, steps, guidance_scale = 0.3, 0.95, 8, 4.0
 
     request = parse_request(TWO, defaults=Own, tau_max=0.8)
     assert (request.tau_min, request.tau_max, request.guidance_scale) == (0.3, 0.8, 4.0)
+    assert (request.steps, parse_request(TWO, defaults=Own, steps=20).steps) == (8, 20)
 
 
 def test_blank_lines_and_spaces_are_dropped():

@@ -35,7 +35,7 @@ WORDS = {
     "tau_max": "highest cosine similarity inside a group; 0 is the model's own.",
     "max_group_size": "largest group, 1 to 16.",
     "share_ratio": "share of the steps that a group has in common, 0 to 1.",
-    "steps": "sampling steps, 2 to 100.",
+    "steps": "sampling steps, 2 to 100; 0 is the model's own number.",
     "guidance_scale": "classifier-free guidance, 1 to 20; 0 is the model's own.",
     "seed": "seed of the first prompt; the others count up from it.",
     "trained": "whether the shared side runs with the adapter that was trained for sharing.",
@@ -58,7 +58,7 @@ class Question:
     tau_max: float = 0.0
     max_group_size: int = LIMITS["max_group_size"].default
     share_ratio: float = LIMITS["share_ratio"].default
-    steps: int = LIMITS["steps"].default
+    steps: int = 0
     guidance_scale: float = 0.0
     seed: int = LIMITS["seed"].default
     trained: bool = False
@@ -79,7 +79,7 @@ class Question:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         prompts = values.pop("prompts")
         del values["model"]
-        values |= {name: _unless_zero(values[name]) for name in OWN}
+        values |= {name: _unless_zero(values[name]) for name in (*OWN, "steps")}
         return parse_request(prompts, **values, defaults=model.spec), model
 
 

@@ -104,7 +104,11 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         **QUICK,
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
     page.model.input(
-        handlers.pick_model, [page.model], [*own, page.model_note], api_name="on_model", **QUICK
+        handlers.pick_model,
+        [page.model, page.share_ratio],
+        [*own, page.branch_step, page.model_note],
+        api_name="on_model",
+        **QUICK,
     )
     page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
     _wire_examples(page, handlers)

@@ -107,6 +107,11 @@ class Exploring:
         """The values an axis starts with."""
         return axis_values(name)
 
+    def pick_model(self, key: str) -> Updates:
+        """A model's own steps and guidance."""
+        spec = self.shelf.spec(key)
+        return {self.parts.steps: spec.steps, self.parts.guidance_scale: spec.guidance_scale}
+
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
         parts, (form, explored) = self.parts, _split(values)
@@ -378,6 +383,8 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     follows = [parts.cost, parts.render, parts.trace, parts.show, parts.table]
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
+    own = [parts.steps, parts.guidance_scale]
+    parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     gr.on(
         [component.change for component in parts.form],
         tab.estimate,

@@ -218,7 +218,7 @@ def _rest(shelf: Shelf, parts: dict[str, Any]) -> None:
         filterable=False,
         elem_id="explore-model",
     )
-    values = {"guidance_scale": own.guidance_scale}
+    values = {"steps": own.steps, "guidance_scale": own.guidance_scale}
     for name in ("share_ratio", "steps", "guidance_scale"):
         limit = LIMITS[name]
         parts[name] = gr.Slider(

@@ -213,13 +213,18 @@ class Handlers:
 
     # -- choices -----------------------------------------------------------------------------
 
-    def pick_model(self, key: str) -> Updates:
-        """Loads a model and takes over its own bounds and guidance."""
+    def pick_model(self, key: str, share_ratio: float) -> Updates:
+        """Loads a model and takes over its own bounds, steps and guidance."""
         try:
             model = self.shelf.get(key)
         except ValueError as error:
             return {self.layout.model_note: views.note(str(error), "error")}
-        return {self.layout.model_note: views.note(_model_words(model)), **self._own(model.spec)}
+        spec = model.spec
+        return {
+            self.layout.model_note: views.note(_model_words(model)),
+            **self._own(spec),
+            **self.resize(spec.steps, share_ratio),  # else the branch point could lie outside
+        }
 
     def _own(self, spec: ModelSpec) -> Updates:
         page = self.layout
@@ -227,6 +232,7 @@ class Handlers:
             page.model: spec.key,
             page.tau_min: spec.tau_min,
             page.tau_max: spec.tau_max,
+            page.steps: spec.steps,
             page.guidance_scale: spec.guidance_scale,
             page.trained: gr.Checkbox(value=False, visible=spec.adapter is not None),
             page.known_box: gr.Accordion(visible=spec.settings.known_words is not None),

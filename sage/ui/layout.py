@@ -100,6 +100,7 @@ class Layout:
             self.model,
             self.tau_min,
             self.tau_max,
+            self.steps,
             self.guidance_scale,
             self.trained,
             self.known_box,
@@ -211,7 +212,7 @@ def _groups_card(shelf: Shelf, parts: dict[str, object]) -> None:
 
 
 def _branch_card(shelf: Shelf, parts: dict[str, object]) -> None:
-    steps = LIMITS["steps"].default
+    steps = shelf.default.steps
     with _card("branch"):
         _heading("3", "Branch point", "T*, where each goes its own way")
         parts["branch_step"] = gr.Slider(
@@ -243,7 +244,7 @@ def _branch_card(shelf: Shelf, parts: dict[str, object]) -> None:
 def _advanced(shelf: Shelf, parts: dict[str, object]) -> None:
     parts["sharing"] = _choice("sharing", "How prompts share")
     with gr.Row():
-        parts["steps"] = _slider("steps", "Steps, T")
+        parts["steps"] = _slider("steps", "Steps, T", shelf.default.steps)
         parts["max_group_size"] = _slider("max_group_size", "Largest group")
     with gr.Row():
         parts["guidance_scale"] = _slider(

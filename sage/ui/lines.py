@@ -67,6 +67,8 @@ def _loading(request: Request, spec: ModelSpec, device: str, dtype: str) -> str:
         clip = ["clip=clip"]
     where = [_quoted(_asset(spec.source)), *_revision(spec.revision), *weights, *clip]
     lines.append(_call("pipe = SagePipeline.from_pretrained", where))
+    if spec.student:
+        lines.append(f"pipe.merge_lora({_quoted(_asset(str(spec.student)))})")
     lines += [f"pipe.to({_quoted(device)})"] if device != "cpu" else []
     if request.scheduler != "ddim":
         name = _quoted(request.scheduler)

@@ -96,10 +96,11 @@ class Travel:
 
     def _steps(self, values: dict[str, Any], before: int) -> Updates:
         """Steps and share ratio; from these the page moves the slider of the branch point."""
-        if not {"steps", "share_ratio"} & set(values):
+        if not {"steps", "share_ratio", "model"} & set(values):
             return {self.layout.opened: gr.skip()}
+        own = self.shelf.spec(values["model"]).steps if "model" in values else before
         ratio = values.get("share_ratio", LIMITS["share_ratio"].default)
-        return {self.layout.steps: values.get("steps", before), self.layout.share_ratio: ratio}
+        return {self.layout.steps: values.get("steps", own), self.layout.share_ratio: ratio}
 
     def _fill(self, settings: Settings, source: str) -> Updates:
         """Everything but steps and branch point, which are in place by then."""
@@ -107,7 +108,10 @@ class Travel:
         spec = self.shelf.spec(values.get("model", self.shelf.default.key))
         updates: Updates = {}
         if "model" in values:
-            updates |= self.handlers.pick_model(values.pop("model"))
+            ratio = values.get("share_ratio", LIMITS["share_ratio"].default)
+            updates |= self.handlers.pick_model(values.pop("model"), ratio)
+            for part in (page.steps, page.branch_step):
+                updates.pop(part, None)
         if "prompts" in values:
             updates[page.prompts] = prompts_text(values.pop("prompts"))
         if "guarded" in values:

@@ -12,7 +12,6 @@ are drawn in few steps too (ours). Knows data, teacher and student; the loop is 
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,12 +25,12 @@ from torch import Tensor
 
 from sage.models import available_models
 from sage.pipeline import SagePipeline
-from sage.plan import independent_plan
 from sage.solver import DDIM, prediction_table
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, open_source, picture_side, prepare
 from sage.training.settings import DEFAULT_OUT, TrainSettings
 from sage.world.learner import Learner, Settings, checkpoint, train
+from sage.world.student import describe, distances, shrink
 
 # All dense layers and convolutions, as LCM-LoRA has it (arXiv 2311.05556, released adapters).
 TARGETS = (
@@ -51,7 +50,8 @@ class DistilSettings:
         steps: DDIM steps of the student.
         teacher_steps: Guided DDIM steps of the teacher, a multiple of `steps`.
         guidance: Of the teacher; the student has it built in.
-        rank: Of the adapter.
+        rank: Of the adapter while it is trained.
+        stored_rank: Of the adapter as it is saved, made smaller afterwards.
         batch: Rows of a step.
         rate: Peak learning rate of AdamW.
         scenes: Emoji scenes to take captions and pictures from, as in `sage.training`.
@@ -64,6 +64,7 @@ class DistilSettings:
     teacher_steps: int = 16
     guidance: float = 2.0
     rank: int = 32
+    stored_rank: int = 16
     batch: int = 32
     rate: float = 8e-4
     scenes: int = 20_000
@@ -162,31 +163,6 @@ def _predict(unet: UNet2DConditionModel, x: Tensor, t: Tensor, cond: Tensor) -> 
     return unet(x.bfloat16(), t, cond.bfloat16()).sample.float()
 
 
-def distances(
-    source: str | Path, adapter: Path, captions: Sequence[str], settings: DistilSettings
-) -> dict[str, float]:
-    """How far few-step latents are from the teacher's: root mean square, latents have about 1.
-
-    Args:
-        source: The model.
-        adapter: The student.
-        captions: What to draw; caption n starts from the noise of seed n.
-        settings: Of the distillation.
-    """
-    pipe = SagePipeline.from_pretrained(source)
-    pipe.set_progress_bar_config(disable=True)
-
-    def draw(steps: int, guidance: float) -> Tensor:
-        plan = independent_plan(len(captions), steps)
-        return pipe(captions, plan=plan, guidance_scale=guidance, output_type="latent").latents
-
-    wanted = draw(settings.teacher_steps, settings.guidance)
-    before = draw(settings.steps, settings.guidance)
-    pipe.use_lora(adapter)
-    found = {"without the adapter": before, "with it": draw(settings.steps, 1.0)}
-    return {name: round(float((x - wanted).square().mean().sqrt()), 4) for name, x in found.items()}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Distil as the command line says; returns the exit code."""
     chosen = vars(_parser().parse_args(arguments))
@@ -227,20 +203,27 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
     )
     learner = train(task, how, out, torch.device("cpu"), resume)
     save(task, learner, out)
-    record = asdict(settings) | {"minutes": round(learner.seconds / 60, 2), "step": learner.step}
     check = [data.captions[group[0]] for group in data.groups[:CHECKED]]
-    record["distance_to_teacher"] = distances(spec.source, out, check, settings)
-    (out / "distil.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+    teacher = {name: getattr(settings, name) for name in ("steps", "teacher_steps", "guidance")}
+    record = asdict(settings) | {
+        "minutes": round(learner.seconds / 60, 2),
+        "step": learner.step,
+        "checked": len(check),
+        "distance_to_teacher": distances(spec.source, out, check, **teacher),
+    }
+    describe(out, spec.key, record)
     print(record["distance_to_teacher"])
     print(f"The adapter is in {out}")
     return out
 
 
 def save(task: Distillation, learner: Learner, out: Path) -> Path:
-    """Writes the averaged adapter as `pytorch_lora_weights.safetensors`."""
+    """Writes the averaged adapter, made small, as `pytorch_lora_weights.safetensors`."""
     pairs = zip(learner.average, learner.live, strict=True)
     task.adapter.average = [average.view_as(value) for average, value in pairs]
-    return task.adapter.save(out)
+    file = task.adapter.save(out)
+    shrink(file, task.settings.stored_rank)
+    return file
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -80,7 +80,7 @@ def test_parameters_are_named_documented_and_have_defaults(client, demo):
         found = {p["parameter_name"]: p for p in endpoint["parameters"]}
         assert list(found) == NAMES
         assert all(p["parameter_has_default"] for p in found.values())
-        assert found["steps"]["parameter_default"] == LIMITS["steps"].default
+        assert found["max_group_size"]["parameter_default"] == LIMITS["max_group_size"].default
         listener = next(f for f in demo.fns.values() if f"/{f.api_name}" == name)
         assert all(re.search(rf"^{p}: ", listener.api_description, re.M) for p in NAMES)
 

@@ -332,11 +332,13 @@ def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, f
 
 def test_a_model_brings_its_own_bounds_and_what_it_knows(page):
     layout = page.layout
-    updates = page.pick_model("tiny")
+    updates = page.pick_model("tiny", 0.5)
     assert (updates[layout.tau_min], updates[layout.tau_max]) == (0.95, 1.0)
     assert updates[layout.guidance_scale] == 3.0
     assert "fox" in updates[layout.known]
-    gone = page.pick_model("gone")
+    assert updates[layout.steps] == 30
+    assert (updates[layout.branch_step].maximum, updates[layout.branch_step].value) == (30, 15)
+    gone = page.pick_model("gone", 0.5)
     assert "Gone cannot be loaded here: no such host" in gone[layout.model_note]
     assert "more lines" not in gone[layout.model_note]
     assert layout.tau_min not in gone
