@@ -26,11 +26,11 @@ def test_the_paper_model_is_first_where_there_is_a_gpu(monkeypatch):
     assert [spec.key for spec in available_models()] == [
         "sd-v1-5",
         "emoji-scenes",
-        "emoji-scenes-8-step",
+        "emoji-scenes-4-step",
     ]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     offered = [spec.key for spec in available_models()]
-    assert offered == ["emoji-scenes", "emoji-scenes-8-step"]
+    assert offered == ["emoji-scenes", "emoji-scenes-4-step"]
 
 
 def test_a_folder_from_the_command_line_comes_first(tiny_folder):
