@@ -64,7 +64,7 @@ def test_a_run_that_was_killed_renders_only_what_is_missing(settings, monkeypatc
         main_table.run(Lab(replace(settings, dry_run=True)))
     most = 100
     main_table.run(Lab(settings))
-    assert len(set(rendered)) == len(rendered) == 10
+    assert len(set(rendered)) == len(rendered) >= 10
     rendered.clear()
     importlib.import_module(STUDIES["soft-target"]).run(Lab(settings))
     assert not rendered  # both of its rows are in the main table
