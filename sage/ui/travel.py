@@ -19,7 +19,7 @@ from sage.ui.links import Settings, link_query, prompts_text, read_link, read_re
 from sage.ui.shelf import Shelf
 
 RECORD_BYTES, LINK_BYTES = 2**20, 2**16
-OPENED = "Opened from a {0}: press Render to see it."
+OPENED = "These settings are from a {0}; Render makes their pictures."
 # The clipboard is the browser's, and so is the address that the query belongs to.
 COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
 QUERY = "(link, steps) => [location.search, steps]"
