@@ -1,9 +1,9 @@
 """What sharing does to a model's pictures, as measured: distance by similarity and share ratio.
 
 Bounds of similarity belong to a text encoder and distances to a model, so every model (and every
-adapter) has a table of its own, `calibration.json` in its folder, written by the study `adaptive`.
-A model without that file is not calibrated, and nothing is predicted for it. Knows numbers and one
-file; nothing of texts, pictures or networks.
+adapter) has a table of its own, `calibration.json` in its folder, measured by the studies
+`adaptive` and `few-step`. A model without that file is not calibrated, and nothing is predicted for
+it. Knows numbers and one file; nothing of texts, pictures or networks.
 """
 
 import json

@@ -46,6 +46,8 @@ class Setting:
         options: Further keyword arguments of `SagePipeline.stream`, as (name, value) pairs; the
             `repr` of a value must say all about it.
         plan: A plan for the whole set of prompts, instead of share ratio and groups.
+        common_noise: The prompts of a group start from one noise, as if they shared, whether they
+            do or not.
     """
 
     share_ratio: float = 0.0
@@ -55,11 +57,13 @@ class Setting:
     scheduler: str = "ddim"
     options: tuple[tuple[str, Any], ...] = ()
     plan: Plan | None = None
+    common_noise: bool = False
 
     @property
     def shares(self) -> bool:
         """Whether the groups matter."""
-        return self.plan is not None or self.share_ratio > 0 or bool(self.options)
+        asked = self.plan is not None or self.common_noise or bool(self.options)
+        return asked or self.share_ratio > 0
 
     def key(self) -> list:
         """Everything that the pictures depend on, as plain values; the adapter by its content."""
@@ -67,7 +71,8 @@ class Setting:
         options = sorted((name, repr(value)) for name, value in self.options)
         plan = None if self.plan is None else repr(self.plan)
         ratio = round(self.share_ratio, 6)
-        return [ratio, self.steps, self.guidance, adapter, self.scheduler, options, plan]
+        more = ["common noise"] if self.common_noise else []
+        return [ratio, self.steps, self.guidance, adapter, self.scheduler, options, plan, *more]
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,13 @@ class Cell:
 
     @property
     def noise_seeds(self) -> tuple[int, ...]:
-        """One for each prompt."""
-        return tuple(self.seed * SEED_STRIDE + n for n in range(len(self.prompts)))
+        """One for each prompt; with common noise, that of the first prompt of its group."""
+        numbers = list(range(len(self.prompts)))
+        if self.setting.common_noise:
+            for group in self.prompts.groups:
+                for n in group:
+                    numbers[n] = min(group)
+        return tuple(self.seed * SEED_STRIDE + n for n in numbers)
 
 
 def adapter_file(adapter: Path) -> Path:

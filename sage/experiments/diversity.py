@@ -5,11 +5,12 @@ prompt has noise of its own from the start: the diversity there is to be had.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.experiments import figures
 from sage.experiments.contest import Contest, Entry, hold, quality_keys, rows
+from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT
 from sage.experiments.results import better, result
@@ -42,23 +43,32 @@ def run(lab: Lab) -> dict[str, Any]:
 
 
 def finding(found: Contest) -> str:
-    """One sentence: the largest share of fresh noise that harms nothing, and what it brings."""
-    if "inside" not in next(iter(found.values())).metrics:
+    """One sentence: the most diversity that fresh noise brings without harm, if it brings any."""
+    base = next(iter(found.values()))
+    if "inside" not in base.metrics:
         return "Diversity was not judged."
-    keys, said = quality_keys(found), []
-    for ratio in RATIOS:
-        mine = [entry for entry in found if entry.name == f"ratio {ratio:g}"]
-        none = found[mine[0]]
-        harmless = [e for e in mine if all(better(found[e], none, key) >= 0 for key in keys)]
-        best = max(harmless, key=lambda e: found[e].metrics["inside"].value)
-        values = [found[e].metrics["inside"].value for e in (mine[0], best)]
-        said.append(
-            f"at ratio {ratio:g} diversity inside groups goes from {values[0]:.3f} to "
-            f"{values[1]:.3f} with {best.label}, the most of those that harm none of {keys}"
-        )
-    alone = next(iter(found.values())).metrics["inside"].value
-    text = "; ".join(said).replace("('", "").replace("')", "").replace("',)", "").replace("'", "")
-    return f"Independent pictures have {alone:.3f}; {text}."
+    keys = quality_keys(found)
+    said = "; ".join(_gain(found, ratio, keys) for ratio in RATIOS)
+    judges = ", ".join(METRIC[key].title for key in keys)
+    return (
+        f"Independent pictures have a diversity inside groups of "
+        f"{base.metrics['inside'].value:.3f}; {said} (harm: {judges}, beyond chance)."
+    )
+
+
+def _gain(found: Contest, ratio: float, keys: Sequence[str]) -> str:
+    mine = [entry for entry in found if entry.name == f"ratio {ratio:g}"]
+    none = found[mine[0]]
+    before = none.metrics["inside"].value
+    gaining = [e for e in mine[1:] if better(found[e], none, "inside") > 0]
+    harmless = [e for e in gaining if all(better(found[e], none, key) >= 0 for key in keys)]
+    if gaining and not harmless:
+        return f"at ratio {ratio:g} fresh noise brings more than {before:.3f} only with harm"
+    if not gaining:
+        return f"at ratio {ratio:g} fresh noise brings no more than {before:.3f}"
+    best = max(harmless, key=lambda e: found[e].metrics["inside"].value)
+    after = found[best].metrics["inside"].value
+    return f"at ratio {ratio:g} {best.label} brings {before:.3f} to {after:.3f} without harm"
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Does sharing survive few steps: faster solvers, and students distilled to 4 and 8 steps?
 
 DPM-Solver++ (2M) and plain DDIM at few steps, and the few-step students of `sage.world.distil`
-(one adapter for each number of steps, no guidance), each alone and shared.
+(one adapter for each number of steps, no guidance), each alone and shared. The students'
+calibrations, for the guard, appear in `calibration/` beside the result.
 """
 
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage.calibration import Calibration
+from sage.experiments.calibrate import swept, written
 from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
@@ -38,6 +41,12 @@ def run(lab: Lab) -> dict[str, Any]:
                 setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
                 entries.append(Entry(f"distilled, {side}", f"{steps} steps", setting))
     found = hold(lab, entries)
+    calibrations = {
+        folder.name: calibration(lab, steps, folder)
+        for steps, folder in students.items()
+        if folder is not None
+    }
+    written(lab, calibrations)
     digests = {str(n): lab.adapter_digest(folder) for n, folder in students.items()}
     return result(
         sys.modules[__name__],
@@ -54,6 +63,12 @@ def student(lab: Lab, steps: int) -> Path | None:
     places = (ASSETS / f"emoji-scenes-{steps}-step-lora", lab.settings.adapters.parent)
     folders = (places[0], places[1] / f"few-step-{steps}")
     return next((folder for folder in folders if (folder / LORA_FILE).is_file()), None)
+
+
+def calibration(lab: Lab, steps: int, folder: Path) -> Calibration:
+    """What sharing does to a student, at every branch point it has."""
+    ratios = [step / steps for step in range(1, steps + 1)]
+    return swept(lab, {r: lab.setting(r, folder, steps=steps, guidance=1.0) for r in ratios}).fit()
 
 
 def finding(found: Contest) -> str:

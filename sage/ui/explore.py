@@ -108,9 +108,13 @@ class Exploring:
         return axis_values(name)
 
     def pick_model(self, key: str) -> Updates:
-        """A model's own steps and guidance."""
-        spec = self.shelf.spec(key)
-        return {self.parts.steps: spec.steps, self.parts.guidance_scale: spec.guidance_scale}
+        """A model's own steps and guidance, and its adapter if it has one."""
+        parts, spec = self.parts, self.shelf.spec(key)
+        return {
+            parts.steps: spec.steps,
+            parts.guidance_scale: spec.guidance_scale,
+            parts.trained: gr.Checkbox(value=False, visible=spec.adapter is not None),
+        }
 
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
@@ -383,7 +387,7 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     follows = [parts.cost, parts.render, parts.trace, parts.show, parts.table]
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
-    own = [parts.steps, parts.guidance_scale]
+    own = [parts.steps, parts.guidance_scale, parts.trained]
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     gr.on(
         [component.change for component in parts.form],

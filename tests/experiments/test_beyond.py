@@ -1,14 +1,16 @@
 """The studies beyond the paper run on a tiny model and say what their numbers say."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sage.calibration import Calibration
 from sage.cost import evaluations
-from sage.experiments import adaptive, aggregators, diversity, few_step, pareto, trees
-from sage.experiments.contest import on_front
+from sage.experiments import adaptive, aggregators, calibrate, diversity, few_step, pareto, trees
+from sage.experiments.cells import Cell, Setting
+from sage.experiments.contest import Entry, on_front
 from sage.experiments.lab import Lab
 from tests.experiments.studying import made
 
@@ -48,11 +50,43 @@ def test_diversity_is_swept_by_fresh_noise(lab):
     assert len(found["rows"]) == 1 + len(diversity.RATIOS) * len(diversity.SHARES)
 
 
+class Level:
+    """A number whose difference from another is beyond chance from 0.01 on."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def minus(self, other):
+        gap = self.value - other.value
+        return SimpleNamespace(sign=0 if abs(gap) < 0.01 else int(np.sign(gap)))
+
+
+def test_diversity_says_what_fresh_noise_brings_and_what_it_costs():
+    def row(inside, clip):
+        return SimpleNamespace(metrics={"inside": Level(inside), "clip": Level(clip)})
+
+    def said(some, more):
+        found = {Entry("independent", "", Setting()): row(0.6, 0.6)}
+        for ratio in diversity.RATIOS:
+            for label, (inside, clip) in (("0%", (0.5, 0.6)), ("50%", some), ("100%", more)):
+                found[Entry(f"ratio {ratio:g}", label, Setting(ratio))] = row(inside, clip)
+        return diversity.finding(found)
+
+    assert "at ratio 0.3 50% brings 0.500 to 0.540 without harm" in said((0.54, 0.6), (0.55, 0.5))
+    assert "at ratio 0.5 fresh noise brings no more than 0.500" in said((0.5, 0.6), (0.501, 0.7))
+    assert "brings more than 0.500 only with harm" in said((0.54, 0.5), (0.55, 0.5))
+
+
 def test_few_steps_are_shared_and_not(lab, adapter_folder, monkeypatch):
     monkeypatch.setattr(few_step, "student", lambda lab, steps: adapter_folder)
     found = made("few-step", lab)
     names = {line["name"] for line in found["rows"]}
     assert {"distilled, alone", "distilled, shared", "DPM-Solver++ (2M), shared"} <= names
+    table = Calibration.read(lab.settings.out / "calibration" / adapter_folder.name)
+    assert table.share_ratio == tuple(n / 8 for n in range(9))  # of the last one
+    assert table.conditions["steps"] == 8
+    assert table.conditions["guidance_scale"] == 1
+    assert table.expected(0.0, 0.0) == 0 < table.expected(0.0, 1.0)
 
 
 def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
@@ -64,18 +98,40 @@ def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
     tables = [Calibration.read(folders / lab.settings.sage_adapter.name)]
     tables.append(Calibration.read(folders / "untrained"))
     assert all(table.distance[0][0] == 0 for table in tables)  # the twin itself
+    assert all(table.conditions["random_pictures"] == 4 for table in tables)
     limits = [line["limit"] for line in found["calibrations"].values()]
     assert limits == [table.limit for table in tables]
     assert "saves" in found["finding"]
+
+
+def test_random_groups_are_whole_and_leave_nobody_alone(lab):
+    for pictures in (10, 12, 24, 32):
+        groups = calibrate.random_groups(Lab(replace(lab.settings, pictures=pictures))).groups
+        assert [n for group in groups for n in group] == list(range(pictures // 2))
+        assert all(2 <= len(group) <= 6 for group in groups)
+
+
+def test_twins_in_a_group_start_from_one_noise_and_share_nothing(lab):
+    prompts = lab.prompts
+    twin = lab.setting(0.0, common_noise=True)
+    seeds = Cell(twin, prompts, 0).noise_seeds
+    assert all(seeds[n] == min(group) for group in prompts.groups for n in group)
+    assert Cell(lab.setting(), prompts, 0).noise_seeds == tuple(range(len(prompts)))
+    alone, apart = (lab.cell(Cell(s, prompts, 0)) for s in (twin, lab.setting()))
+    assert alone["evaluations"] == apart["evaluations"] == len(prompts) * 5
+    first = [min(group) for group in prompts.groups]
+    same = (alone["pictures"] == apart["pictures"]).all(axis=(1, 2, 3))
+    assert same[first].all()
+    assert not same.all()
 
 
 def test_the_limit_is_where_too_many_pictures_are_lost():
     words = {"limit": 1.0, "measure": "", "conditions": {}}
     made = Calibration((0.5,), (0.1, 0.2, 0.3, 0.4), ((0.0, 0.1, 0.2, 0.3),), **words)
     lost = np.array([[0.0, 0.01, 0.02, 0.5]])
-    assert adaptive.limit_of(made, [10], lost) == pytest.approx(0.2)
-    assert adaptive.limit_of(made, [10], lost + 0.2) == 0
-    assert adaptive.limit_of(made, [10], None) == pytest.approx(0.3)
+    assert calibrate.limit_of(made, [10], lost) == pytest.approx(0.2)
+    assert calibrate.limit_of(made, [10], lost + 0.2) == 0
+    assert calibrate.limit_of(made, [10], None) == pytest.approx(0.3)
 
 
 def test_all_of_it_is_on_one_plot(lab, adapter_folder, monkeypatch):

@@ -238,3 +238,16 @@ def test_the_adapter_is_offered_only_where_a_model_has_one(shelf):
     assert "trained" not in offered_axes(shelf)
     with_one = [replace(shelf.default, adapter=Path("adapter")), *shelf.specs]
     assert offered_axes(Shelf(with_one, shelf.get)) == list(AXES)
+
+
+def test_a_model_brings_its_own_steps_and_guidance_and_its_adapter_if_it_has_one(shelf):
+    plain = shelf.default
+    other = replace(plain, key="other", adapter=Path("adapter"))
+    with gr.Blocks():
+        tab = Exploring(build_parts(Shelf([plain, other], shelf.get)), Shelf([plain, other], None))
+    for spec in (plain, other):
+        shown = at_once(tab, tab.pick_model(spec.key))
+        assert shown["steps"] == spec.steps
+        assert shown["guidance_scale"] == spec.guidance_scale
+        assert not shown["trained"].value
+        assert shown["trained"].visible == (spec.adapter is not None)
