@@ -35,6 +35,8 @@ def code_blocks(language):
 def test_the_library_example_runs(tmp_path):
     (example,) = [block for block in code_blocks("python") if "SagePipeline" in block]
     assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    (more,) = [block for block in code_blocks("python") if "merge_lora" in block]
+    example += more + "print(len(images), 'in four steps')\n"  # the README goes on from there
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     run = [sys.executable, "-c", example]
@@ -42,6 +44,7 @@ def test_the_library_example_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"saved \d+% of the evaluations", done.stdout)
     assert len(list(tmp_path.glob("*.png"))) == 3
+    assert "3 in four steps" in done.stdout
 
 
 def test_the_two_commands_name_files_that_exist():
