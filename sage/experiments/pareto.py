@@ -6,15 +6,17 @@ interval saves no evaluation, only its unconditional half.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.experiments.adaptive import RULES, rule_name
 from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
 from sage.experiments.few_step import STUDENT_STEPS, student
+from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT, TURNS
-from sage.experiments.results import result
+from sage.experiments.measure import Measured
+from sage.experiments.results import better, result
 from sage.experiments.trees import OVER_ALL, tree_plans
 
 NAME, TITLE = "pareto", "Everything on one plot"
@@ -113,18 +115,49 @@ def _rule(rule: object) -> tuple[tuple[str, Any], ...]:
 
 
 def finding(found: Contest, lines: list[dict[str, Any]]) -> str:
-    """One sentence: what is on the front in every metric of quality."""
+    """What is on the front in every metric of quality, and which ways of sharing are beaten."""
     keys = quality_keys(found)
     front = [
-        f"{line['name']} ({line['label']}) at {line['gigaflops']:.3g} GFLOPs"
+        f"{_words(line)} at {line['gigaflops']:.3g} GFLOPs"
         for line in sorted(lines, key=lambda line: line["gigaflops"])
         if set(keys) <= set(line["front"])
     ]
-    base = lines[0]["gigaflops"]
+    ways = list(zip(lines, found, found.values(), strict=True))
+    plain = [(line, judged) for line, entry, judged in ways if not _shares(entry)]
+    sharing = [(line, judged) for line, entry, judged in ways if _shares(entry)]
+    left = [_words(line) for line, judged in sharing if not _beaten(line, judged, plain, keys)]
+    titles = " and ".join(METRIC[key].title for key in keys)
     return (
-        f"Independent sampling takes {base:.3g} GFLOPs a picture; on the front in "
-        f"{' and '.join(keys)} are {'; '.join(front) if front else 'none in all at once'}."
+        f"Independent sampling takes {lines[0]['gigaflops']:.3g} GFLOPs a picture; on the front in "
+        f"{titles} are {'; '.join(front) if front else 'none in all at once'}. Of {len(sharing)} "
+        f"ways that share, {len(sharing) - len(left)} are beaten by one that does not share and "
+        "costs no more (better in one of these beyond chance, worse in none); not beaten: "
+        f"{'; '.join(left) if left else 'none'}."
     )
+
+
+def _words(line: Mapping[str, Any]) -> str:
+    return f"{line['name']} ({line['label']})"
+
+
+def _shares(entry: Entry) -> bool:
+    asked = entry.setting
+    return asked.share_ratio > 0 or asked.plan is not None or "adaptive" in dict(asked.options)
+
+
+def _beaten(
+    line: Mapping[str, Any],
+    judged: Measured,
+    rivals: Sequence[tuple[Mapping[str, Any], Measured]],
+    keys: Sequence[str],
+) -> bool:
+    """Whether a rival that costs no more is better in a metric and worse in none."""
+    for other, rival in rivals:
+        if other["gigaflops"] <= line["gigaflops"]:
+            signs = [better(rival, judged, key) for key in keys]
+            if max(signs) > 0 <= min(signs):
+                return True
+    return False
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:

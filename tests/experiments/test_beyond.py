@@ -155,3 +155,16 @@ def test_the_front_is_what_nothing_beats():
         False,
         False,
     ]
+
+
+def test_a_way_of_sharing_is_beaten_by_what_is_better_and_no_dearer():
+    def row(cost, clip, probe):
+        judged = SimpleNamespace(metrics={"clip": Level(clip), "probe": Level(probe)})
+        return {"gigaflops": cost}, judged
+
+    keys = ("clip", "probe")
+    line, judged = row(10, 0.60, 0.90)
+    beaten = [row(10, 0.62, 0.90), row(5, 0.60, 0.92)]
+    not_beaten = [row(11, 0.7, 1.0), row(5, 0.62, 0.88), row(5, 0.605, 0.905)]
+    assert all(pareto._beaten(line, judged, [rival], keys) for rival in beaten)
+    assert not pareto._beaten(line, judged, not_beaten, keys)
