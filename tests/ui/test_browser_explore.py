@@ -98,7 +98,7 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     with fresh.expect_file_chooser() as chooser:
         find(fresh, "#upload-record").click()
     chooser.value.set_files(tmp_path / "record.json")
-    shows(fresh, "#opened", "Opened from a record")
+    shows(fresh, "#opened", "These settings are from a record")
     shows(fresh, "#estimate", "2 of 4 steps shared")
     expect(find(fresh, "#seed input")).to_have_value("9")
 
@@ -143,7 +143,7 @@ def test_a_cell_opens_in_the_studio(visit):
     with page.context.expect_page() as opened:
         link.click()
     studio = opened.value
-    shows(studio, "#opened", "Opened from a link")
+    shows(studio, "#opened", "These settings are from a link")
     shows(studio, "#estimate", "2 of 4 steps shared")
     expect(find(studio, "#seed input")).to_have_value("2")
 
