@@ -9,10 +9,19 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows, told
+from sage.experiments.contest import (
+    Contest,
+    Entry,
+    differing,
+    hold,
+    panels_of,
+    quality_keys,
+    rows,
+    told,
+)
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT
-from sage.experiments.results import better, result
+from sage.experiments.results import result
 from sage.trunk import TRUNKS
 
 NAME, TITLE = "aggregators", "What a trunk follows"
@@ -48,17 +57,11 @@ def finding(found: Contest) -> str:
     for title in [title for trunk, title in TRUNKS.items() if trunk != "mean"]:
         pairs = [(e, paper[e.label]) for e in found if e.name == title]
         for sign, word in ((1, "better"), (-1, "worse")):
-            where = [
-                f"{key} ({mine.label})"
-                for mine, other in pairs
-                for key in keys
-                if better(found[mine], found[other], key) == sign
-            ]
-            if where:
-                said.append(f"{title.lower()} is {word} in {', '.join(where)}")
+            if where := differing(found, pairs, sign):
+                said.append(f"{title.lower()} is {word} in {where}")
     first = next(iter(paper.values()))
-    against = f"Against the paper's mean embedding ({told(found, first, keys)} at {first.label})"
-    return f"{against} {'; '.join(said) if said else 'no other rule differs beyond chance'}."
+    against = f"Against the paper's mean embedding ({told(found, first, keys)} {first.label})"
+    return f"{against}, {'; '.join(said) if said else 'no other rule differs'} beyond chance."
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:

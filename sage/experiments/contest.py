@@ -13,7 +13,7 @@ from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.measure import Measured
 from sage.experiments.prompts import PromptSet
-from sage.experiments.results import row
+from sage.experiments.results import better, row
 
 COSTS = {"evaluations": "evaluations a picture", "gigaflops": "GFLOPs a picture"}
 
@@ -83,8 +83,9 @@ def panels_of(
     keys: Sequence[str] = ("fd", "clip", "probe"),
     cost: str = "evaluations",
     title: str | None = None,
+    loose: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Metrics against cost, a line for each name."""
+    """Metrics against cost, a line for each name; points of `loose` names are not joined."""
     wanted = [key for key in keys if key in found["metrics"]] or ["pixels"]
     names = list(dict.fromkeys(line["name"] for line in found["rows"]))
     traces = []
@@ -97,8 +98,8 @@ def panels_of(
                     name,
                     [line[cost] for line in lines],
                     [line["metrics"][key] for line in lines],
-                    colour=figures.GREY if n == 0 else figures.COLOURS[(n - 1) % 7],
-                    symbol=figures.SYMBOLS[n % len(figures.SYMBOLS)],
+                    **figures.style(n),
+                    line=name not in loose,
                     texts=[f"{name}, {line['label']}" for line in lines],
                     axes=panel,
                     legend=panel == 1,
@@ -107,6 +108,25 @@ def panels_of(
     titles = [(COSTS[cost], figures.axis_title(found["metrics"][key])) for key in wanted]
     note = figures.caption(found)
     return figures.panels(traces, titles, title=title or found["title"], note=note)
+
+
+def differing(found: Contest, pairs: Sequence[tuple[Entry, Entry]], sign: int) -> str:
+    """The metrics in which the first of each pair differs from the second, beyond chance.
+
+    Args:
+        found: What was measured.
+        pairs: Entries and what each is held against.
+        sign: 1 for better, -1 for worse.
+
+    Returns:
+        Titles, each with the labels of its pairs if not all of them differ; "" if none does.
+    """
+    named = []
+    for key in quality_keys(found):
+        at = [a.label for a, b in pairs if better(found[a], found[b], key) == sign]
+        some = f" ({'; '.join(at)})" if len(at) < len(pairs) else ""
+        named += [METRIC[key].title + some] if at else []
+    return ", ".join(named)
 
 
 def told(found: Contest, entry: Entry, keys: Sequence[str]) -> str:

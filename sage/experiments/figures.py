@@ -4,6 +4,7 @@ Builds dictionaries only, so no study needs Plotly; a test hands them to Plotly.
 nothing of how they came about.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,20 @@ from typing import Any
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#777777"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "x")
+LEGEND_ROW, LEGEND_ENTRY, LETTER = 24, 46, 5.8  # sizes of a legend, about, in pixels
 FONT = {"family": "Helvetica, Arial, sans-serif", "size": 13, "color": "#222222"}
+
+
+def style(number: int) -> dict[str, str]:
+    """Colour and symbol of a figure's lines by their number; the first one is the baseline.
+
+    Colours come round again with open symbols.
+    """
+    if number == 0:
+        return {"colour": GREY, "symbol": SYMBOLS[0]}
+    turn, place = divmod(number - 1, len(COLOURS))
+    symbol = SYMBOLS[(number + turn) % len(SYMBOLS)]
+    return {"colour": COLOURS[place], "symbol": symbol + ("-open" if turn else "")}
 
 
 def interval_trace(
@@ -91,12 +105,23 @@ def panels(
     """
     count, gap = len(titles), 0.09
     width = (1 - gap * (count - 1)) / count
+    whole = 140 + 430 * count
+    names = [trace["name"] for trace in traces if trace.get("showlegend")]
+    rows = math.ceil(sum(LEGEND_ENTRY + LETTER * len(name) for name in names) / (whole - 90))
     layout: dict[str, Any] = {
-        "title": {"text": title, "x": 0.01, "xanchor": "left", "font": {"size": 16}},
+        "title": {
+            "text": title,
+            "x": 0.01,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 20},
+            "font": {"size": 16},
+        },
         "font": FONT,
-        "width": 140 + 430 * count,
-        "height": height + 60,
-        "margin": {"l": 70, "r": 20, "t": 96, "b": 84 if note else 60},
+        "width": whole,
+        "height": height + 36 + LEGEND_ROW * rows,
+        "margin": {"l": 70, "r": 20, "t": 72 + LEGEND_ROW * rows, "b": 84 if note else 60},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},

@@ -14,12 +14,20 @@ from torch import Tensor
 
 from sage.cost import evaluations
 from sage.experiments.cells import Setting
-from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows, told
-from sage.experiments.judges import METRIC
+from sage.experiments.contest import (
+    Contest,
+    Entry,
+    differing,
+    hold,
+    panels_of,
+    quality_keys,
+    rows,
+    told,
+)
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT, SAGE, UNTRAINED
 from sage.experiments.prompts import PromptSet
-from sage.experiments.results import better, result
+from sage.experiments.results import result
 from sage.grouping import cosine_similarity
 from sage.plan import Plan
 from sage.tree import budget_plan, dendrogram
@@ -78,27 +86,16 @@ def kept_apart(similarity: Tensor, prompts: PromptSet) -> Tensor:
 def finding(found: Contest) -> str:
     """One sentence: where each kind of tree differs from one level, beyond chance."""
     base = {entry.label: entry for entry in found if entry.name == "one level"}
-    said = [
-        f"a {kind} is better in {_where(found, base, kind, 1)} and worse in "
-        f"{_where(found, base, kind, -1)}"
-        for kind in (INSIDE, OVER_ALL)
-    ]
+    said = []
+    for kind in (INSIDE, OVER_ALL):
+        pairs = [(entry, base[entry.label]) for entry in found if entry.name == kind]
+        higher, lower = (differing(found, pairs, sign) or "nothing" for sign in (1, -1))
+        said.append(f"a {kind} is better in {higher} and worse in {lower}")
     keys, first = quality_keys(found), next(iter(base.values()))
     return (
         f"Against one level with as many evaluations ({told(found, first, keys)} with "
         f"{first.label}), {'; '.join(said)}."
     )
-
-
-def _where(found: Contest, base: Mapping[str, Entry], kind: str, sign: int) -> str:
-    """The metrics in which a kind of tree differs in one direction, with the settings."""
-    pairs = [(entry, base[entry.label]) for entry in found if entry.name == kind]
-    where = {
-        key: [mine.label for mine, other in pairs if better(found[mine], found[other], key) == sign]
-        for key in quality_keys(found)
-    }
-    named = [f"{METRIC[key].title} ({'; '.join(at)})" for key, at in where.items() if at]
-    return ", ".join(named) or "nothing"
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
