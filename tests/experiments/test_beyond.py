@@ -9,9 +9,10 @@ import pytest
 from sage.calibration import Calibration
 from sage.cost import evaluations
 from sage.experiments import adaptive, aggregators, calibrate, diversity, few_step, pareto, trees
-from sage.experiments.cells import Cell, Setting
+from sage.experiments.cells import Cell, Setting, adapter_file, file_digest
 from sage.experiments.contest import Entry, on_front
 from sage.experiments.lab import Lab
+from sage.models import ASSETS
 from tests.experiments.studying import made
 
 
@@ -132,6 +133,24 @@ def test_the_limit_is_where_too_many_pictures_are_lost():
     assert calibrate.limit_of(made, [10], lost) == pytest.approx(0.2)
     assert calibrate.limit_of(made, [10], lost + 0.2) == 0
     assert calibrate.limit_of(made, [10], None) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(
+    ("folder", "measured"),
+    [
+        ("emoji-scenes", "untrained"),
+        ("emoji-scenes-sage-lora", "emoji-scenes-sage-lora"),
+        ("emoji-scenes-4-step-lora", "emoji-scenes-4-step-lora"),
+    ],
+)
+def test_what_the_guard_reads_was_measured_on_these_weights(folder, measured):
+    shipped = Calibration.read(ASSETS / folder)
+    assert shipped == Calibration.read(ASSETS / "results" / "calibration" / measured)
+    adapter = shipped.conditions["adapter"]
+    if folder != "emoji-scenes":
+        assert adapter == file_digest(adapter_file(ASSETS / folder))[:12]
+    # Unlike prompts that are forced together lose more than similar ones: the negative control.
+    assert shipped.expected(0.0, 0.4) > 1.1 * shipped.expected(0.6, 0.4)
 
 
 def test_all_of_it_is_on_one_plot(lab, adapter_folder, monkeypatch):
