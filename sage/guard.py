@@ -47,7 +47,8 @@ def predict(
         similarity: Of the two least similar prompts of the group (`lowest_similarity`).
         share_ratio: β that is asked for.
         calibration: Of the model; None if it has none.
-        steps: T; a trunk of less than one step is no trunk.
+        steps: T; a trunk of less than one step is no trunk, and a verdict says if the calibration
+            was measured at another T.
 
     Raises:
         ValueError: If the ratio lies outside [0, 1].
@@ -57,7 +58,9 @@ def predict(
     if calibration is None:
         return Verdict("unknown", "Not calibrated for this model: nothing is predicted.")
     expected, limit = calibration.expected(similarity, share_ratio), calibration.limit
-    numbers = f"expected distance {expected:.3f}, limit {limit:.3f}"
+    measured = calibration.conditions.get("steps", steps)
+    where = "" if measured == steps else f" (measured at {measured} steps)"
+    numbers = f"expected distance {expected:.3f}, limit {limit:.3f}{where}"
     if calibration.is_safe(similarity, share_ratio):
         return Verdict("safe", f"Safe to share: {numbers}.", expected, limit)
     longest = calibration.longest_safe(similarity)

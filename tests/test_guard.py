@@ -78,6 +78,13 @@ def test_each_kind_of_verdict():
     assert "lowest similarity 0.40" in refused.reason
 
 
+def test_other_steps_than_the_measured_ones_are_named():
+    words = WORDS | {"conditions": {"steps": 30}}
+    table = Calibration(TABLE.similarity, TABLE.share_ratio, TABLE.distance, **words)
+    assert "measured at" not in predict(0.6, 0.6, table, 30).reason
+    assert "(measured at 30 steps)" in predict(0.6, 0.6, table, 8).reason
+
+
 def test_a_model_that_is_not_calibrated_is_not_judged():
     verdict = predict(0.1, 0.9, None)
     assert verdict.kind == "unknown"
