@@ -20,7 +20,7 @@ from sage.ui.lesson.content import (
     differing_words,
     results,
 )
-from sage.ui.lesson.quiz import question
+from sage.ui.lesson.quiz import KINDS, question
 from sage.ui.palette import ALONE, GROUP_COLORS, group_marks
 from sage.ui.shelf import Shelf
 
@@ -123,7 +123,7 @@ def check_answer(
 
 def next_question(number: int) -> tuple[int, str, Any, str, Any]:
     """A question of the next kind, with numbers by chance."""
-    kinds = 5
+    kinds = len(KINDS)
     fresh = (number + 1) % kinds + kinds * randrange(1000)
     asked = question(fresh)
     choices = gr.Radio(choices=list(asked.choices), value=None)

@@ -44,7 +44,7 @@ def question(number: int) -> Question:
     """
     if number < 0:
         raise ValueError(f"The question's number is {number}; allowed are 0 and more.")
-    return _KINDS[number % len(_KINDS)](Random(FIRST + number))
+    return KINDS[number % len(KINDS)](Random(FIRST + number))
 
 
 def saving(plan: Plan) -> float:
@@ -132,7 +132,7 @@ def _which_saves_more(random: Random) -> Question:
     )
 
 
-_KINDS: tuple[Callable[[Random], Question], ...] = (
+KINDS: tuple[Callable[[Random], Question], ...] = (
     _saved_by_one_group,
     _evaluations_of_one_group,
     _saved_by_two_groups,
