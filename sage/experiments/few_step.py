@@ -22,8 +22,9 @@ from sage.pipeline import LORA_FILE
 
 NAME, TITLE = "few-step", "Sharing with few steps"
 DEFAULTS = {"pictures": 336, "seeds": 1}
-SHARED_AT = 0.4
+SHARED_AT = (0.25, 0.4)  # one and two of four steps
 SOLVERS = {"dpm++2m": ("DPM-Solver++ (2M)", (8, 10, 15)), "ddim": ("DDIM", (4, 8, 15))}
+SIDES = {0.0: "alone"} | {ratio: f"shared at {ratio:g}" for ratio in SHARED_AT}
 STUDENT_STEPS = (4, 8)
 
 
@@ -31,7 +32,7 @@ def run(lab: Lab) -> dict[str, Any]:
     """Every sampler alone and shared; students where there are any."""
     students = {steps: student(lab, steps) for steps in STUDENT_STEPS}
     entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
-    for ratio, side in ((0.0, "alone"), (SHARED_AT, "shared")):
+    for ratio, side in SIDES.items():
         for key, (title, numbers) in SOLVERS.items():
             for steps in numbers:
                 setting = lab.setting(ratio, None, steps=steps, scheduler=key)
@@ -73,17 +74,15 @@ def calibration(lab: Lab, steps: int, folder: Path) -> Calibration:
 
 def finding(found: Contest) -> str:
     """One sentence: what sharing changes for each sampler."""
-    key = quality_keys(found)[0]
-    alone = {(e.name.split(",")[0], e.label): e for e in found if e.name.endswith("alone")}
-    said = []
-    for entry in found:
-        if not entry.name.endswith("shared"):
-            continue
-        name = entry.name.split(",")[0]
-        first, second = (found[e].metrics[key].value for e in (alone[name, entry.label], entry))
-        said.append(f"{name}, {entry.label}: {first:.3g} alone, {second:.3g} shared")
+    key, said = quality_keys(found)[0], {}
+    for entry, measured in found.items():
+        name, _, side = entry.name.partition(", ")
+        if side:
+            value = f"{measured.metrics[key].value:.3g} {side}"
+            said.setdefault(f"{name}, {entry.label}", []).append(value)
     base = next(iter(found.values())).metrics[key].value
-    return f"{METRIC[key].title} is {base:.3g} for independent sampling; {'; '.join(said)}."
+    told = "; ".join(f"{sampler}: {', '.join(values)}" for sampler, values in said.items())
+    return f"{METRIC[key].title} is {base:.3g} for independent sampling; {told}."
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:

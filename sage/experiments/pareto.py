@@ -11,7 +11,7 @@ from typing import Any
 
 from sage.experiments.adaptive import RULES, rule_name
 from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
-from sage.experiments.few_step import STUDENT_STEPS, student
+from sage.experiments.few_step import SHARED_AT, STUDENT_STEPS, student
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT, TURNS
@@ -94,10 +94,10 @@ def _students(lab: Lab) -> list[Entry]:
     found = []
     for steps in STUDENT_STEPS:
         folder = student(lab, steps)
-        for ratio, name in ((0.0, "distilled"), (RATIO, "distilled + share")):
-            if folder is not None:
-                setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
-                found.append(Entry(name, f"{steps} steps", setting))
+        for ratio in (0.0, *SHARED_AT) if folder else ():
+            name, at = ("distilled + share", f", ratio {ratio:g}") if ratio else ("distilled", "")
+            setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
+            found.append(Entry(name, f"{steps} steps{at}", setting))
     return found
 
 
