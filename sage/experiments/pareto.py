@@ -25,7 +25,7 @@ RATIOS = (0.3, 0.4, 0.5)
 RATIO = 0.4  # of the products: the paper's
 INTERVALS = ((0.0, 0.6), (0.1, 0.8))
 MULTIPLIED, TURNS_MULTIPLIED = "SAGE + share, multiplied", "share, prompts in turn, multiplied"
-INTERVAL = "guidance interval"
+INTERVAL, DISTILLED_SHARED = "guidance interval", "distilled + share"
 FAST = ("dpm++2m", 15)
 
 
@@ -95,7 +95,7 @@ def _students(lab: Lab) -> list[Entry]:
     for steps in STUDENT_STEPS:
         folder = student(lab, steps)
         for ratio in (0.0, *SHARED_AT) if folder else ():
-            name, at = ("distilled + share", f", ratio {ratio:g}") if ratio else ("distilled", "")
+            name, at = (DISTILLED_SHARED, f", ratio {ratio:g}") if ratio else ("distilled", "")
             setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
             found.append(Entry(name, f"{steps} steps{at}", setting))
     return found
@@ -161,4 +161,6 @@ def _beaten(
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
     """Quality against FLOPs."""
-    return panels_of(found, cost="gigaflops", loose=(MULTIPLIED, TURNS_MULTIPLIED, INTERVAL))
+    return panels_of(
+        found, cost="gigaflops", loose=(MULTIPLIED, TURNS_MULTIPLIED, INTERVAL, DISTILLED_SHARED)
+    )
