@@ -14,6 +14,7 @@ from sage.ui.palette import prompt_marks
 from sage.ui.words import plural
 
 _TICKS = (1, 2, 5, 10, 20, 25, 50)
+_APART = 0.16  # of all steps: how far apart two numbers above the lines have to be
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,23 @@ def _name(n: int, prompt: str, color: str, place: int, plan: Plan) -> str:
 
 
 def _branch_points(plan: Plan) -> str:
-    """A dotted line at every step at which prompts part; one alone is named T*."""
+    """A dotted line at every step at which prompts part; one alone is named T*.
+
+    Numbers too close for a phone stand in a second row, and where that is full there are none.
+    """
     stops = sorted({s.stop for s in plan.segments if len(s.members) > 1})
     named = "T* = " if len(stops) == 1 else ""
-    return "".join(
-        f'<span class="sage-split" style="left:{100 * stop / plan.steps:.2f}%">{named}{stop}</span>'
-        for stop in stops
-    )
+    ends = {"": -plan.steps, " sage-high": -plan.steps}  # of each row, where its last number stands
+    drawn = []
+    for stop in stops:
+        free = (row for row, end in ends.items() if stop - end >= _APART * plan.steps)
+        row = next(free, None)
+        words = "" if row is None else f"{named}{stop}"
+        if row is not None:
+            ends[row] = stop
+        left = f"{100 * stop / plan.steps:.2f}%"
+        drawn.append(f'<span class="sage-split{row or ""}" style="left:{left}">{words}</span>')
+    return "".join(drawn)
 
 
 def _thumb(plan: Plan, lanes: Sequence[_Lane], index: int, source: str) -> str:

@@ -71,6 +71,14 @@ def test_a_tree_names_the_steps_of_its_splits_but_no_single_branch_point():
     assert splits == ["3", "6", "9"]
 
 
+def test_numbers_of_splits_that_are_close_stand_in_two_rows_and_never_on_each_other():
+    groups = [(0, 1), (2, 3), (4, 5), (6, 7)]
+    plan = shared_plan(groups, 30, [10, 12, 13, 20])
+    source = plan_drawing(plan, groups, [f"prompt {n}" for n in range(8)])
+    splits = re.findall(r'class="sage-split([^"]*)"[^>]*>(\d*)<', source)
+    assert splits == [("", "10"), (" sage-high", "12"), ("", ""), ("", "20")]
+
+
 def test_previews_stand_at_the_forks():
     source = plan_drawing(TREE, [(0, 1, 2, 3)], PROMPTS, previews={0: "data:,x"})
     (thumb,) = Reader(source).all("img")
