@@ -128,7 +128,8 @@ def score_words(clip: float | None, twin: float | None) -> str:
     if twin is not None:
         title = "distance to the same prompt's independent picture; 0 is the same picture"
         parts.append(f'<abbr title="{title}">twin</abbr> {twin:.2f}')
-    return " · ".join(parts)
+    # Each stays in one piece; between them a narrow column may break.
+    return " · ".join(f'<span class="sage-score">{part}</span>' for part in parts)
 
 
 def picture_source(image: Image.Image) -> str:
