@@ -88,7 +88,8 @@ def arrange(
         trunks = plan.rows(0)
         return Arrangement(request, grouping, trunks, plan, (None,) * len(trunks))
     chosen = tuple(tuple(group) for group in groups or grouping.groups)
-    verdicts = tuple(_verdict(grouping, group, request, calibration) for group in chosen)
+    asked = branch_step_from_ratio(request.share_ratio, steps) / steps  # of whole steps
+    verdicts = tuple(_verdict(grouping, group, request, asked, calibration) for group in chosen)
     ratios = [_safe_ratio(request, verdict) for verdict in verdicts]
     # Down, not to the nearest, where the guard shortens: a step more would not be safe.
     points = [
@@ -121,12 +122,16 @@ def _rule(request: Request) -> AdaptiveRule | None:
 
 
 def _verdict(
-    grouping: Grouping, group: Group, request: Request, calibration: Calibration | None
+    grouping: Grouping,
+    group: Group,
+    request: Request,
+    asked: float,
+    calibration: Calibration | None,
 ) -> Verdict | None:
     if len(group) == 1:
         return None
     similarity = lowest_similarity(grouping.similarity, group)
-    return predict(similarity, request.share_ratio, calibration, request.steps)
+    return predict(similarity, asked, calibration, request.steps)
 
 
 def _safe_ratio(request: Request, verdict: Verdict | None) -> float:

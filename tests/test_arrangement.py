@@ -76,6 +76,16 @@ def test_the_guard_shortens_what_it_expects_to_suffer():
         assert CALIBRATION.expected(value, step / 30) <= CALIBRATION.limit
 
 
+def test_the_guard_judges_whole_steps_not_the_ratio_that_was_asked_for():
+    # 0.2 of 8 steps are 1.6, so 2: at similarity 0.9 a quarter is expected to be 0.025 away.
+    tight = Calibration((0.9,), (0.0, 1.0), ((0.0, 0.1),), 0.022, "distance", {})
+    (verdict, _) = arranged(tight, share_ratio=0.2, steps=8, guarded=True).verdicts
+    assert verdict.expected_distance == pytest.approx(0.025)
+    assert verdict.kind == "shorten"
+    guarded = arranged(tight, share_ratio=0.2, steps=8, guarded=True)
+    assert guarded.plan == shared_plan(GROUPS, 8, 1)
+
+
 def test_who_insists_is_not_guarded():
     insisting = arranged(CALIBRATION, share_ratio=0.9)
     assert [verdict.safe for verdict in insisting.verdicts] == [False, False]
