@@ -64,11 +64,7 @@ def on_front(
 
 def no_worse(first: Measured, second: Measured, keys: Sequence[str]) -> bool:
     """Whether the paired interval of every metric leaves open that first is as good as second."""
-    return all(
-        first.metrics[key].minus(second.metrics[key]).sign * (METRIC[key].better or 1) >= 0
-        for key in keys
-        if key in first.metrics
-    )
+    return all(better(first, second, key) >= 0 for key in keys if key in first.metrics)
 
 
 def quality_keys(found: Contest) -> tuple[str, ...]:

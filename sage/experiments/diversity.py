@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.experiments import figures
-from sage.experiments.contest import Contest, Entry, hold, quality_keys, rows
+from sage.experiments.contest import Contest, Entry, hold, no_worse, quality_keys, rows
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
 from sage.experiments.main_table import INDEPENDENT
@@ -61,7 +61,7 @@ def _gain(found: Contest, ratio: float, keys: Sequence[str]) -> str:
     none = found[mine[0]]
     before = none.metrics["inside"].value
     gaining = [e for e in mine[1:] if better(found[e], none, "inside") > 0]
-    harmless = [e for e in gaining if all(better(found[e], none, key) >= 0 for key in keys)]
+    harmless = [e for e in gaining if no_worse(found[e], none, keys)]
     if gaining and not harmless:
         return f"at ratio {ratio:g} fresh noise brings more than {before:.3f} only with harm"
     if not gaining:
