@@ -107,6 +107,11 @@ class Plan:
             if here != prompts:
                 raise ValueError(f"Step {step} covers prompts {here}; need each of 0..N-1 once.")
 
+    @property
+    def branch_steps(self) -> tuple[int, ...]:
+        """Ends of the segments that several prompts share, ascending; none if nothing is shared."""
+        return tuple(sorted({s.stop for s in self.segments if len(s.members) > 1}))
+
     @cached_property
     def _split_steps(self) -> tuple[int, ...]:
         """Steps at which the set of rows may change; between two of them it is constant."""

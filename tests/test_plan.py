@@ -54,6 +54,11 @@ def test_groups_may_branch_at_different_steps():
     assert plan.rows(5) == ((0,), (1,), (2, 3))
 
 
+def test_the_branch_steps_are_those_of_groups_of_several():
+    assert shared_plan([(0, 1), (2, 3), (4,)], 30, [12, 9, 20]).branch_steps == (9, 12)
+    assert independent_plan(3, 30).branch_steps == ()
+
+
 def test_trees_are_plans():
     plan = Plan(
         6,

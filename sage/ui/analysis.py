@@ -91,10 +91,9 @@ def _by_model(
 
 def _as_shown(request: Request, key: str, run: Run | None) -> Request:
     """The request behind the pictures: a strip holds them as they are, whatever the guard says."""
-    scrubbing = run is not None and run.strip is not None and run.fits(request, key)
-    if scrubbing or find_stored(request, key):
-        return replace(request, guarded=False)
-    return request
+    fits = run is not None and run.fits(request, key)
+    strip = run.strip if fits else find_stored(request, key)
+    return replace(request, guarded=False) if strip else request
 
 
 def strip_of(analysis: Analysis, run: Run | None) -> Strip | None:

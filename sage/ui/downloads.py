@@ -19,7 +19,7 @@ from sage.request import CHOICES
 from sage.ui.lines import python_lines
 from sage.ui.palette import prompt_marks
 from sage.ui.sheet import Block, Shot, draw_sheet
-from sage.ui.words import percent_text, saved_text
+from sage.ui.words import percent_text, saved_text, span_text
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def _shot_words(side: str, score: float | None, twin: float) -> str:
 def _settings_words(comparison: Comparison, model: str) -> list[str]:
     """What was asked for and what it saved, in a sentence each."""
     request, cost = comparison.request, comparison.shared.cost
+    stops = comparison.shared.plan.branch_steps
     how = {
-        "groups": f"{request.branch_step} shared (share ratio {request.share_ratio:.2g})",
+        "groups": f"{span_text(stops)} shared" if stops else "nothing shared",
         "tree": f"a tree within {percent_text(request.budget)} of the evaluations",
         "adaptive": "split while sampling",
     }[request.sharing]

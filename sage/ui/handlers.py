@@ -132,7 +132,7 @@ class Handlers:
         return {
             page.model_note: views.note(_model_words(model)),
             page.chips: views.group_chips(
-                arrangement, request.prompts, analysis.unseen, analysis.shares
+                arrangement, request.prompts, analysis.unseen, analysis.shares, request.guarded
             ),
             page.estimate: views.estimate(
                 analysis.cost, arrangement.plan, request, analysis.shares
@@ -165,7 +165,7 @@ class Handlers:
                 prompts, groups, strip_rows(strip, request.branch_step), "done", strip
             ),
             page.seconds: results.seconds_bars(report, groups, *plans),
-            page.saving: views.saving_words(report),
+            page.saving: views.saving_words(report, stored.plan),
             page.archive: gr.DownloadButton(interactive=False),
             page.record: gr.DownloadButton(interactive=False),
             page.sheet: gr.DownloadButton(interactive=False),

@@ -117,7 +117,7 @@ def _branch_points(plan: Plan) -> str:
 
     Numbers too close for a phone stand in a second row, and where that is full there are none.
     """
-    stops = sorted({s.stop for s in plan.segments if len(s.members) > 1})
+    stops = plan.branch_steps
     named = "T* = " if len(stops) == 1 else ""
     ends = {"": -plan.steps, " sage-high": -plan.steps}  # of each row, where its last number stands
     drawn = []

@@ -199,7 +199,7 @@ class Rendering:
             page.plan: plan_view(replace(analysis, request=request), run),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
-            page.saving: views.saving_words(done.report),
+            page.saving: views.saving_words(done.report, done.shared.plan),
             page.archive: gr.DownloadButton(value=str(files.archive), interactive=True),
             page.record: gr.DownloadButton(value=str(files.record), interactive=True),
             page.sheet: gr.DownloadButton(value=str(files.sheet), interactive=True),

@@ -21,6 +21,7 @@ from sage.ui.words import (
     plural,
     saved_text,
     seconds_text,
+    span_text,
     split_words,
 )
 
@@ -75,13 +76,25 @@ def badge(mark: Mark) -> str:
 
 
 def group_chips(
-    arrangement: Arrangement, prompts: Sequence[str], unseen: Sequence[str], shares: bool
+    arrangement: Arrangement,
+    prompts: Sequence[str],
+    unseen: Sequence[str],
+    shares: bool,
+    guarded: bool,
 ) -> str:
-    """One chip a group: its letter, its prompts, and whether sharing is predicted to be safe."""
+    """One chip a group: its letter, its prompts, and whether sharing is predicted to be safe.
+
+    Args:
+        arrangement: Who shares with whom.
+        prompts: N texts.
+        unseen: Words that the model has never met.
+        shares: Whether any two prompts share a step.
+        guarded: Whether a rendering would heed the prediction.
+    """
     groups = arrangement.groups
     parts = zip(groups, marks_of(groups), arrangement.verdicts, strict=True)
     chips = "".join(
-        _chip(group, mark, prompts, unseen, guard_words(arrangement, group, verdict))
+        _chip(group, mark, prompts, unseen, guard_words(arrangement, group, verdict, guarded))
         for group, mark, verdict in parts
     )
     advice = "" if shares else note(_no_group_advice(arrangement.grouping), "warn")
@@ -103,7 +116,9 @@ def _chip(
     )
 
 
-def guard_words(arrangement: Arrangement, group: Group, verdict: Verdict | None) -> str:
+def guard_words(
+    arrangement: Arrangement, group: Group, verdict: Verdict | None, guarded: bool
+) -> str:
     """Whether sharing is predicted to be safe for a group, and what follows; "" if unknown."""
     if verdict is None or verdict.kind == "unknown":
         return ""
@@ -111,7 +126,9 @@ def guard_words(arrangement: Arrangement, group: Group, verdict: Verdict | None)
         return f'<span class="sage-guard" title="{escape(verdict.reason)}">safe to share</span>'
     plan, asked = arrangement.plan, arrangement.request.branch_step
     shared = plan.branch_step_of(group[0])
-    if shared >= asked:
+    if shared >= asked and guarded:  # pictures that are there already, whatever the guard says
+        effect = f"Shown as asked; Render would {'shorten it' if verdict.shorter else 'not share'}."
+    elif shared >= asked:
         effect = "Shared anyway."
     else:
         effect = f"Shares {plural(shared, 'step')} instead." if shared else "Not shared."
@@ -166,11 +183,11 @@ def estimate(cost: Cost, plan: Plan, request: Request, shares: bool) -> str:
 
 def _shared_words(plan: Plan, request: Request) -> str:
     """Until when prompts share, in words."""
-    stops = sorted({s.stop for s in plan.segments if len(s.members) > 1})
-    span = f"{stops[0]} to {stops[-1]}" if len(stops) > 1 else f"{stops[0]}"
-    most = "up to " if request.sharing == "adaptive" else ""
-    ratio = f" <small>share ratio β = {stops[0] / plan.steps:.2f}</small>"
-    return f"{most}{span} of {plural(plan.steps, 'step')} shared{ratio if len(stops) == 1 else ''}"
+    stops, most = plan.branch_steps, "up to " if request.sharing == "adaptive" else ""
+    words = f"{most}{span_text(stops)} of {plural(plan.steps, 'step')} shared"
+    if len(stops) > 1:
+        return words
+    return f"{words} <small>share ratio β = {stops[0] / plan.steps:.2f}</small>"
 
 
 def no_estimate() -> str:
@@ -200,12 +217,17 @@ def banner(sentence: str) -> str:
     return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""
 
 
-def saving_words(report: dict) -> str:
-    """The saving of a finished comparison as sentences."""
+def saving_words(report: dict, plan: Plan) -> str:
+    """The saving of a finished comparison as sentences.
+
+    Args:
+        report: Of the comparison.
+        plan: What the shared side ran.
+    """
     flops, runs = report["flops"], report["evaluations"]
     saving = report["saving"]
     return (
-        f"<p>{_seconds_words(report)}</p>"
+        f"<p>{_seconds_words(report, plan)}</p>"
         f"<p>It used <b>{runs['shared']} of {runs['independent']}</b> denoiser evaluations "
         f"({saved_text(saving['evaluations'], 'fewer')}) and "
         f"<b>{flops_text(flops['shared']['total'])}</b> of "
@@ -213,9 +235,10 @@ def saving_words(report: dict) -> str:
     )
 
 
-def _seconds_words(report: dict) -> str:
+def _seconds_words(report: dict, plan: Plan) -> str:
     seconds, saved = report["seconds"], report["saving"]["seconds"]
-    shared = f" with {report['branch_step']} shared" if report["sharing"] == "groups" else ""
+    stops = plan.branch_steps if report["sharing"] == "groups" else ()
+    shared = f" with {span_text(stops)} shared" if stops else ""
     place = escape(f"{_place(report)}{shared}")
     if saved is None:
         reused = sum(report["reused"].values())

@@ -1,7 +1,7 @@
 """Numbers and prompts as words a visitor reads. Knows nothing of gradio or HTML."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 STAGES = ("encode", "trunk", "branches", "decode")
 STAGE_WORDS = {
@@ -59,6 +59,12 @@ def unseen_words(prompts: Iterable[str], known: frozenset[str] | None) -> tuple[
 def plural(number: int, noun: str) -> str:
     """A number with its noun, e.g. "1 step", "12 steps"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def span_text(numbers: Sequence[int]) -> str:
+    """From the first of some numbers to the last, e.g. "12" or "9 to 12"."""
+    first, last = numbers[0], numbers[-1]
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def three_digits(number: float) -> str:

@@ -12,15 +12,17 @@ from sage.cost import evaluations
 from sage.filmstrip import filmstrip
 from sage.metrics import pixel_distance
 from sage.models import builtin_model, load_model
-from sage.plan import shared_plan
+from sage.plan import independent_plan, shared_plan
 from sage.ui import first
 from sage.ui.demo import build_demo
 from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.first import FOLDER, Stored, find_stored, stored_comparisons
+from sage.ui.form import Run
 from sage.ui.handlers import EARLIER, NOT_YET, Handlers
 from sage.ui.layout import build_layout
 from sage.ui.precompute import precompute, weights_digest
 from sage.ui.shelf import Shelf
+from sage.ui.views import saving_words
 
 from .conftest import make_form
 
@@ -155,6 +157,27 @@ def test_the_branch_point_moves_through_what_is_stored(page):
     assert moved[layout.pictures] == gr.skip()
     assert "sage-trunk" in moved[layout.flops]
     assert layout.seconds not in moved  # measured once, at one branch point
+
+
+def test_what_was_rendered_under_the_guard_is_not_announced_as_what_is_stored(page):
+    layout, form = page.layout, form_of(ALL["far"], insist=False, branch_step=18)
+    stored = page.estimate(*values(form))
+    assert "18 of 30 steps shared" in stored[layout.estimate]
+    assert "Shown as asked; Render would shorten it." in stored[layout.chips]
+    rendered = Run(form.check(), SPEC.key, 30, done=True)
+    after = page.estimate(*values(form, rendered))
+    assert "18 of 30" not in after[layout.estimate]
+    assert "steps instead." in after[layout.chips]
+    assert after[layout.banner] == ""
+    insisting = page.estimate(*values(form_of(ALL["far"], branch_step=18)))
+    assert "Shared anyway." in insisting[layout.chips]
+
+
+def test_the_saving_names_the_steps_that_were_shared_not_those_asked_for():
+    report, groups = ALL["two"].report, ALL["two"].grouping.groups
+    assert "30 steps with 10 shared." in saving_words(report, shared_plan(groups, 30, 10))
+    assert "with 10 to 12 shared." in saving_words(report, shared_plan(groups, 30, [12, 10]))
+    assert "30 steps." in saving_words(report, independent_plan(4, 30))
 
 
 def test_another_example_replaces_the_one_before(page):

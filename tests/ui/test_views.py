@@ -25,9 +25,10 @@ def arrangement(prompts=PROMPTS, low=0.5, high=0.95, size=5, calibration=None, *
     return arrange(grouping(low, high, size), request, request.steps, calibration=calibration)
 
 
-def chips(arranged, unseen=()):
+def chips(arranged, unseen=(), guarded=None):
     shares = any(len(group) > 1 for group in arranged.groups)
-    return views.group_chips(arranged, arranged.request.prompts, unseen, shares)
+    guarded = arranged.request.guarded if guarded is None else guarded
+    return views.group_chips(arranged, arranged.request.prompts, unseen, shares, guarded)
 
 
 def test_hostile_prompts_stay_text_everywhere():
@@ -85,6 +86,14 @@ CALIBRATION = Calibration(
 def test_the_guard_says_what_it_expects_and_does(asked, words):
     text = chips(arrangement(calibration=CALIBRATION, **asked))
     assert all(word in text for word in words), text
+
+
+def test_pictures_that_are_there_already_are_no_promise_of_a_guarded_rendering():
+    there = arrangement(calibration=CALIBRATION, share_ratio=0.8, guarded=False)
+    assert "Shown as asked; Render would shorten it." in chips(there, guarded=True)
+    strict = Calibration((0.5,), (0.0, 1.0), ((0.2, 0.4),), 0.1, "distance", {})
+    there = arrangement(calibration=strict, guarded=False)
+    assert "Shown as asked; Render would not share." in chips(there, guarded=True)
 
 
 def test_the_guard_refuses_what_cannot_be_made_safe_and_is_silent_without_a_calibration():

@@ -7,6 +7,7 @@ from sage.ui.words import (
     saved_text,
     seconds_text,
     shorten,
+    span_text,
     split_words,
     three_digits,
     unseen_words,
@@ -64,6 +65,10 @@ def test_unseen_words_are_found_once_whatever_their_case():
         "DRAGON",
     )
     assert unseen_words(["anything"], None) == ()
+
+
+def test_a_span_of_one_number_is_that_number():
+    assert (span_text([12]), span_text((9, 11, 12))) == ("12", "9 to 12")
 
 
 def test_plural():
