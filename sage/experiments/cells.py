@@ -97,11 +97,9 @@ class Cell:
     @property
     def noise_seeds(self) -> tuple[int, ...]:
         """One for each prompt; with common noise, that of the first prompt of its group."""
-        numbers = list(range(len(self.prompts)))
+        numbers = range(len(self.prompts))
         if self.setting.common_noise:
-            for group in self.prompts.groups:
-                for n in group:
-                    numbers[n] = min(group)
+            numbers = [min(self.prompts.groups[owner]) for owner in self.prompts.owner]
         return tuple(self.seed * SEED_STRIDE + n for n in numbers)
 
 
@@ -277,9 +275,7 @@ def merged_weights(pipe: SagePipeline, adapter: Path | None) -> dict[str, Tensor
         return pipe.unet.state_dict()
     merged = SagePipeline.from_pipe(pipe)
     merged.unet = copy.deepcopy(pipe.unet).float()
-    merged.use_lora(adapter_file(adapter))
-    merged.fuse_lora()
-    merged.unload_lora_weights()
+    merged.merge_lora(adapter_file(adapter))
     return merged.unet.state_dict()
 
 

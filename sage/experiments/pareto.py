@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.experiments.adaptive import RULES, rule_name
-from sage.experiments.contest import Contest, Entry, hold, panels_of, quality_keys, rows
+from sage.experiments.contest import Contest, Entry, hold, no_worse, panels_of, quality_keys, rows
 from sage.experiments.few_step import SHARED_AT, STUDENT_STEPS, student
 from sage.experiments.judges import METRIC
 from sage.experiments.lab import Lab
@@ -151,12 +151,12 @@ def _beaten(
     keys: Sequence[str],
 ) -> bool:
     """Whether a rival that costs no more is better in a metric and worse in none."""
-    for other, rival in rivals:
-        if other["gigaflops"] <= line["gigaflops"]:
-            signs = [better(rival, judged, key) for key in keys]
-            if max(signs) > 0 <= min(signs):
-                return True
-    return False
+    return any(
+        other["gigaflops"] <= line["gigaflops"]
+        and no_worse(rival, judged, keys)
+        and any(better(rival, judged, key) > 0 for key in keys)
+        for other, rival in rivals
+    )
 
 
 def figure(found: Mapping[str, Any]) -> dict[str, Any]:
