@@ -131,12 +131,7 @@ class Handlers:
         model = self.shelf.loaded(form.model)
         return {
             page.model_note: views.note(_model_words(model)),
-            page.chips: views.group_chips(
-                arrangement, request.prompts, analysis.unseen, analysis.shares, request.guarded
-            ),
-            page.estimate: views.estimate(
-                analysis.cost, arrangement.plan, request, analysis.shares
-            ),
+            **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
@@ -264,10 +259,21 @@ def split(values: Sequence[Any]) -> tuple[Form, Run | None]:
 def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
     arrangement, plan, previews = analysis.arrangement, analysis.arrangement.plan, {}
-    if run is not None and run.plan and run.request == analysis.request:
+    ran = run is not None and run.plan and run.request == analysis.request
+    # A strip shows the branch point as asked, also where the guard had shortened the run itself.
+    if ran and (run.strip is None or run.plan == plan):
         plan, previews = run.plan, run.previews
     prompts = analysis.request.prompts
     return plan_drawing(plan, arrangement.groups, prompts, analysis.order, previews)
+
+
+def expectation(page: Layout, analysis: Analysis) -> Updates:
+    """Who will share, whether that is safe, and what it will cost."""
+    request, shares = analysis.request, analysis.shares
+    arrangement, unseen = analysis.arrangement, analysis.unseen
+    chips = views.group_chips(arrangement, request.prompts, unseen, shares, request.guarded)
+    estimate = views.estimate(analysis.cost, arrangement.plan, request, shares)
+    return {page.chips: chips, page.estimate: estimate}
 
 
 def scrub_words(run: Run) -> str:

@@ -118,6 +118,8 @@ class Layout:
             self.scrub_note,
             self.progress,
             self.banner,
+            self.chips,
+            self.estimate,
             self.plan,
             self.pictures,
             self.seconds,

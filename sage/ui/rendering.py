@@ -6,7 +6,7 @@ a step when its turn is stopped or its generator closed. What acts at once is in
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,13 +16,20 @@ import torch
 
 from sage.compare import CompareStep, Comparison, compare
 from sage.filmstrip import Frame, branch_points, filmstrip, filmstrip_evaluations
-from sage.plan import Group
 from sage.store import StateStore
 from sage.ui import results, views
 from sage.ui.analysis import Analysis, analyze
 from sage.ui.downloads import remove_run, save_run
 from sage.ui.form import Form, Run
-from sage.ui.handlers import UNFINISHED, Updates, no_costs, plan_view, scrub_words, split
+from sage.ui.handlers import (
+    UNFINISHED,
+    Updates,
+    expectation,
+    no_costs,
+    plan_view,
+    scrub_words,
+    split,
+)
 from sage.ui.layout import Layout
 from sage.ui.pictures import empty_grid, live_grid, picture_grid, strip_rows
 from sage.ui.prose import STOPPING
@@ -133,9 +140,9 @@ class Rendering:
 
     def _render(self, form: Form, before: Run | None) -> Steps:
         request = form.check()
-        analysis = analyze(request, form.model, self.shelf)
-        remove_run(before.files if before else None)
         run = Run(request, form.model)
+        analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
+        remove_run(before.files if before else None)
         yield {self.layout.run: run, **self._reset(form, analysis)}
         shown = 0.0
         for item in self.shelf.lease.run(
@@ -156,6 +163,7 @@ class Rendering:
     def _reset(self, form: Form, analysis: Analysis) -> Updates:
         page, request = self.layout, analysis.request
         return {
+            **expectation(page, analysis),
             page.progress: views.progress(0, request.steps, "Reading the prompts", "live"),
             page.banner: "",
             page.scrub_note: views.note(""),
@@ -232,21 +240,23 @@ class Rendering:
             ready = sum(frame.side == "shared" for frame in frames)
             yield self._scrubbing(frame, ready, len(points))
         run = replace(run, strip=results.frames_strip(frames))
-        yield self._scrubbed(run, frames, analysis.arrangement.groups)
+        yield self._scrubbed(run, frames, analyze(request, form.model, self.shelf, run))
 
     def _scrubbing(self, frame: Frame, ready: int, number: int) -> Updates:
         line = f"{ready} of {plural(number, 'branch point')} ready"
         return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
 
-    def _scrubbed(self, run: Run, frames: list[Frame], groups: Sequence[Group]) -> Updates:
-        page, request = self.layout, run.request
+    def _scrubbed(self, run: Run, frames: list[Frame], analysis: Analysis) -> Updates:
+        page, request, groups = self.layout, analysis.request, analysis.arrangement.groups
         spent = sum(frame.output.cost.evaluations for frame in frames)
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
         rows = strip_rows(run.strip, request.branch_step)
         return {
+            **expectation(page, analysis),
             page.run: run,
             page.progress: views.progress(1, 1, line, "done"),
+            page.plan: plan_view(analysis, run),
             page.pictures: picture_grid(request.prompts, groups, rows, "done", run.strip),
             page.scrub_note: views.note(scrub_words(run)),
             **self._ready(run),

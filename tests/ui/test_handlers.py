@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
+from sage.calibration import Calibration
 from sage.request import LIMITS
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.form import Form
@@ -205,6 +206,25 @@ def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering
     assert moved[layout.banner] == ""
     assert moved[layout.pictures] == gr.skip()
     assert EARLIER in page.estimate(*values(replace(form, guidance_scale=2), run))[layout.banner]
+
+
+def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
+    rendering, form, monkeypatch
+):
+    strict = Calibration((0.0,), (0.0, 1.0), ((0.0, 1.0),), 0.25, "distance", {})
+    for place in ("sage.ui.analysis", "sage.compare"):
+        monkeypatch.setattr(f"{place}.calibration_of", lambda spec, trained=False: strict)
+    layout = rendering.layout
+    updates, run = rendered(rendering, form)
+    assert "2 of 10 steps shared" in updates[0][layout.estimate]
+    assert "Shares 2 steps instead." in updates[0][layout.chips]
+    assert "T* = 2" in updates[-1][layout.plan]
+    assert "10 steps with 2 shared." in updates[-1][layout.saving]
+    *_, strip = rendering.scrub(turn(rendering), *values(form, run))
+    assert "for 4 steps" in strip[layout.pictures]
+    assert "4 of 10 steps shared" in strip[layout.estimate]
+    assert "Shown as asked; Render would shorten it." in strip[layout.chips]
+    assert "T* = 4" in strip[layout.plan]
 
 
 def test_scrubbing_before_rendering_says_what_to_do(rendering, form):
