@@ -12,7 +12,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
-from sage.models import available_models, load_model, zero_gpu
+from sage.jobs.models import available_models, load_model, zero_gpu
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.shelf import Shelf
 

@@ -2,7 +2,7 @@
 
 Knows embeddings and numbers; nothing of texts, files or pictures. Two steps: for each caption a few
 neighbours within [tau_min, tau_max], found block by block; then groups inside these neighbourhoods
-in which *every* pair lies within the bounds, as in `sage.grouping`.
+in which *every* pair lies within the bounds, as in `sage.core.grouping`.
 
 The arrays need at most `memory_bound` bytes: 3.2 GB for 600,000 captions of width 768 and 32
 neighbours, of which the embeddings are 1.8 GB. A test counts them.
@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sage.plan import Group
+from sage.core.plan import Group
 
 Prefer = Literal["any", "closest"]
 ROWS, COLUMNS = 1024, 8192  # a block of similarities

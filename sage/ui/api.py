@@ -1,7 +1,7 @@
 """The public endpoints, for programs: /analyze, /estimate and /compare.
 
-They take plain values under the names of `sage.request` and answer with plain JSON and pictures;
-their docstrings are what a client reads. The page has its own, private listeners.
+They take plain values under the names of `sage.jobs.request` and answer with plain JSON and
+pictures; their docstrings are what a client reads. The page has its own, private listeners.
 """
 
 import inspect
@@ -12,18 +12,18 @@ from typing import Any
 
 import gradio as gr
 
-from sage.arrangement import Arrangement, arrange, calibration_of, find_groups
-from sage.compare import Comparison
-from sage.compare import compare as render_both
-from sage.cost import Cost
-from sage.models import LoadedModel
-from sage.pipeline import SageOutput
-from sage.request import CHOICES, LIMITS, Request, parse_request
-from sage.ui.examples import FIRST_EXAMPLE
+from sage.core.cost import Cost
+from sage.jobs.arrangement import Arrangement, arrange, calibration_of, find_groups
+from sage.jobs.compare import Comparison
+from sage.jobs.compare import compare as render_both
+from sage.jobs.models import LoadedModel
+from sage.jobs.request import CHOICES, LIMITS, Request, parse_request
+from sage.jobs.variants import shared_side
+from sage.sd.pipeline import SageOutput
+from sage.ui.export.links import OWN
 from sage.ui.lease import Lease
-from sage.ui.links import OWN
 from sage.ui.shelf import Shelf
-from sage.variants import shared_side
+from sage.ui.studio.examples import FIRST_EXAMPLE
 
 RENDER_QUEUE = {"concurrency_id": "render", "concurrency_limit": 1}
 

@@ -9,16 +9,16 @@ import gradio as gr
 from gradio.components import Component
 
 from sage.ui.api import RENDER_QUEUE, add_endpoints
-from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.explore import build_explore
-from sage.ui.handlers import Handlers
-from sage.ui.layout import Layout, build_layout
+from sage.ui.explore.tab import build_explore
+from sage.ui.export.travel import Travel, wire_travel
+from sage.ui.html.prose import TITLE
 from sage.ui.lesson import build_lesson
-from sage.ui.prose import TITLE
-from sage.ui.rendering import Rendering
 from sage.ui.shelf import Shelf
+from sage.ui.studio.examples import EXAMPLE_SETS
+from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.layout import Layout, build_layout
+from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
-from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
 HOUR = 3600

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from sage.models import LoadedModel, zero_gpu
-from sage.store import StateStore
+from sage.jobs.models import LoadedModel, zero_gpu
+from sage.sd.store import StateStore
 
 if TYPE_CHECKING:
     from sage.ui.shelf import Shelf
@@ -53,7 +53,7 @@ class Lease:
         """What `work(model, *arguments, **options)` yields.
 
         Args:
-            work: A generator function of a module, e.g. `sage.compare.compare`.
+            work: A generator function of a module, e.g. `sage.jobs.compare.compare`.
             key: Of the model.
             arguments: Plain values; `keep`, a StateStore, may be among the options.
             flops: Of the work, counted; only the length of a lease depends on it.

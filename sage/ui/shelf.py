@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
 
-from sage.models import LoadedModel, ModelSpec, find_model, zero_gpu
+from sage.jobs.models import LoadedModel, ModelSpec, find_model, zero_gpu
 from sage.ui.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ class Shelf:
 
     Args:
         specs: Models that may be picked; the first is the default.
-        load: Loads one, e.g. `sage.models.load_model`.
+        load: Loads one, e.g. `sage.jobs.models.load_model`.
     """
 
     def __init__(

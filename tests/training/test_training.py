@@ -15,8 +15,8 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from sage.losses import LossConfig
-from sage.pipeline import SagePipeline
+from sage.core.losses import LossConfig
+from sage.sd.pipeline import SagePipeline
 from sage.training import data as data_module
 from sage.training import samples
 from sage.training.__main__ import main

@@ -9,14 +9,14 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 
-from sage.models import ModelSpec, load_model
-from sage.settings import ModelSettings
+from sage.jobs.models import ModelSpec, load_model
+from sage.sd.model_settings import ModelSettings
 from sage.ui.demo import build_demo, launch_settings
-from sage.ui.form import Form
-from sage.ui.handlers import Handlers
-from sage.ui.layout import build_layout
-from sage.ui.rendering import Rendering
 from sage.ui.shelf import Shelf
+from sage.ui.studio.form import Form
+from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.layout import build_layout
+from sage.ui.studio.rendering import Rendering
 
 PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
 SLEEP = 0.2  # seconds a call of the slow model's denoiser sleeps

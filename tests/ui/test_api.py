@@ -8,7 +8,7 @@ from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from sage.request import CHOICES, LIMITS
+from sage.jobs.request import CHOICES, LIMITS
 from sage.ui.api import WORDS
 
 from .conftest import PROMPTS, SLOW_RUN, raises_sentence

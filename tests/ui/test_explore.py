@@ -8,9 +8,8 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from sage.grid import AXES, CellDone
-from sage.ui.explore import Exploring, Speed
-from sage.ui.explore_parts import (
+from sage.jobs.grid import AXES, CellDone
+from sage.ui.explore.parts import (
     ALL,
     LATENTS,
     PREDICTED,
@@ -20,6 +19,7 @@ from sage.ui.explore_parts import (
     build_parts,
     offered_axes,
 )
+from sage.ui.explore.tab import Exploring, Speed
 from sage.ui.shelf import Shelf
 
 PROMPTS = "a fox in the snow\na dog in the snow"

@@ -7,28 +7,28 @@ import gradio as gr
 import pytest
 import torch
 
-from sage.arrangement import arrange
-from sage.cost import evaluations
-from sage.filmstrip import filmstrip
-from sage.metrics import pixel_distance
-from sage.models import builtin_model, load_model
-from sage.plan import independent_plan, shared_plan
-from sage.ui import first
+from sage.core.cost import evaluations
+from sage.core.metrics import pixel_distance
+from sage.core.plan import independent_plan, shared_plan
+from sage.jobs.arrangement import arrange
+from sage.jobs.filmstrip import filmstrip
+from sage.jobs.models import builtin_model, load_model
 from sage.ui.demo import build_demo
-from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
-from sage.ui.first import FOLDER, Stored, find_stored, stored_comparisons
-from sage.ui.form import Run
-from sage.ui.handlers import EARLIER, NOT_YET, Handlers
-from sage.ui.layout import build_layout
-from sage.ui.precompute import precompute, weights_digest
+from sage.ui.html.views import saving_words
 from sage.ui.shelf import Shelf
-from sage.ui.views import saving_words
+from sage.ui.studio import first
+from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
+from sage.ui.studio.first import FOLDER, Stored, find_stored, stored_comparisons
+from sage.ui.studio.form import Run
+from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers
+from sage.ui.studio.layout import build_layout
+from sage.ui.studio.precompute import precompute, weights_digest
 
 from .conftest import make_form
 
 SPEC = builtin_model()
 ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
-STALE = "run `python -m sage.ui.precompute` again"
+STALE = "run `python -m sage.ui.studio.precompute` again"
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_the_negative_control_shares_although_it_should_not():
 
 def test_a_stored_comparison_survives_its_files(tmp_path, monkeypatch, shelf):
     example = replace(FIRST_EXAMPLE, key="small")
-    monkeypatch.setattr("sage.ui.precompute.example_request", _quick)
+    monkeypatch.setattr("sage.ui.studio.precompute.example_request", _quick)
     made = precompute(shelf.get("tiny"), example, every=2)
     made.save(tmp_path)
     read = Stored.read(tmp_path / "small.json")

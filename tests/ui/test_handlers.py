@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from sage.calibration import Calibration
-from sage.request import LIMITS
-from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.form import Form
-from sage.ui.handlers import EARLIER, TEASER, UNFINISHED, known_words
-from sage.ui.rendering import done_words
-from sage.ui.results import REUSED
+from sage.core.calibration import Calibration
+from sage.jobs.request import LIMITS
 from sage.ui.shelf import Shelf
+from sage.ui.studio.examples import EXAMPLE_SETS
+from sage.ui.studio.form import Form
+from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, known_words
+from sage.ui.studio.rendering import done_words
+from sage.ui.studio.results import REUSED
 
 from .conftest import PROMPTS, raises_sentence
 
@@ -212,7 +212,7 @@ def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
     rendering, form, monkeypatch
 ):
     strict = Calibration((0.0,), (0.0, 1.0), ((0.0, 1.0),), 0.25, "distance", {})
-    for place in ("sage.ui.analysis", "sage.compare"):
+    for place in ("sage.ui.studio.analysis", "sage.jobs.compare"):
         monkeypatch.setattr(f"{place}.calibration_of", lambda spec, trained=False: strict)
     layout = rendering.layout
     updates, run = rendered(rendering, form)
@@ -343,7 +343,7 @@ def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, f
     def broken(*_, **__):
         raise KeyError("/secret/path")
 
-    monkeypatch.setattr("sage.ui.rendering.compare", broken)
+    monkeypatch.setattr("sage.ui.studio.rendering.compare", broken)
     *_, last = rendering.render(turn(rendering), *values(form))
     assert "Rendering failed" in last[rendering.layout.progress]
     assert "secret" not in str(last)

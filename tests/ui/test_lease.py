@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sage.compare import CompareStep, Comparison, compare
-from sage.filmstrip import filmstrip
-from sage.grid import Axis, Grid, plan_grid, render_grid, trace
-from sage.models import LoadedModel, ModelSpec, zero_gpu
-from sage.request import parse_request
-from sage.store import StateStore
+from sage.jobs.compare import CompareStep, Comparison, compare
+from sage.jobs.filmstrip import filmstrip
+from sage.jobs.grid import Axis, Grid, plan_grid, render_grid, trace
+from sage.jobs.models import LoadedModel, ModelSpec, zero_gpu
+from sage.jobs.request import parse_request
+from sage.sd.store import StateStore
 from sage.ui.lease import LONGEST_SECONDS, START_SECONDS, Lease, lease_seconds, portable
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.request import CHOICES, LIMITS, PaperDefaults, Request, parse_request
-from sage.ui.links import OWN, link_query, read_link, read_record
+from sage.jobs.request import CHOICES, LIMITS, PaperDefaults, Request, parse_request
+from sage.ui.export.links import OWN, link_query, read_link, read_record
 
 MODELS = {"emoji-scenes": PaperDefaults(), "sd-v1-5": PaperDefaults()}
 ASKED = parse_request("a fox in the snow\na dog in the snow", share_ratio=12 / 30)

@@ -6,12 +6,12 @@ from dataclasses import asdict
 import gradio as gr
 import pytest
 
-from sage.request import parse_request
-from sage.ui.form import Form
-from sage.ui.handlers import Handlers
-from sage.ui.layout import build_layout
-from sage.ui.links import link_query
-from sage.ui.travel import Travel
+from sage.jobs.request import parse_request
+from sage.ui.export.links import link_query
+from sage.ui.export.travel import Travel
+from sage.ui.studio.form import Form
+from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.layout import build_layout
 
 from .conftest import PROMPTS, make_form
 

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from sage.arrangement import arrange
-from sage.calibration import Calibration
-from sage.cost import ModelFlops, plan_cost
-from sage.grouping import group_prompts
-from sage.plan import shared_plan
-from sage.request import parse_request
-from sage.ui import views
+from sage.core.calibration import Calibration
+from sage.core.cost import ModelFlops, plan_cost
+from sage.core.grouping import group_prompts
+from sage.core.plan import shared_plan
+from sage.jobs.arrangement import arrange
+from sage.jobs.request import parse_request
+from sage.ui.html import views
 
 from .reader import HOSTILE, Reader
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sage.pipeline import LORA_FILE, SagePipeline
-from sage.settings import ModelSettings
+from sage.sd.model_settings import ModelSettings
+from sage.sd.pipeline import LORA_FILE, SagePipeline
 from sage.training.adapter import Adapter
 from sage.world.distil import TARGETS
 from sage.world.student import describe, distances, low_rank, shrink

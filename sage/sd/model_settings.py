@@ -1,0 +1,67 @@
+"""What a model brings along beside its weights: `sage.json` in its folder.
+
+Bounds of similarity belong to a text encoder (cosines of different encoders share no scale), so
+they are stored with the model, as are its usual steps and guidance and the colours of its previews.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from sage.jobs.request import PaperDefaults
+from sage.sd.preview import LatentRGB
+
+FILE_NAME = "sage.json"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Defaults of one model.
+
+    Attributes:
+        tau_min: Lowest similarity inside a group.
+        tau_max: Highest similarity inside a group.
+        steps: Usual number of steps.
+        guidance_scale: Usual classifier-free guidance.
+        latent_rgb: Preview colours; None is fitted to the decoder when first needed.
+        known_words: Words the model was trained on; None if it was trained on the open web.
+    """
+
+    tau_min: float = PaperDefaults.tau_min
+    tau_max: float = PaperDefaults.tau_max
+    steps: int = PaperDefaults.steps
+    guidance_scale: float = PaperDefaults.guidance_scale
+    latent_rgb: LatentRGB | None = None
+    known_words: frozenset[str] | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path, base: "ModelSettings | None" = None) -> "ModelSettings":
+        """Reads a model folder's `sage.json`.
+
+        Args:
+            folder: Of a model, or of an adapter.
+            base: What stands where the file says nothing; the paper's values without it.
+
+        Raises:
+            ValueError: If the file is not JSON or a value has the wrong kind.
+        """
+        path, known = Path(folder) / FILE_NAME, base or cls()
+        if not path.is_file():
+            return known
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            return known._with(values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as settings of a model: {error}") from error
+
+    def _with(self, values: dict) -> "ModelSettings":
+        kinds = {"tau_min": float, "tau_max": float, "steps": int, "guidance_scale": float}
+        found: dict = {name: kind(values[name]) for name, kind in kinds.items() if name in values}
+        if rgb := values.get("latent_rgb"):
+            weight, bias = torch.tensor(rgb["weight"]), torch.tensor(rgb["bias"])
+            found["latent_rgb"] = LatentRGB(weight, bias)
+        if (words := values.get("known_words")) is not None:
+            found["known_words"] = frozenset(words)
+        return replace(self, **found)

@@ -1,0 +1,344 @@
+"""A cell: pictures of one setting, one seed and one set of prompts; rendered once, kept on disk.
+
+Knows pipelines, settings and files; nothing of metrics. A cell's name is a hash of everything it
+depends on, so a second study that needs the same pictures gets them for nothing, and a study that
+was killed goes on where it stopped. Bulk rendering is not for timing: it runs in half precision
+(bf16 on a CPU, fp16 on a GPU) on a copy of the model in which an adapter is merged into the
+weights in float32 first. Latents stay float32 between steps, as in the pipeline itself.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sage.core.cost import evaluations
+from sage.core.plan import Plan
+from sage.sd.pipeline import LORA_FILE, SageOutput, SagePipeline
+from sage.sd.store import StateStore
+from sage.studies.engine.prompts import PromptSet
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SEED_STRIDE = 1_000_000  # prompt n of seed s starts from noise number s · stride + n
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How pictures are sampled.
+
+    Attributes:
+        share_ratio: β; 0 is independent sampling.
+        steps: T.
+        guidance: Classifier-free guidance; None is the model's own.
+        adapter: Folder or file of a LoRA adapter, or None.
+        scheduler: Key of `sage.sd.schedulers`; "ddim" is the pipeline's own.
+        options: Further keyword arguments of `SagePipeline.stream`, as (name, value) pairs; the
+            `repr` of a value must say all about it.
+        plan: A plan for the whole set of prompts, instead of share ratio and groups.
+        common_noise: The prompts of a group start from one noise, as if they shared, whether they
+            do or not.
+    """
+
+    share_ratio: float = 0.0
+    steps: int = 30
+    guidance: float | None = None
+    adapter: Path | None = None
+    scheduler: str = "ddim"
+    options: tuple[tuple[str, Any], ...] = ()
+    plan: Plan | None = None
+    common_noise: bool = False
+
+    @property
+    def shares(self) -> bool:
+        """Whether the groups matter."""
+        asked = self.plan is not None or self.common_noise or bool(self.options)
+        return asked or self.share_ratio > 0
+
+    def key(self) -> list:
+        """Everything that the pictures depend on, as plain values; the adapter by its content."""
+        adapter = None if self.adapter is None else file_digest(adapter_file(self.adapter))
+        options = sorted((name, repr(value)) for name, value in self.options)
+        plan = None if self.plan is None else repr(self.plan)
+        ratio = round(self.share_ratio, 6)
+        more = ["common noise"] if self.common_noise else []
+        return [ratio, self.steps, self.guidance, adapter, self.scheduler, options, plan, *more]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting, one set of prompts, one seed."""
+
+    setting: Setting
+    prompts: PromptSet
+    seed: int
+
+    def key(self, model: str, precision: str) -> str:
+        """Its name on disk.
+
+        Args:
+            model: Digest of the model's weights.
+            precision: What it is rendered in.
+        """
+        groups = self.prompts.groups if self.setting.shares else None
+        parts = [model, precision, self.setting.key(), self.prompts.digest, groups, self.seed]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    @property
+    def noise_seeds(self) -> tuple[int, ...]:
+        """One for each prompt; with common noise, that of the first prompt of its group."""
+        numbers = range(len(self.prompts))
+        if self.setting.common_noise:
+            numbers = [min(self.prompts.groups[owner]) for owner in self.prompts.owner]
+        return tuple(self.seed * SEED_STRIDE + n for n in numbers)
+
+
+def adapter_file(adapter: Path) -> Path:
+    """The file with an adapter's weights.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    path = adapter if adapter.is_file() else adapter / LORA_FILE
+    if not path.is_file():
+        raise ValueError(f"There is no adapter at {adapter}; train one with sage.training.")
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """Hash of a file's content."""
+    return _file_digest(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Store:
+    """Arrays on disk by name; each file appears in one piece."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays, or None if there are none or the file is damaged."""
+        try:
+            with np.load(self._path(key)) as found:
+                return dict(found)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def put(self, key: str, **arrays: np.ndarray) -> None:
+        """Keep arrays under a name."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f"{key}.{os.getpid()}.new")
+        with new.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(new, path)
+
+    def get_or_make(
+        self, key: str, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a name, made now if they are not there."""
+        found = self.get(key)
+        if found is None:
+            found = make()
+            self.put(key, **found)
+        return found
+
+
+# --- fast copies of a model -----------------------------------------------------------------
+
+
+class Renderer:
+    """Renders cells on a fast copy of a model, one adapter at a time."""
+
+    def __init__(self, pipe: SagePipeline, precision: str, compiled: bool = False) -> None:
+        """Nothing is copied yet.
+
+        Args:
+            pipe: The float32 pipeline; it is never changed.
+            precision: "fp32", "bf16" or "fp16".
+            compiled: Use torch.compile: faster after a minute.
+        """
+        self.pipe, self.precision, self.compiled = pipe, precision, compiled
+        self._adapter: Path | None = None
+        self._fast: SagePipeline | None = None
+
+    def _pipeline(self, setting: Setting) -> SagePipeline:
+        if self._fast is None:
+            self._fast = fast_copy(self.pipe, self.precision, self.compiled)
+        if setting.adapter != self._adapter:
+            weights = merged_weights(self.pipe, setting.adapter)
+            self._fast.unet.load_state_dict(weights)  # in place: nothing is compiled anew
+            self._adapter = setting.adapter
+        self._fast.scheduler = _scheduler(self.pipe, setting.scheduler)
+        return self._fast
+
+    def render(
+        self,
+        cell: Cell,
+        reuse: StateStore | None = None,
+        progress: Callable[[int], object] = lambda rows: None,
+    ) -> dict[str, np.ndarray]:
+        """Renders a cell.
+
+        Args:
+            cell: What to render.
+            reuse: States of cells that differ in the share ratio only.
+            progress: Is told the evaluations of every step.
+
+        Returns:
+            "pictures" [N, H, W, 3] uint8, and counts: "evaluations", "flops" and
+            "independent_flops".
+        """
+        setting, prompts = cell.setting, cell.prompts
+        pipe = self._pipeline(setting)
+        run = {"plan": setting.plan} if setting.plan is not None else {"groups": prompts.groups}
+        stream = pipe.stream(
+            prompts.texts,
+            share_ratio=setting.share_ratio,
+            num_inference_steps=setting.steps,
+            guidance_scale=setting.guidance,
+            seeds=cell.noise_seeds,
+            output_type="pt",
+            reuse=reuse,
+            **run,
+            **dict(setting.options),
+        )
+        for event in stream:
+            if not isinstance(event, SageOutput):
+                progress(len(event.state.rows))
+        return {
+            "pictures": _bytes(event.images),
+            "evaluations": np.array(event.cost.evaluations),
+            "flops": np.array(event.cost.flops.total),
+            "independent_flops": np.array(event.cost.independent_flops.total),
+        }
+
+
+def _bytes(pixels: Tensor) -> np.ndarray:
+    """[N, 3, H, W] in [0, 1] as [N, H, W, 3] uint8."""
+    whole = (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return whole.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _scheduler(pipe: SagePipeline, key: str) -> Any:
+    if key == "ddim":
+        return pipe.scheduler
+    from sage.sd.schedulers import make_scheduler
+
+    return make_scheduler(key, like=pipe.scheduler)
+
+
+def fast_copy(pipe: SagePipeline, precision: str, compiled: bool = False) -> SagePipeline:
+    """A copy of a pipeline for bulk rendering.
+
+    Args:
+        pipe: Stays as it is.
+        precision: Of UNet and decoder: "fp32", "bf16" or "fp16"; texts are encoded as before.
+        compiled: Use torch.compile on UNet and decoder.
+    """
+    fast = SagePipeline.from_pipe(pipe)
+    fast.unet, fast.vae = copy.deepcopy(pipe.unet), copy.deepcopy(pipe.vae)
+    dtype = PRECISIONS[precision]
+    _speed_up(fast.unet, dtype, 2 * fast.max_rows, compiled)
+    _speed_up(fast.vae.decoder, dtype, fast.max_rows, compiled)
+    return fast
+
+
+def merged_weights(pipe: SagePipeline, adapter: Path | None) -> dict[str, Tensor]:
+    """The UNet's weights with an adapter added in float32; the pipeline stays as it is.
+
+    Raises:
+        ValueError: If the adapter does not fit.
+    """
+    if adapter is None:
+        return pipe.unet.state_dict()
+    merged = SagePipeline.from_pipe(pipe)
+    merged.unet = copy.deepcopy(pipe.unet).float()
+    merged.merge_lora(adapter_file(adapter))
+    return merged.unet.state_dict()
+
+
+def _speed_up(module: nn.Module, dtype: torch.dtype, rows: int, compiled: bool) -> None:
+    """Lets a network compute in another precision; what goes in and comes out stays as it was.
+
+    Only `forward` of this very object is replaced, so its type and configuration are untouched.
+    A compiled network is given batches of `rows` rows only: every other shape would be compiled
+    anew, so smaller batches are filled up.
+    """
+    module.to(dtype)
+    if compiled:
+        module.to(memory_format=torch.channels_last)
+    inner = MethodType(type(module).forward, module)
+    call = torch.compile(inner, dynamic=False) if compiled else inner
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        before = inputs[0].dtype
+        count = len(inputs[0])
+        size = rows if compiled and count <= rows else count
+        output = call(*(_prepared(x, dtype, count, size) for x in inputs), **named)
+        if isinstance(output, Tensor):
+            return output[:count].to(before)
+        return replace(output, sample=output.sample[:count].to(before))
+
+    module.forward = forward
+
+
+def _prepared(value: Any, dtype: torch.dtype, count: int, size: int) -> Any:
+    """A floating-point tensor in another precision; batches filled up by repeating the last row."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_floating_point():
+        value = value.to(dtype)
+    if value.ndim and len(value) == count < size:
+        value = torch.cat([value, value[-1:].expand(size - count, *value.shape[1:])])
+    return value
+
+
+# --- many cells -----------------------------------------------------------------------------
+
+
+def families(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
+    """Cells that differ in their share ratio only, the longest trunk first; adapters together."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        plain = replace(cell.setting, share_ratio=0.0)
+        key = [plain.key(), cell.prompts.digest, cell.prompts.groups, cell.seed]
+        found.setdefault(json.dumps(key), []).append(cell)
+    order = sorted(found.values(), key=lambda some: str(some[0].setting.adapter))
+    for some in order:
+        yield sorted(some, key=lambda cell: -cell.setting.share_ratio)
+
+
+def planned_rows(pipe: SagePipeline, family: Sequence[Cell]) -> int:
+    """Evaluations that a family will take, each shared state once: what `families` yields."""
+    total, known = 0, 0
+    for cell in family:
+        setting = cell.setting
+        plan = setting.plan or pipe.plan(cell.prompts.groups, setting.steps, setting.share_ratio)
+        # Of a shorter trunk, all of it is known from the longer one before.
+        branch = max(map(plan.branch_step_of, range(plan.num_prompts)))
+        trunk = sum(len(plan.rows(i)) for i in range(min(branch, known)))
+        total += evaluations(plan) - trunk
+        known = max(known, branch)
+    return total

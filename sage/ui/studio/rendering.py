@@ -1,0 +1,281 @@
+"""What takes a while: rendering both sides with previews, and all branch points of a run.
+
+Translates the library's steps into updates of the page; one rendering at a time, which ends within
+a step when its turn is stopped or its generator closed. What acts at once is in `handlers`.
+"""
+
+import logging
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+import torch
+
+from sage.jobs.compare import CompareStep, Comparison, compare
+from sage.jobs.filmstrip import Frame, branch_points, filmstrip, filmstrip_evaluations
+from sage.sd.store import StateStore
+from sage.ui.export.downloads import remove_run, save_run
+from sage.ui.html import views
+from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
+from sage.ui.html.prose import STOPPING
+from sage.ui.html.words import plural
+from sage.ui.shelf import Shelf
+from sage.ui.studio import results
+from sage.ui.studio.analysis import Analysis, analyze
+from sage.ui.studio.form import Form, Run
+from sage.ui.studio.handlers import (
+    UNFINISHED,
+    Updates,
+    expectation,
+    no_costs,
+    plan_view,
+    scrub_words,
+    split,
+)
+from sage.ui.studio.layout import Layout
+from sage.ui.turns import Turns
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser shows no more
+SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
+KEPT_BYTES = 192 * 2**20  # latents of earlier runs, for all visitors together
+RENDERING = "Rendering …"
+Steps = Generator[Updates, None, None]
+
+
+class Rendering:
+    """The page's listeners that render.
+
+    Args:
+        layout: The components they update.
+        shelf: The models they use.
+    """
+
+    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+        self.layout = layout
+        self.shelf = shelf
+        self.states = StateStore(KEPT_BYTES)
+        self.turns = Turns()
+
+    def announce(self) -> Updates:
+        """Shown at once after the click, while the run waits for its turn."""
+        page = self.layout
+        return {
+            page.turn: self.turns.fresh(),
+            page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
+            page.render: gr.Button(RENDERING, interactive=False),
+            page.scrub: gr.Button(interactive=False),
+            page.stop: gr.Button("Stop", interactive=True),
+        }
+
+    def render(self, turn: str, *values: Any) -> Steps:
+        """Renders both sides with previews, until it is done or its turn is stopped."""
+        form, before = split(values)
+        steps = self._explained(self._render(form, before))
+        yield from self.turns.work(turn, steps, partial(self._last_words, None))
+
+    def scrub(self, turn: str, *values: Any) -> Steps:
+        """Renders the run on the page at many branch points, for scrubbing without any call."""
+        form, run = split(values)
+        steps = self._explained(self._scrub(form, run))
+        yield from self.turns.work(turn, steps, partial(self._last_words, run))
+
+    def hear_stop(self) -> Updates:
+        """Shown at once after the click; what was reached is said when it has stopped."""
+        return {self.layout.stop: gr.Button(STOPPING, interactive=False)}
+
+    def stop(self, turn: str, run: Run | None) -> Updates:
+        """Asks the rendering to end; it says so itself, unless it has not begun."""
+        state = self.turns.stop(turn)
+        if state == "waiting":
+            return self._last_words(run, {})
+        button = gr.skip() if state == "running" else gr.Button("Stop", interactive=False)
+        return {self.layout.stop: button}
+
+    def _last_words(self, before: Run | None, shown: Updates) -> Updates:
+        """How far a rendering came that was stopped, from the run before and all it showed."""
+        page, run = self.layout, shown.get(self.layout.run, before)
+        if run is None or run.done:
+            line = views.progress(0, 1, "Stopped; the pictures are those from before.")
+            return {page.progress: line, **self._ready(run)}
+        steps = run.request.steps
+        line = f"Stopped after step {run.step} of {steps}."
+        return {
+            page.progress: views.progress(run.step, steps, line, "warn"),
+            page.banner: views.banner(UNFINISHED),
+            **self._ready(run),
+        }
+
+    def _explained(self, updates: Steps) -> Steps:
+        """The updates; whatever goes wrong ends them with a sentence."""
+        try:
+            yield from updates
+        except ValueError as error:
+            yield self._failed(str(error))
+        except torch.OutOfMemoryError:
+            yield self._failed("The memory does not suffice: use fewer prompts.")
+        except Exception:
+            log.exception("rendering failed")
+            yield self._failed("Rendering failed. The server's log says why.")
+
+    def _failed(self, sentence: str) -> Updates:
+        return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self._ready(None)}
+
+    def _ready(self, run: Run | None) -> Updates:
+        """The buttons as they stand when nothing runs."""
+        page = self.layout
+        possible = (
+            run is not None and run.done and run.strip is None and run.request.sharing == "groups"
+        )
+        return {
+            page.render: gr.Button("Render", interactive=True),
+            page.scrub: gr.Button(interactive=possible),
+            page.stop: gr.Button("Stop", interactive=False),
+        }
+
+    # -- both sides --------------------------------------------------------------------------
+
+    def _render(self, form: Form, before: Run | None) -> Steps:
+        request = form.check()
+        run = Run(request, form.model)
+        analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
+        remove_run(before.files if before else None)
+        yield {self.layout.run: run, **self._reset(form, analysis)}
+        shown = 0.0
+        for item in self.shelf.lease.run(
+            compare,
+            form.model,
+            request,
+            flops=_expected_flops(analysis, form),
+            fewer_steps=form.fewer_steps,
+            keep=self.states,
+            measure=form.measure,
+        ):
+            if isinstance(item, Comparison):
+                yield self._finished(run, item, analysis)
+            elif time.monotonic() - shown > PREVIEW_SECONDS:
+                shown = time.monotonic()
+                yield self._preview(replace(run, step=item.step), item, analysis, form)
+
+    def _reset(self, form: Form, analysis: Analysis) -> Updates:
+        page, request = self.layout, analysis.request
+        return {
+            **expectation(page, analysis),
+            page.progress: views.progress(0, request.steps, "Reading the prompts", "live"),
+            page.banner: "",
+            page.scrub_note: views.note(""),
+            page.pictures: empty_grid(request.prompts, analysis.arrangement.groups, form.sides),
+            page.archive: gr.DownloadButton(interactive=False),
+            page.record: gr.DownloadButton(interactive=False),
+            page.sheet: gr.DownloadButton(interactive=False),
+            page.lines: gr.DownloadButton(interactive=False),
+            **no_costs(page),
+        }
+
+    def _preview(self, run: Run, step: CompareStep, analysis: Analysis, form: Form) -> Updates:
+        page = self.layout
+        words = "shared" if step.stage == "trunk" else "each prompt on its own"
+        line = f"Step {step.step} of {step.steps}, {words}"
+        sides = {side: getattr(step, side) for side in form.sides}
+        groups = analysis.arrangement.groups
+        return {
+            page.run: run,
+            page.progress: views.progress(step.step, step.steps, line, "live"),
+            page.pictures: live_grid(run.request.prompts, groups, sides),
+        }
+
+    def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
+        page, request = self.layout, done.request
+        files = save_run(done, self.shelf.spec(run.model))
+        run = replace(
+            run,
+            step=request.steps,
+            done=True,
+            files=files,
+            plan=done.shared.plan,
+            previews=results.fork_previews(done.forks),
+        )
+        plans = (done.shared.plan, done.independent.plan)
+        rows = results.picture_rows(done)
+        return {
+            page.run: run,
+            page.progress: views.progress(1, 1, done_words(done), "done"),
+            page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
+            page.plan: plan_view(replace(analysis, request=request), run),
+            page.seconds: results.seconds_bars(done.report, done.groups, *plans),
+            page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
+            page.saving: views.saving_words(done.report, done.shared.plan),
+            page.archive: gr.DownloadButton(value=str(files.archive), interactive=True),
+            page.record: gr.DownloadButton(value=str(files.record), interactive=True),
+            page.sheet: gr.DownloadButton(value=str(files.sheet), interactive=True),
+            page.lines: gr.DownloadButton(value=str(files.lines), interactive=True),
+            **self._ready(run),
+        }
+
+    # -- all branch points -------------------------------------------------------------------
+
+    def _scrub(self, form: Form, run: Run | None) -> Steps:
+        request = form.check()
+        if run is None or not run.done or not run.fits(request, form.model):
+            raise ValueError("Render first; the branch points of that run can then be scrubbed.")
+        frames: list[Frame] = []
+        steps = run.plan.steps
+        points = branch_points(steps, SCRUB_POINTS, min(request.branch_step, steps))
+        analysis = analyze(request, form.model, self.shelf)
+        evaluation = analysis.cost.independent_flops.branches / (steps * len(request.prompts))
+        work = filmstrip_evaluations(analysis.arrangement, points) * evaluation
+        for frame in self.shelf.lease.run(
+            filmstrip,
+            form.model,
+            request,
+            points,
+            flops=work * (2 if form.fewer_steps else 1),
+            keep=self.states,
+            fewer_steps=form.fewer_steps,
+        ):
+            frames.append(frame)
+            ready = sum(frame.side == "shared" for frame in frames)
+            yield self._scrubbing(frame, ready, len(points))
+        run = replace(run, strip=results.frames_strip(frames))
+        yield self._scrubbed(run, frames, analyze(request, form.model, self.shelf, run))
+
+    def _scrubbing(self, frame: Frame, ready: int, number: int) -> Updates:
+        line = f"{ready} of {plural(number, 'branch point')} ready"
+        return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
+
+    def _scrubbed(self, run: Run, frames: list[Frame], analysis: Analysis) -> Updates:
+        page, request, groups = self.layout, analysis.request, analysis.arrangement.groups
+        spent = sum(frame.output.cost.evaluations for frame in frames)
+        reused = sum(frame.output.reused for frame in frames)
+        line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
+        rows = strip_rows(run.strip, request.branch_step)
+        return {
+            **expectation(page, analysis),
+            page.run: run,
+            page.progress: views.progress(1, 1, line, "done"),
+            page.plan: plan_view(analysis, run),
+            page.pictures: picture_grid(request.prompts, groups, rows, "done", run.strip),
+            page.scrub_note: views.note(scrub_words(run)),
+            **self._ready(run),
+        }
+
+
+def _expected_flops(analysis: Analysis, form: Form) -> float:
+    """What all sides cost; fewer steps cost as much as the shared side."""
+    shared, alone = analysis.cost.flops.total, analysis.cost.independent_flops.total
+    return alone + shared * (2 if form.fewer_steps else 1)
+
+
+def done_words(done: Comparison) -> str:
+    """What was done, in a line."""
+    request, reused = done.request, sum(done.report["reused"].values())
+    again = f" {plural(reused, 'evaluation')} reused." if reused else ""
+    trained = " The shared pictures are from the model trained for sharing."
+    return (
+        f"Done: {plural(request.steps, 'step')}, seeds {request.seeds[0]} to "
+        f"{request.seeds[-1]}.{trained if request.trained else ''}{again}"
+    )
