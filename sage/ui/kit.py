@@ -6,7 +6,7 @@ limits, defaults and titles.
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
@@ -17,6 +17,8 @@ from sage.jobs.models import ModelSpec
 from sage.jobs.request import Request
 from sage.ui.html import views
 from sage.ui.html.prose import STOPPING
+
+_Kind = TypeVar("_Kind", bound=Component)
 
 Updates = dict[Component, Any]
 Running = Generator[Updates, None, None]
@@ -29,39 +31,27 @@ RENDER_QUEUE: dict[str, Any] = {"concurrency_id": "render", "concurrency_limit":
 ON_PAGE: dict[str, Any] = {"guarded": True}
 
 
-# Gradio refuses a value outside of a component's range or choices before any listener sees it, as
-# an error 500; which range holds can depend on what else was just changed. So these let everything
-# through, and the check of the form answers with a sentence.
+def _judged_by_form(kind: type[_Kind]) -> type[_Kind]:
+    """A component that lets every value through, for the form to judge.
+
+    Gradio refuses a value outside of a component's range or choices before any listener sees it,
+    as an error 500; which range holds can depend on what else was just changed. The check of the
+    form answers with a sentence instead.
+    """
+    # Made, not written as a class: Gradio writes a stub beside the source of each class it finds.
+    attributes = {
+        "__doc__": kind.__doc__,
+        "__module__": kind.__module__,
+        "EVENTS": kind.EVENTS,
+        "is_template": True,  # the browser's part is that of the component itself
+        "preprocess": lambda _, payload: payload,
+    }
+    return type(kind)(kind.__name__, (kind,), attributes)
 
 
-class Slider(gr.Slider):
-    """A slider whose values are judged by the form."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it came."""
-        return payload
-
-
-class Number(gr.Number):
-    """A number that is judged by the form."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it came."""
-        return payload
-
-
-class Dropdown(gr.Dropdown):
-    """A choice that is judged by the form."""
-
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The value as it came."""
-        return payload
+Slider = _judged_by_form(gr.Slider)
+Number = _judged_by_form(gr.Number)
+Dropdown = _judged_by_form(gr.Dropdown)
 
 
 def page_default(setting: Setting, spec: ModelSpec) -> Any:

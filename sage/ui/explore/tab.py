@@ -391,9 +391,8 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
 def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
     busy = [parts.trace_progress, parts.trace, parts.stop_trace]
     work = (tab.trace, [parts.trace_turn, parts.look, *asked], [*busy, parts.tree, parts.explored])
-    start_button(
-        parts.trace, (tab.announce_trace, [parts.trace_turn, *busy]), work, "explore_steps"
-    )
+    announce = (tab.announce_trace, [parts.trace_turn, *busy])
+    start_button(parts.trace, announce, work, "explore_steps")
     ending = (tab.stop_trace, [parts.trace_turn], busy)
     stop_button(parts.stop_trace, ending, "explore_stop_steps")
     look = [parts.look, parts.explored]
