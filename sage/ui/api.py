@@ -15,7 +15,7 @@ from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, setti
 from sage.jobs.compare import Comparison
 from sage.jobs.job import find_groups, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import Request, parse_request
+from sage.jobs.request import Request, parse_prompts
 from sage.sd.pipeline import SageOutput
 from sage.ui import kit
 from sage.ui.kit import RENDER_QUEUE, sentences
@@ -78,7 +78,7 @@ def check_arguments(
         value = rest[name]
         if _zero_is_own(one) and value == 0 and not isinstance(value, bool):
             rest[name] = None
-    return parse_request(prompts, **rest, defaults=model.spec), model
+    return kind.of(model.spec, prompts=parse_prompts(prompts), **rest), model
 
 
 def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:
