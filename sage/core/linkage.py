@@ -110,7 +110,7 @@ def _strongest(
     places, columns = np.nonzero(links[wide] == best.max())
     pairs = sorted({(min(a, b), max(a, b)) for a, b in zip(wide[places], columns, strict=True)})
     if not pairs:  # two single prompts, the smallest ones
-        return rows[0], links[rows[0]].argmax()
+        return int(rows[0]), int(links[rows[0]].argmax())
     return max(pairs, key=lambda pair: _all_links(similarity, *(members[c] for c in pair)))
 
 
