@@ -12,6 +12,7 @@ is followed, wherever it leads: data sets are often kept elsewhere.
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -207,7 +208,8 @@ def _readings(name: str) -> Iterator[list[str]]:
     """The paths that a name can mean, as parts: as written, then decoded, then the last part."""
     plain = name.strip()
     if "://" in plain:
-        plain = urlsplit(plain).path
+        with suppress(ValueError):  # what looks like an address need not be one
+            plain = urlsplit(plain).path
     for text in dict.fromkeys((name, plain, unquote(plain))):
         parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
         if not parts:
@@ -276,8 +278,9 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
     """Captions that stand in `1.txt` beside `1.jpg`, in the folder and in its folders."""
     for place, folders, names in os.walk(folder):  # does not follow links, so it ends
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        here = {_loose(name): name for name in names if name[0] != "."}
-        pictures = [n for n in sorted(names) if Path(n).suffix.lower() in PICTURE_SUFFIXES]
+        names = sorted(name for name in names if name[0] != ".")
+        here = {_loose(name): name for name in names}
+        pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES]
         used = set()
         for picture in pictures:
             stems = (Path(picture).stem, picture)
@@ -290,8 +293,8 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
             words = _sidecar(Path(place) / text, skips)
             if words and _is_file(Path(place) / picture):
                 yield words, Path(place) / picture
-        for name in sorted(names):
-            if name[0] != "." and Path(name).suffix.lower() in SIDECARS and name not in used:
+        for name in names:
+            if Path(name).suffix.lower() in SIDECARS and name not in used:
                 skips.add("caption has no picture", name)
 
 
