@@ -1,7 +1,7 @@
 """Who judges pictures, and what each number is called.
 
 Makes features of pictures; the arithmetic is in `sage.core.metrics`, the intervals in
-`sage.studies.engine.statistics`. Knows networks and their names; nothing of sampling. A number's
+`sage.core.resampling`. Knows networks and their names; nothing of sampling. A number's
 name says whose features it is made of: CLIP score and CMMD are on the model's own CLIP (the
 published CMMD is on CLIP ViT-L/14@336), the Fréchet distance is on ImageNet's EfficientNet-Lite0
 and is never called FID. FID itself, LPIPS and OpenAI's CLIP score come through torchmetrics where
@@ -28,7 +28,7 @@ from sage.sd.features import (
 )
 from sage.sd.pipeline import SagePipeline
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.statistics import COMPONENTS
+from sage.core.resampling import COMPONENTS
 
 SIDE = 128  # twice the built-in model's pictures; 224 costs three times as much
 COUNT = f"{COMPONENTS} principal components of the real pictures"

@@ -24,7 +24,7 @@ from sage.sd.pipeline import SagePipeline
 from sage.studies.engine.cells import Cell, Setting
 from sage.studies.engine.judges import Judges
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.statistics import Estimate, Resampling, Subspace
+from sage.core.resampling import Estimate, Resampling, Subspace
 
 
 class Source(Protocol):
@@ -162,7 +162,7 @@ class Ruler:
         if real is not None and len(real) > 1:
             space = self._subspace(real)
             found["fd"] = self.resampling.frechet(x.flatten(0, 1), self.owner, space)
-            plain["fd_all"] = frechet_distance(x.flatten(0, 1), real).value
+            plain["fd_all"] = frechet_distance(x.flatten(0, 1), real)
         twin = self._features("efflite", self.source.setting())
         distance = feature_distance(x.flatten(0, 1), twin.flatten(0, 1)).numpy()
         return found | self._diversity(x) | {"twin": self.resampling.mean(distance, self.owner)}

@@ -17,7 +17,7 @@ from sage.studies.engine.judges import METRIC, METRICS
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.statistics import LEVEL, Estimate
+from sage.core.resampling import LEVEL, Estimate
 
 ROOT = Path(__file__).resolve().parents[3]
 
