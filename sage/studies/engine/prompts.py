@@ -234,9 +234,7 @@ def coco_prompts(
     return _with_real(prompts, source, kept, side)
 
 
-def _with_real(
-    prompts: PromptSet, source: FileSource, kept: Sequence[int], side: int
-) -> PromptSet:
+def _with_real(prompts: PromptSet, source: FileSource, kept: Sequence[int], side: int) -> PromptSet:
     """With the pictures of the captions `kept`, each once; unchanged if fewer than two are read."""
     first = {source.owners[n]: place for place, n in reversed(list(enumerate(kept)))}
     pictures, places = [], []
