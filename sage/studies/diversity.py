@@ -75,6 +75,7 @@ def figure(result: Result) -> Figure:
         by_key(result["rows"]),
         lambda line: line["metrics"][x]["value"],
         result["metrics"][x]["title"],
+        scattered=[f"ratio {ratio:g}" for ratio in RATIOS],
     )
     return Figure(result["title"], panels, caption(result))
 

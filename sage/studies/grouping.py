@@ -22,7 +22,7 @@ from torch import Tensor
 from sage.core.grouping import cosine_similarity
 from sage.core.settings import Sampling
 from sage.studies.engine.compare import Comparison, Design
-from sage.studies.engine.figures import Figure, Panel, Point, Series, caption
+from sage.studies.engine.figures import Figure, Panel, Point, Series
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.linkage import complete_linkage
 from sage.studies.engine.prompts import SEED, bounds
@@ -219,7 +219,9 @@ def figure(result: Result) -> Figure:
         window = (line["tau_min"], line["tau_max"], "may share")
         series = [Series("random pairs", curve, 1)]
         panels.append(Panel(name, "cosine similarity", series, window=window))
-    return Figure(result["title"], panels, caption(result))
+    pairs = max(line["pairs"] for line in result["rows"])
+    note = f"{pairs} random pairs of prompts of each kind; grey: the encoder's bounds of similarity"
+    return Figure(result["title"], panels, note)
 
 
 STUDY = Study(

@@ -150,7 +150,6 @@ def figure(result: Result) -> Figure:
         series,
         lambda line: line["gigaflops"],
         "GFLOPs a picture",
-        log=True,
         scattered=SCATTERED,
     )
     return Figure(result["title"], panels, caption(result))

@@ -23,7 +23,8 @@ def windows(low: float, high: float) -> list[Window]:
     lows = [low - STEP, low + STEP, low + 2 * STEP]
     highs = [high - STEP, 1.0]
     moved = [(low, high), *((new, high) for new in lows), *((low, new) for new in highs)]
-    return [(round(a, 3), round(b, 3)) for a, b in moved if -1 <= a < b <= 1]
+    rounded = ((round(a, 3), round(b, 3)) for a, b in moved if -1 <= a < b <= 1)
+    return list(dict.fromkeys(rounded))
 
 
 def design(lab: Lab) -> Design:

@@ -73,7 +73,10 @@ def finding(comparison: Comparison) -> str:
 
 
 def figure(result: Result) -> Figure:
-    """Relative differences with their intervals, a row for each metric."""
+    """Relative differences with their intervals, a row for each metric.
+
+    A metric whose own interval reaches 0, as CMMD's does, has no relative change to speak of.
+    """
     base = next(line for line in result["rows"] if line["name"] == NO_SOFT)["metrics"]
     rows = [
         (
@@ -81,7 +84,7 @@ def figure(result: Result) -> Figure:
             [{end: change[end] / base[key]["value"] for end in ("value", "low", "high")}],
         )
         for key, change in result["difference"].items()
-        if base[key]["value"]
+        if base[key]["low"] > 0
     ]
     bars = Bars("change by the soft target", rows, percent=True, zero=True)
     return Figure(result["title"], [bars], caption(result))

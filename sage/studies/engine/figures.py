@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 WIDTH, SHOWN = 440, 560  # units of the drawing, and pixels where there is room for them
 LEFT, LABELS = 50, 128  # room for numbers on the left and for labels on the right
 PLOT_HEIGHT, ROW_HEIGHT = 190, 19
-LETTER = 0.53  # width of a letter in font sizes, about
+LETTER, BOLD = 0.53, 0.62  # width of a letter in font sizes, about
 BAR_LABELS = 150  # room for labels to the left of bars
 LABEL_SIZE, LINE_HEIGHT = 12, 14
 MAX_SERIES = 6
@@ -264,7 +264,8 @@ class _Canvas:
 
     def paragraph(self, words: str, size: float, style: str) -> None:
         """Words broken into lines from margin to margin, below what is there."""
-        for line in textwrap.wrap(words, int((WIDTH - 24) / (size * LETTER))):
+        letter = LETTER if style == "soft" else BOLD
+        for line in textwrap.wrap(words, int((WIDTH - 24) / (size * letter))):
             self.y += size * 1.3
             self.text(12, self.y, line, style, size=size)
 
