@@ -1,13 +1,12 @@
-"""Numbers with intervals: bootstrap over groups, the same resamples for every method.
+"""Numbers with confidence intervals: a bootstrap over groups (Efron 1979), paired between methods.
 
-Knows features, values and groups of pictures; nothing of models or files. The independent unit is
-a group: its pictures share a trunk, and all its seeds go with it. Resamples are counts of groups,
-[B, G], drawn once; a mean, a Fréchet distance and a CMMD are functions of those counts. As every
-method sees the same counts, the difference of two methods is resampled in pairs by subtraction.
-Intervals are percentiles. The two distances are biased upwards by few pictures, and resampling
-adds that bias once more (doubled pictures look less varied); so their replicates are moved to have
-the value as their mean: the interval says how the number would vary with other groups *at this
-count of pictures*, which is how such numbers are compared. The reference pictures are held fixed.
+The independent unit is a group: its pictures share a trunk, and all its seeds go with it. Resamples
+are counts of groups, [B, G], drawn once; a mean, a Fréchet distance and a CMMD are functions of
+those counts. As every method is given the same counts, the difference of two methods is resampled
+in pairs by subtraction. Intervals are percentiles. The two distances are biased upwards by few
+pictures, and resampling adds that bias once more (pictures drawn twice look less varied), so their
+replicates are shifted to have the value as their mean: the interval says how the number would vary
+with other groups *at this count of pictures*. The reference pictures are held fixed.
 """
 
 from dataclasses import dataclass, field
@@ -16,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage.core.metrics import CMMD_SCALE, CMMD_SIGMA, frechet_from_moments, moments, square_root
+from sage.core.metrics import frechet_from_moments, moments, square_root
 
 LEVEL = 0.95
 COMPONENTS = 64  # of the reference, for Fréchet distances: see `Subspace`
+# Jayasumana et al. 2024 (arXiv 2401.09603), section 4 and their code: the Gaussian kernel's
+# bandwidth σ, and the factor that brings MMD² to a readable size.
+CMMD_SIGMA = 10.0
+CMMD_SCALE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Estimate:
 
     Attributes:
         value: The statistic of the sample.
-        replicates: [B] its resamples; of a distance, moved to have the value as their mean.
+        replicates: [B] its resamples; of a distance, shifted to have the value as their mean.
     """
 
     value: float
@@ -93,19 +96,19 @@ class Resampling:
             values: [M] one for each picture, or one for each group; NaN is left out.
             groups: [M] the group of each, 0..G-1.
         """
-        there = np.isfinite(values)
-        index = groups[there]
-        sums = np.bincount(index, weights=values[there], minlength=self.groups)
+        finite = np.isfinite(values)
+        index = groups[finite]
+        sums = np.bincount(index, weights=values[finite], minlength=self.groups)
         numbers = np.bincount(index, minlength=self.groups).astype(float)
         value = sums.sum() / max(1.0, numbers.sum())
-        found = self.counts @ numbers
-        replicates = (self.counts @ sums)[found > 0] / found[found > 0]
+        drawn = self.counts @ numbers
+        replicates = (self.counts @ sums)[drawn > 0] / drawn[drawn > 0]
         return Estimate(float(value), replicates)
 
     def frechet(
         self, features: Tensor, groups: np.ndarray, reference: "Subspace", resamples: int = 200
     ) -> Estimate:
-        """Fréchet distance in a subspace.
+        """Fréchet distance in a subspace (`sage.core.metrics.frechet_distance`).
 
         Args:
             features: [M, D].
@@ -121,7 +124,11 @@ class Resampling:
         return _centred(value, replicates)
 
     def cmmd(self, features: Tensor, groups: np.ndarray, reference: Tensor) -> Estimate:
-        """CMMD's arithmetic (`sage.core.metrics.cmmd`).
+        """CMMD (arXiv 2401.09603): 1000 · MMD² with a Gaussian kernel of bandwidth 10.
+
+        Features are brought to unit length first; MMD² is the biased estimate of minimum variance,
+        all pairs counted, as in the authors' code. The published name belongs to CLIP ViT-L/14@336
+        image features; with others, say which.
 
         Args:
             features: [M, D].

@@ -1,11 +1,13 @@
 """Intervals: closed forms, agreement with sage.core.metrics, pairing."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from sage.core.metrics import cmmd, frechet_distance, moments, square_root
-from sage.studies.engine.statistics import Estimate, Resampling, Subspace
+from sage.core.metrics import frechet_distance, moments, square_root
+from sage.core.resampling import CMMD_SCALE, Estimate, Resampling, Subspace
 
 
 def test_an_interval_of_equal_values_is_that_value():
@@ -78,7 +80,7 @@ def test_the_frechet_distance_in_all_components_is_the_usual_one():
     space = Subspace(real, components=5)
     assert space.explained == pytest.approx(1.0)
     found = Resampling(12, 50).frechet(x, np.repeat(np.arange(12), 5), space)
-    assert found.value == pytest.approx(frechet_distance(x, real).value, rel=1e-9)
+    assert found.value == pytest.approx(frechet_distance(x, real), rel=1e-9)
     assert found.low < found.value < found.high
 
 
@@ -90,22 +92,35 @@ def test_a_subspace_keeps_the_leading_direction():
     assert Subspace(real[:2], components=64).components == 1
 
 
-def test_cmmd_by_groups_is_the_usual_one():
+def cmmd(a, b):
+    """The published formula, pair by pair."""
+    unit_a, unit_b = (x.double() / x.double().norm(dim=1, keepdim=True) for x in (a, b))
+
+    def kernel(x, y):
+        return float((-torch.cdist(x, y).square() / 200).exp().mean())
+
+    return 1000 * (kernel(unit_a, unit_a) + kernel(unit_b, unit_b) - 2 * kernel(unit_a, unit_b))
+
+
+def test_cmmd_by_groups_is_the_kernel_formula():
     x, real = _features(30, 8, 3, 0.2), _features(40, 8, 4)
-    found = Resampling(10).cmmd(x, np.repeat(np.arange(10), 3), real)
-    assert found.value == pytest.approx(cmmd(x, real).value, rel=1e-9)
-    # One resample by hand: its pictures repeated as often as their groups were drawn.
+    estimate = Resampling(10).cmmd(x, np.repeat(np.arange(10), 3), real)
+    assert estimate.value == pytest.approx(cmmd(x, real), rel=1e-6)
+    # Every resample by hand: its pictures repeated as often as their groups were drawn.
     resampling = Resampling(10, 3)
-    counts = torch.from_numpy(resampling.counts[1]).repeat_interleave(3)
-    expected = cmmd(x.repeat_interleave(counts, 0), real).value
+    repeats = [torch.from_numpy(counts).repeat_interleave(3) for counts in resampling.counts]
+    expected = np.array([cmmd(x.repeat_interleave(counts, 0), real) for counts in repeats])
     three = resampling.cmmd(x, np.repeat(np.arange(10), 3), real)
-    others = []
-    for n in (0, 2):
-        counts = torch.from_numpy(resampling.counts[n]).repeat_interleave(3)
-        others.append(cmmd(x.repeat_interleave(counts, 0), real).value)
-    moved = three.value - np.mean([expected, *others])
-    assert three.replicates[1] == pytest.approx(expected + moved, rel=1e-6)
+    assert three.replicates == pytest.approx(expected + three.value - expected.mean(), rel=1e-6)
     assert three.replicates.mean() == pytest.approx(three.value)
+
+
+def test_cmmd_of_two_points_and_of_equal_sets():
+    """Opposite unit vectors are 2 apart: MMD² = 2·(1 − exp(−4/200))."""
+    a, one = torch.tensor([[1.0, 0.0]]), np.zeros(1, int)
+    apart = Resampling(1).cmmd(a, one, -3 * a).value
+    assert apart == pytest.approx(CMMD_SCALE * 2 * (1 - math.exp(-0.02)))
+    assert Resampling(1).cmmd(a, one, 5 * a).value == 0.0
 
 
 def test_the_interval_of_a_distance_covers_what_other_groups_give():
