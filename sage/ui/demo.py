@@ -13,6 +13,8 @@ from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.lesson import build_lesson
+from sage.ui.server.page import Page
+from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.handlers import Handlers
@@ -30,7 +32,7 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
     """The page on a shelf of models; serve it with `launch_settings`."""
-    with gr.Blocks(
+    with Page(
         title="SAGE: shared-trajectory diffusion",
         analytics_enabled=False,
         fill_width=True,
@@ -67,6 +69,7 @@ def launch_settings() -> dict[str, Any]:
         "run_history": False,
         "state_session_capacity": 500,
         "ssr_mode": False,
+        "app_kwargs": {"middleware": middleware()},
     }
 
 
