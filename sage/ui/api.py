@@ -22,10 +22,11 @@ from sage.jobs.variants import shared_side
 from sage.sd.pipeline import SageOutput
 from sage.ui.export.links import OWN
 from sage.ui.lease import Lease
+from sage.ui.server.errors import as_client_error
+from sage.ui.server.files import fresh_folder
+from sage.ui.server.lanes import CHEAP_LANE, RENDER_LANE, require_admission
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import FIRST_EXAMPLE
-
-RENDER_QUEUE = {"concurrency_id": "render", "concurrency_limit": 1}
 
 # Each name of `Question`, in the words that a client or a language model reads.
 WORDS = {
@@ -144,9 +145,14 @@ def _arranged(request: Request, model: LoadedModel) -> tuple[Arrangement, Cost]:
     return arrangement, arrangement.cost(pipe)
 
 
-def _gallery(done: Comparison, output: SageOutput) -> list[tuple[Any, str]]:
-    captions = (f"P{n} {prompt}" for n, prompt in enumerate(done.request.prompts, start=1))
-    return list(zip(output.images, captions, strict=True))
+def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
+    """Pictures and captions; the files lie where no other run's address leads."""
+    folder, shown = fresh_folder(), []
+    for number, (image, prompt) in enumerate(zip(output.images, done.request.prompts, strict=True)):
+        path = folder / f"P{number + 1:02d}.png"
+        image.save(path)
+        shown.append((str(path), f"P{number + 1} {prompt}"))
+    return shown
 
 
 def add_endpoints(shelf: Shelf) -> None:
@@ -156,11 +162,10 @@ def add_endpoints(shelf: Shelf) -> None:
         galleries = [gr.Gallery(label="independent"), gr.Gallery(label="shared")]
         answer = gr.JSON(label="answer")
         button = gr.Button()
-    quick = {"concurrency_limit": 8}
-    for function, outputs, queue in (
-        (analyze, [answer], quick),
-        (estimate, [answer], quick),
-        (compare, [*galleries, answer], RENDER_QUEUE),
+    for function, outputs, lane in (
+        (analyze, [answer], CHEAP_LANE),
+        (estimate, [answer], CHEAP_LANE),
+        (compare, [*galleries, answer], RENDER_LANE),
     ):
         button.click(
             _endpoint(function, shelf),
@@ -168,7 +173,7 @@ def add_endpoints(shelf: Shelf) -> None:
             outputs,
             api_name=function.__name__,
             api_description=description(function),
-            **queue,
+            **lane,
         )
 
 
@@ -209,8 +214,9 @@ def _endpoint(function: Callable[..., Any], shelf: Shelf) -> Callable[..., Any]:
 
 @contextmanager
 def _sentences() -> Iterator[None]:
-    """A ValueError's sentence reaches the client; any other error stays in the log."""
+    """Whatever goes wrong reaches the client as a sentence; only our own faults are logged."""
     try:
+        require_admission()
         yield
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        raise as_client_error(error) from None

@@ -8,11 +8,14 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sage.ui.api import RENDER_QUEUE, add_endpoints
+from sage.ui.api import add_endpoints
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.lesson import build_lesson
+from sage.ui.server.files import workplace
+from sage.ui.server.lanes import RENDER_LANE
+from sage.ui.server.limits import BOUNDS
 from sage.ui.server.page import Page
 from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
@@ -23,7 +26,6 @@ from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-HOUR = 3600
 
 # A listener of the page answers at once, without a place in the queue and without a spinner; its
 # name is for the log. "private" keeps it out of the list of endpoints.
@@ -32,11 +34,12 @@ QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
     """The page on a shelf of models; serve it with `launch_settings`."""
+    workplace()  # before there is any component: each remembers where gradio's files lie
     with Page(
         title="SAGE: shared-trajectory diffusion",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(HOUR // 2, HOUR),
+        delete_cache=(BOUNDS.file_seconds // 4, BOUNDS.file_seconds),
     ) as demo:
         gr.HTML(TITLE, elem_id="sage-title", apply_default_css=False, js_on_load=None)
         with gr.Tabs(elem_id="sage-tabs"):
@@ -52,24 +55,29 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_explore(shelf)
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
-    return demo.queue(max_size=20, api_open=False)
+    return demo.queue(api_open=False)
 
 
-def launch_settings() -> dict[str, Any]:
-    """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
+def launch_settings(proxy: bool = False, host: str | None = None) -> dict[str, Any]:
+    """Arguments of `launch()` that belong to the page: looks, and what is served to whom.
+
+    Args:
+        proxy: Whether a proxy in front is declared, whose headers are believed.
+        host: A name under which the page is reached besides those of this machine.
+    """
     return {
         "theme": page_theme(),
         "css_paths": [ASSETS / "style.css", ASSETS / "lesson.css", ASSETS / "explore.css"],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
-        "max_file_size": "1mb",  # the page has no upload; gradio's route for it stays open
+        "max_file_size": BOUNDS.upload_bytes,  # records, for "Load a record"
         "allowed_paths": [],
         "enable_monitoring": False,
         "run_history": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": BOUNDS.sessions,
         "ssr_mode": False,
-        "app_kwargs": {"middleware": middleware()},
+        "app_kwargs": {"middleware": middleware(proxy, [host] if host else [])},
     }
 
 
@@ -164,7 +172,7 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
             show_progress="hidden",
             api_visibility="private",
             trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-            **RENDER_QUEUE,
+            **RENDER_LANE,
         )
     heard = page.stop.click(rendering.hear_stop, None, [page.stop], api_name="on_stop", **QUICK)
     heard.then(

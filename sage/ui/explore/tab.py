@@ -5,7 +5,6 @@ how it looks in `sage.ui.html.grids`. A session remembers its grid in an `Explor
 its turn with the rest of the page.
 """
 
-import logging
 import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -14,7 +13,6 @@ from threading import Lock
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.components import Component
 from gradio.context import get_render_context
 
@@ -30,7 +28,6 @@ from sage.jobs.grid import (
     trace,
 )
 from sage.jobs.request import Request
-from sage.ui.api import RENDER_QUEUE
 from sage.ui.explore.parts import (
     ALL,
     EMPTY_CELL,
@@ -48,10 +45,10 @@ from sage.ui.export.links import link_query
 from sage.ui.html import grids, views
 from sage.ui.html.prose import STOPPING
 from sage.ui.html.words import plural, shorten
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import RENDER_LANE, require_admission
 from sage.ui.shelf import Shelf
 from sage.ui.turns import Turns
-
-log = logging.getLogger(__name__)
 
 Updates = dict[Component, Any]
 Running = Generator[Updates, None, None]
@@ -351,14 +348,10 @@ class Exploring:
         """The updates; whatever goes wrong ends them with a sentence."""
         sentence = ""
         try:
+            require_admission()
             yield from updates
-        except ValueError as error:
-            sentence = str(error)
-        except torch.OutOfMemoryError:
-            sentence = "The memory does not suffice: use fewer prompts."
-        except Exception:
-            log.exception("exploring failed")
-            sentence = "Rendering failed. The server's log says why."
+        except Exception as error:
+            sentence = explain(error, "Rendering")
         if sentence:
             line = views.progress(0, 1, sentence, "error")
             yield {progress: line, **self._ready(start, stop)}
@@ -444,7 +437,7 @@ def _start(
         show_progress="hidden",
         api_visibility="private",
         trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-        **RENDER_QUEUE,
+        **RENDER_LANE,
     )
 
 

@@ -25,6 +25,18 @@ class Bounds:
         upload_bytes: Largest upload; the page takes records only.
         body_bytes: Largest body of any other request.
         pages: Renderings of the page's HTML and configuration that are kept.
+        line: Runs that may wait for their turn, of all clients together.
+        line_of_address: Of those, runs from one network address: the rest is for others.
+        line_of_client: Of those, runs of one session, or of one address without a session.
+        line_seconds: Seconds of work that may wait; a single run is never too long.
+        unheard: Runs whose answer nobody reads yet; beyond it the oldest is dropped.
+        unheard_seconds: How long a run waits for somebody to read its answer.
+        unread_messages: Messages on their way to one reader; with more, it is taken to be gone.
+        cheap: Cheap calls that are worked on at once, and the threads they have.
+        cheap_line: Cheap calls that may wait.
+        clients: Clients whose use is remembered.
+        retry_seconds: After this long a model that could not be loaded is tried again.
+        memory_seconds: After this long a client's use counts half.
     """
 
     sessions: int = 200
@@ -37,6 +49,23 @@ class Bounds:
     upload_bytes: int = MEBIBYTE
     body_bytes: int = MEBIBYTE
     pages: int = 8
+    line: int = 16
+    line_of_address: int = 12
+    line_of_client: int = 4
+    line_seconds: float = 120.0
+    unheard: int = 32
+    unheard_seconds: float = 15.0
+    unread_messages: int = 400
+    cheap: int = 4
+    cheap_line: int = 500
+    clients: int = 1000
+    memory_seconds: float = 120.0
+    retry_seconds: float = 20.0
+
+    @property
+    def queue(self) -> int:
+        """Everything that may wait in gradio's queue."""
+        return self.cheap_line + self.line + self.unheard
 
 
 BOUNDS = Bounds()

@@ -1,4 +1,4 @@
-"""The page's Blocks: what it tells a browser about itself is plain data, and no more.
+"""The page's Blocks: plain configuration, its own queue, and failures with a sentence.
 
 Gradio copies the page's configuration for every visitor. Whatever an object in it refers to is
 copied along: from a listener's function that is the handlers, the shelf, and the weights of every
@@ -10,13 +10,49 @@ from typing import Any
 import gradio as gr
 import orjson
 
+from sage.ui.server.errors import as_client_error
+from sage.ui.server.lanes import Lanes
+from sage.ui.server.limits import BOUNDS
+from sage.ui.server.listeners import Listeners
+
 
 class Page(gr.Blocks):
-    """A `gr.Blocks` whose configuration is plain data."""
+    """A `gr.Blocks` to serve to many.
+
+    Attributes:
+        listeners: Who reads answers now.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.listeners = Listeners()
+        super().__init__(*arguments, **options)
 
     def get_config_file(self) -> Any:
         """The configuration as a browser reads it: callables are left out, the rest is JSON."""
         return plain(super().get_config_file())
+
+    def queue(self, *arguments: Any, **options: Any) -> "Page":
+        """Sets the queue, as gradio does, but with lanes; `BOUNDS` say how much may wait."""
+        super().queue(*arguments, **options)
+        self._queue = Lanes(
+            live_updates=True,
+            concurrency_count=self.max_threads,
+            update_intervals=1,
+            max_size=BOUNDS.queue,
+            blocks=self,
+        )
+        return self
+
+    async def process_api(self, *arguments: Any, **options: Any) -> Any:
+        """Runs a listener; whatever it raises reaches the client as a sentence.
+
+        Raises:
+            gr.Error: Instead of any other error.
+        """
+        try:
+            return await super().process_api(*arguments, **options)
+        except Exception as error:
+            raise as_client_error(error) from None
 
 
 def plain(config: Any) -> Any:
