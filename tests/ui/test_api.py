@@ -10,6 +10,7 @@ from gradio_client.exceptions import AppError
 
 from sage.jobs.request import CHOICES, LIMITS
 from sage.ui.api import WORDS
+from sage.ui.server.limits import BOUNDS
 
 from .conftest import PROMPTS, SLOW_RUN, raises_sentence
 
@@ -224,7 +225,7 @@ def test_large_uploads_are_refused(server):
 
 
 def test_the_queue_is_bounded_and_closed_to_direct_calls(demo):
-    assert demo._queue.max_size == 20
+    assert demo._queue.max_size == BOUNDS.queue
     assert demo.api_open is False
     rendering = [f for f in demo.fns.values() if f.concurrency_id == "render"]
     assert {f.api_name for f in rendering} == {

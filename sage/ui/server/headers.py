@@ -9,6 +9,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -151,14 +152,14 @@ class Guard:
 
         async def note(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            if started or read <= limit:  # what a route says about a body cut short is not sent
+                started = True
+                await send(message)
 
-        try:
+        with suppress(TooLargeError):
             await self.app(scope, count, note)
-        except TooLargeError:
-            if not started:
-                await _too_large(limit)(scope, receive, send)
+        if read > limit and not started:
+            await _too_large(limit)(scope, receive, send)
 
 
 def _too_large(limit: int) -> Any:

@@ -82,6 +82,7 @@ class Lanes(Queue):
         super().__init__(*arguments, **options)
         self.sleep_when_free = POLL_SECONDS
         self.admission = Admission()
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the server, once it runs
         self._unread_since: dict[str, float] = {}
 
     @property
@@ -96,6 +97,7 @@ class Lanes(Queue):
     def start(self) -> None:
         """Starts gradio's loops and the one that clears away."""
         super().start()
+        self.loop = asyncio.get_running_loop()
         run_coro_in_background(self._sweep_while_running)
 
     # -- coming in ---------------------------------------------------------------------------

@@ -9,11 +9,13 @@ from typing import Any
 
 import gradio as gr
 import orjson
+from gradio.state_holder import StateHolder
 
 from sage.ui.server.errors import as_client_error
 from sage.ui.server.lanes import Lanes
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
+from sage.ui.server.sessions import LeanSessions
 
 
 class Page(gr.Blocks):
@@ -26,6 +28,16 @@ class Page(gr.Blocks):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.listeners = Listeners()
         super().__init__(*arguments, **options)
+
+    @property
+    def state_holder(self) -> StateHolder:
+        """What is remembered of each session."""
+        return self._sessions
+
+    @state_holder.setter
+    def state_holder(self, holder: StateHolder) -> None:  # gradio makes it, and sets it here
+        holder.__class__ = LeanSessions
+        self._sessions = holder
 
     def get_config_file(self) -> Any:
         """The configuration as a browser reads it: callables are left out, the rest is JSON."""
