@@ -6,21 +6,14 @@ conditions, rows and tensors; nothing of texts, networks or plans.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sage.core.plan import Row
+from sage.core.settings import TRUNKS
 
-Trunk = Literal["mean", "norm_mean", "medoid", "alternate", "prediction"]
-TRUNKS: dict[Trunk, str] = {
-    "mean": "Mean embedding (paper)",
-    "norm_mean": "Mean embedding at its members' length (ours)",
-    "medoid": "The most central prompt",
-    "alternate": "The prompts in turn, step by step",
-    "prediction": "Mean of the prompts' predictions",
-}
+Trunk = str  # a key of TRUNKS
 # (x [Q, ...], step of each [Q], condition of each [Q, ...]) -> prediction [Q, ...]
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -82,7 +75,7 @@ def question(trunk: Trunk, cond: Tensor, rows: Sequence[Row], step: int) -> Ques
         return Question(cond, torch.tensor(picks, device=cond.device))
     if trunk == "prediction":
         return _all_members(cond, rows)
-    raise ValueError(f"trunk is {trunk!r}; allowed are {', '.join(get_args(Trunk))}.")
+    raise ValueError(f"trunk is {trunk!r}; allowed are {', '.join(TRUNKS)}.")
 
 
 def changes_by_step(trunk: Trunk) -> bool:

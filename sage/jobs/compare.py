@@ -9,25 +9,21 @@ counted, and seconds of a side that reused something are not put beside those of
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-import sage
 from sage.core.cost import Stages
 from sage.core.grouping import Grouping
 from sage.core.metrics import clip_score, pixel_distance
-from sage.core.plan import Group, Plan, Row, independent_plan
-from sage.jobs.arrangement import Arrangement, arrange, calibration_of, find_groups
-from sage.jobs.models import LoadedModel
+from sage.core.plan import Group, Plan, Row
+from sage.jobs.conditions import run_conditions
+from sage.jobs.job import Job
 from sage.jobs.request import Request
-from sage.jobs.variants import plain_side, shared_side
 from sage.sd.pipeline import SageOutput, SagePipeline, SageStep
-from sage.sd.schedulers import steps_for
 from sage.sd.store import StateStore
 
 
@@ -54,7 +50,7 @@ class CompareStep:
 
 @dataclass(frozen=True)
 class Scores:
-    """How the pictures of a side fare.
+    """Scores of one run's pictures.
 
     Attributes:
         twin: For each prompt, the root mean square pixel difference to its independent picture,
@@ -71,7 +67,7 @@ class Comparison:
     """All sides finished.
 
     Attributes:
-        arrangement: Who was to share with whom.
+        job: What was to be done.
         outputs: The runs: "independent", "shared" and, if it was asked for, "fewer".
         scores: The same keys.
         forks: For the index of a segment of the shared plan, a preview of what its prompts had in
@@ -79,7 +75,7 @@ class Comparison:
         report: All of it as plain numbers and texts, ready for JSON.
     """
 
-    arrangement: Arrangement
+    job: Job
     outputs: dict[str, SageOutput]
     scores: dict[str, Scores]
     forks: dict[int, Image.Image]
@@ -88,17 +84,17 @@ class Comparison:
     @property
     def request(self) -> Request:
         """What was asked for."""
-        return self.arrangement.request
+        return self.job.request
 
     @property
     def grouping(self) -> Grouping:
         """Similarities and the reason for every pair."""
-        return self.arrangement.grouping
+        return self.job.grouping
 
     @property
     def groups(self) -> tuple[Group, ...]:
         """Who started together."""
-        return self.arrangement.groups
+        return self.job.groups
 
     @property
     def shared(self) -> SageOutput:
@@ -129,21 +125,18 @@ class Comparison:
 
 
 def compare(
-    model: LoadedModel,
-    request: Request,
-    groups: Sequence[Group] | None = None,
+    job: Job,
     *,
     fewer_steps: bool = False,
     keep: StateStore | None = None,
     measure: bool = True,
 ) -> Iterator[CompareStep | Comparison]:
-    """Renders shared and independent pictures of a request.
+    """Renders shared and independent pictures of a job.
 
     Args:
-        model: The model.
-        request: A checked request.
-        groups: Groups to use instead of those found by similarity.
-        fewer_steps: Also run independent sampling with as few steps as the shared side can pay.
+        job: From `sage.jobs.job.prepare`.
+        fewer_steps: Also run the equal-NFE baseline: independent sampling with as many steps as
+            the shared side's evaluations can pay.
         keep: Where states are kept for later runs.
         measure: Run everything from the start, so that seconds are comparable. Without it, what
             `keep` holds is reused and no saving of time is reported.
@@ -152,31 +145,25 @@ def compare(
         A CompareStep for every step, then one Comparison.
 
     Raises:
-        ValueError: If the model cannot do what is asked for.
+        ValueError: If the job's model is not loaded.
     """
-    shared, plain = shared_side(model, request), plain_side(model, request)
-    steps = plain.denoiser_calls(request.steps)
-    calibration = calibration_of(model.spec, request.trained)
-    arrangement = arrange(find_groups(plain, request), request, steps, groups, calibration)
+    sides = job.loaded_sides
     store = _Recorder(keep) if keep is not None and measure else keep
     runs = {
-        "shared": _Lane(shared, request, arrangement.plan, _how_to_share(arrangement, store)),
-        "independent": _Lane(plain, request, arrangement.independent, _alone(arrangement, store)),
+        "shared": _Lane(sides.shared, job.request, job.plan, how_to_share(job, store)),
+        "independent": _lane_alone(job, job.independent, store),
     }
-    known = fewer_steps and arrangement.rule is None  # else only the run shows what it spends
-    if known:
-        spent = arrangement.cost(shared).evaluations
-        runs |= _fewer_lane(plain, request, spent, store)
-    _warm_up(runs.values(), request.guidance_scale)
-    for i in range(steps):
-        _advance(runs, first=i, share=(i + 1) / steps)
+    if fewer_steps and job.settled:  # else only the run shows what it spends
+        runs |= _fewer_lane(job, job.cost.evaluations, store)
+    _warm_up(runs.values(), job.request.guidance_scale)
+    for i in range(job.calls):
+        _advance(runs, first=i, share=(i + 1) / job.calls)
         yield _previews(runs, i + 1)
     outputs = {side: lane.finish() for side, lane in runs.items()}
-    if fewer_steps and not known:
-        spent = outputs["shared"].cost.evaluations
-        late = _fewer_lane(plain, request, spent, store)
+    if fewer_steps and not job.settled:
+        late = _fewer_lane(job, outputs["shared"].cost.evaluations, store)
         outputs |= {side: lane.finish() for side, lane in late.items()}
-    yield _finish(model, arrangement, outputs, runs["shared"].forks(outputs["shared"].plan))
+    yield _finish(job, outputs, runs["shared"].forks(outputs["shared"].plan))
 
 
 class _Recorder(StateStore):
@@ -239,17 +226,13 @@ class _Lane:
         self.now = item
 
 
-def _how_to_share(arrangement: Arrangement, store: StateStore | None) -> dict[str, Any]:
+def how_to_share(job: Job, store: StateStore | None) -> dict[str, Any]:
     """The shared side's arguments: a plan, or the rule that finds one while sampling."""
-    request, how = arrangement.request, sharing_arguments(arrangement.request)
-    if arrangement.rule is None:
-        return how | {"plan": arrangement.plan, "reuse": store}
-    groups = {"groups": arrangement.groups, "num_inference_steps": request.steps}
-    return how | groups | {"adaptive": arrangement.rule}
-
-
-def _alone(arrangement: Arrangement, store: StateStore | None) -> dict[str, Any]:
-    return {"plan": arrangement.independent, "reuse": store}
+    how = sharing_arguments(job.request)
+    if job.settled:
+        return how | {"plan": job.plan, "reuse": store}
+    groups = {"groups": job.groups, "num_inference_steps": job.request.steps}
+    return how | groups | {"adaptive": job.rule}
 
 
 def sharing_arguments(request: Request) -> dict[str, Any]:
@@ -257,27 +240,14 @@ def sharing_arguments(request: Request) -> dict[str, Any]:
     return {"trunk": request.trunk, "fresh_noise": request.fresh_noise}
 
 
-def _fewer_lane(
-    pipe: SagePipeline, request: Request, evaluations: int, store: StateStore | None
-) -> dict[str, _Lane]:
-    """The side with fewer steps by its name; nothing where not even one step can be paid."""
-    plan = fewer_plan(pipe, len(request.prompts), evaluations)
-    return {"fewer": _Lane(pipe, request, plan, {"plan": plan, "reuse": store})} if plan else {}
+def _lane_alone(job: Job, plan: Plan, store: StateStore | None) -> _Lane:
+    return _Lane(job.loaded_sides.plain, job.request, plan, {"plan": plan, "reuse": store})
 
 
-def fewer_plan(pipe: SagePipeline, num_prompts: int, evaluations: int) -> Plan | None:
-    """Independent sampling with the most steps that so many evaluations can pay.
-
-    Where a scheduler cannot make just so many calls of the denoiser (Heun's are odd), it is fewer;
-    None if they do not suffice for a single step.
-    """
-    for calls in range(evaluations // num_prompts, 0, -1):
-        try:
-            steps_for(pipe.scheduler, calls)
-        except ValueError:
-            continue
-        return independent_plan(num_prompts, calls)
-    return None
+def _fewer_lane(job: Job, evaluations: int, store: StateStore | None) -> dict[str, _Lane]:
+    """The equal-NFE baseline by its name; nothing where not even one step can be paid."""
+    plan = job.fewer_plan(evaluations)
+    return {"fewer": _lane_alone(job, plan, store)} if plan else {}
 
 
 def _advance(runs: dict[str, _Lane], first: int, share: float) -> None:
@@ -311,16 +281,12 @@ def _warm_up(lanes: Iterable[_Lane], guidance_scale: float) -> None:
             lane.pipe.warm_up(rows, guidance_scale)
 
 
-def _finish(
-    model: LoadedModel,
-    arrangement: Arrangement,
-    outputs: dict[str, SageOutput],
-    forks: dict[int, Image.Image],
-) -> Comparison:
-    prompts, twins = arrangement.request.prompts, outputs["independent"]
-    scores = {side: score(model.pipe, prompts, output, twins) for side, output in outputs.items()}
-    report = _report(model, arrangement, outputs, scores)
-    return Comparison(arrangement, outputs, scores, forks, report)
+def _finish(job: Job, outputs: dict[str, SageOutput], forks: dict[int, Image.Image]) -> Comparison:
+    pipe, prompts, twins = job.loaded_sides.plain, job.request.prompts, outputs["independent"]
+    scores = {side: score(pipe, prompts, output, twins) for side, output in outputs.items()}
+    report = _report(job, outputs, scores)
+    # Without the pipelines: a comparison is kept, and travels between processes.
+    return Comparison(replace(job, sides=None), outputs, scores, forks, report)
 
 
 def score(
@@ -341,21 +307,17 @@ def _pixels(output: SageOutput) -> Tensor:
     return torch.stack(arrays).float() / 255
 
 
-def _report(
-    model: LoadedModel,
-    arrangement: Arrangement,
-    outputs: dict[str, SageOutput],
-    scores: dict[str, Scores],
-) -> dict:
-    request, cost = arrangement.request, outputs["shared"].cost
+def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores]) -> dict:
+    request, cost = job.request, outputs["shared"].cost
     clips = {side: s.clip and list(s.clip) for side, s in scores.items()}
     return {
-        **_conditions(model, request),
+        **run_conditions(job),
         "request": request.to_dict(),
         "prompts": list(request.prompts),
-        "groups": [list(group) for group in arrangement.groups],
+        "groups": [list(group) for group in job.groups],
         "seeds": list(request.seeds),
-        "branch_step": request.branch_step,
+        "calls": job.calls,
+        "branch_step": job.branch_call,
         "plan": [asdict(segment) for segment in outputs["shared"].plan.segments],
         "probes": outputs["shared"].probes,
         "evaluations": {
@@ -363,10 +325,12 @@ def _report(
             "independent": cost.independent_evaluations,
         },
         "flops": {
-            "shared": _stages(cost.flops),
-            "independent": _stages(cost.independent_flops),
+            "shared": stage_amounts(cost.flops),
+            "independent": stage_amounts(cost.independent_flops),
         },
-        "seconds": {side: _stages(outputs[side].timings) for side in ("shared", "independent")},
+        "seconds": {
+            side: stage_amounts(outputs[side].timings) for side in ("shared", "independent")
+        },
         "reused": {side: output.reused for side, output in outputs.items()},
         "saving": {
             "evaluations": cost.saving,
@@ -376,23 +340,6 @@ def _report(
         "clip_score": None if clips["shared"] is None else clips,
         "twin_distance": list(scores["shared"].twin),
         "fewer_steps": _fewer(outputs, scores),
-    }
-
-
-def _conditions(model: LoadedModel, request: Request) -> dict:
-    """What the numbers of a report depend on."""
-    spec, pipe = model.spec, plain_side(model, request)
-    settings = request.to_dict()
-    return {
-        "model": spec.key,
-        "source": f"{spec.source}@{spec.revision}" if spec.revision else spec.key,
-        # The adapter runs on the shared side only; independent pictures are the plain model's.
-        "adapter": spec.adapter.name if request.trained else None,
-        **{name: settings[name] for name in settings if name not in ("prompts", "seed")},
-        "scheduler": type(pipe.scheduler).__name__,
-        "device": model.device_name,
-        "dtype": str(pipe.dtype).removeprefix("torch."),
-        "versions": versions(),
     }
 
 
@@ -411,17 +358,12 @@ def _fewer(outputs: dict[str, SageOutput], scores: dict[str, Scores]) -> dict | 
     return {
         "steps": output.plan.steps,
         "evaluations": output.cost.evaluations,
-        "flops": _stages(output.cost.flops),
-        "seconds": _stages(output.timings),
+        "flops": stage_amounts(output.cost.flops),
+        "seconds": stage_amounts(output.timings),
         "twin_distance": list(scores["fewer"].twin),
     }
 
 
-def _stages(stages: Stages) -> dict[str, float]:
+def stage_amounts(stages: Stages) -> dict[str, float]:
+    """Amounts by stage with their sum, as plain numbers."""
     return asdict(stages) | {"total": stages.total}
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = ("torch", "diffusers", "transformers")
-    return {"sage": sage.__version__} | {name: version(name) for name in packages}

@@ -5,15 +5,12 @@ them. Pictures of a filmstrip are bit for bit those of separate runs.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
-from sage.jobs.arrangement import Arrangement, arrange, find_groups
-from sage.jobs.compare import Scores, fewer_plan, score, sharing_arguments
-from sage.jobs.models import LoadedModel
-from sage.jobs.request import Request
-from sage.jobs.variants import plain_side, shared_side
+from sage.jobs.compare import Scores, score, sharing_arguments
+from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.store import StateStore
 
@@ -44,97 +41,85 @@ def branch_points(steps: int, number: int, also: int) -> tuple[int, ...]:
 
 
 def filmstrip(
-    model: LoadedModel,
-    request: Request,
+    job: Job,
     points: Sequence[int],
     *,
     keep: StateStore | None = None,
     fewer_steps: bool = False,
 ) -> Iterator[Frame]:
-    """Renders a request at several branch points.
+    """Renders a job at several branch points.
 
     Args:
-        model: The model.
-        request: A checked request that shares by groups. Its own branch point has no meaning
-            here, and the guard is off: a strip shows what sharing does, good or bad.
+        job: A job that shares by groups. Its own branch point has no meaning here, and the guard
+            is off: a strip shows what sharing does, good or bad.
         points: Branch points, in calls of the denoiser.
         keep: Where states are kept and taken from; a store of its own without it.
-        fewer_steps: Also render, for each branch point, independent sampling with as few steps as
-            the shared side can pay.
+        fewer_steps: Also render, for each branch point, the equal-NFE baseline.
 
     Yields:
         One Frame a run: the independent one, the shared ones from the longest trunk on, then those
         with fewer steps.
 
     Raises:
-        ValueError: If the request does not share by groups, or a point lies outside.
+        ValueError: If the job does not share by groups, a point lies outside, or its model is not
+            loaded.
     """
-    if request.sharing != "groups":
+    if job.request.sharing != "groups":
         raise ValueError("Only groups with one branch point can be shown at many branch points.")
     keep = StateStore() if keep is None else keep
-    shared, plain = shared_side(model, request), plain_side(model, request)
-    steps = plain.denoiser_calls(request.steps)
-    grouping = find_groups(plain, request)
-    ready = {p: arrange(grouping, _at(request, p, steps), steps) for p in points}
-    runs = _runs(shared, plain, ready, fewer_steps)
-    total, spent = sum(fresh for *_, fresh in runs), 0
+    plain = job.loaded_sides.plain
+    runs = _runs([job.at(point) for point in sorted(set(points), reverse=True)], fewer_steps)
+    total, spent = sum(run.fresh for run in runs), 0
     independent: SageOutput | None = None
-    for side, at, pipe, plan, fresh in runs:
-        extra = sharing_arguments(request) if side == "shared" else {}
-        output = _render(pipe, request, plan, keep, extra)
+    for run in runs:
+        output = _render(job, run, keep)
         independent = independent or output
-        spent += fresh
-        yield Frame(
-            side, at, output, score(model.pipe, request.prompts, output, independent), spent / total
-        )
+        spent += run.fresh
+        scores = score(plain, job.request.prompts, output, independent)
+        yield Frame(run.side, run.at, output, scores, spent / total)
 
 
-def filmstrip_evaluations(arrangement: Arrangement, points: Sequence[int]) -> int:
+def filmstrip_evaluations(job: Job, points: Sequence[int]) -> int:
     """What the shared runs of a filmstrip cost at most: the longest trunk, and all branches."""
-    steps, groups = arrangement.plan.steps, arrangement.groups
-    shared = sum(len(group) > 1 for group in groups)
-    together = sum(len(group) for group in groups if len(group) > 1)
-    return shared * max(points) + together * sum(steps - point for point in points)
+    shared = sum(len(group) > 1 for group in job.groups)
+    together = sum(len(group) for group in job.groups if len(group) > 1)
+    return shared * max(points) + together * sum(job.calls - point for point in points)
 
 
-def _at(request: Request, point: int, steps: int) -> Request:
-    if not 0 <= point <= steps:
-        raise ValueError(f"The branch point is {point}; allowed are 0 to {steps}.")
-    return replace(request, share_ratio=point / steps, guarded=False)
+@dataclass(frozen=True)
+class _PlannedRun:
+    """A run of a filmstrip; `fresh` are the evaluations that no earlier run has done."""
+
+    side: str
+    at: int
+    pipe: SagePipeline
+    plan: Plan
+    fresh: int
 
 
-def _runs(
-    shared: SagePipeline, plain: SagePipeline, ready: dict[int, Arrangement], fewer_steps: bool
-) -> list[tuple[str, int, SagePipeline, Plan, int]]:
-    """Side, point, pipeline, plan and fresh evaluations of every run, in order."""
-    longest, *_ = points = sorted(ready, reverse=True)
-    baseline = ready[longest].independent
-    runs = [("independent", baseline.steps, plain, baseline, evaluations(baseline))]
-    for point in points:
-        plan = ready[point].plan
-        before = 0 if point == longest else point * len(ready[point].groups)
-        runs.append(("shared", point, shared, plan, evaluations(plan) - before))
+def _runs(jobs: Sequence[Job], fewer_steps: bool) -> list[_PlannedRun]:
+    """Every run in order; of the jobs, the one with the longest trunk comes first."""
+    longest, sides = jobs[0], jobs[0].loaded_sides
+    baseline = longest.independent
+    runs = [_PlannedRun("independent", longest.calls, sides.plain, baseline, evaluations(baseline))]
+    for job in jobs:
+        before = 0 if job is longest else job.branch_call * len(job.groups)
+        fresh = evaluations(job.plan) - before
+        runs.append(_PlannedRun("shared", job.branch_call, sides.shared, job.plan, fresh))
     if fewer_steps:
-        number = baseline.num_prompts
-        spent = {arrangement.cost(shared).evaluations for arrangement in ready.values()}
-        plans = {fewer_plan(plain, number, amount) for amount in spent} - {None}
+        plans = {plan for job in jobs if (plan := job.fewer_plan()) is not None}
         for plan in sorted(plans, key=lambda plan: -plan.steps):
-            runs.append(("fewer", plan.steps, plain, plan, evaluations(plan)))
+            runs.append(_PlannedRun("fewer", plan.steps, sides.plain, plan, evaluations(plan)))
     return runs
 
 
-def _render(
-    pipe: SagePipeline,
-    request: Request,
-    plan: Plan,
-    keep: StateStore,
-    extra: dict[str, object],
-) -> SageOutput:
-    return pipe(
-        request.prompts,
-        plan=plan,
-        guidance_scale=request.guidance_scale,
-        seeds=request.seeds,
+def _render(job: Job, run: _PlannedRun, keep: StateStore) -> SageOutput:
+    extra = sharing_arguments(job.request) if run.side == "shared" else {}
+    return run.pipe(
+        job.request.prompts,
+        plan=run.plan,
+        guidance_scale=job.request.guidance_scale,
+        seeds=job.request.seeds,
         reuse=keep,
         **extra,
     )

@@ -1,4 +1,4 @@
-"""A grid of runs over two settings, and one run laid open step by step.
+"""A grid of runs over two settings, and one run step by step.
 
 Runs of a grid are ordered so that what they have in common is computed once: a trunk is paid by
 the first run that needs it. Knows requests, plans and pictures; nothing of pages or files.
@@ -12,42 +12,47 @@ from PIL import Image
 
 from sage.core.metrics import clip_score
 from sage.core.plan import Plan, Row
+from sage.core.settings import Number, Setting, settings_of, shortened
 from sage.core.trunk import queries
-from sage.jobs.arrangement import arrange, find_groups
-from sage.jobs.compare import sharing_arguments
+from sage.jobs.compare import how_to_share
+from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import CHOICES, LIMITS, Limit, Request
-from sage.jobs.variants import shared_side
-from sage.sd.pipeline import SageOutput, SagePipeline, SageStep
+from sage.jobs.request import Request
+from sage.sd.pipeline import SageOutput, SageStep
+from sage.sd.schedulers import has_table
 from sage.sd.store import StateStore, history
 
-CELLS = Limit("The number of runs in a grid", 12, 1, 36, 1)
-PER_AXIS = Limit("The number of values on an axis", 3, 1, 6, 1)
+CELLS = Number(
+    subject="The number of runs in a grid",
+    label="Runs",
+    help="how many runs a grid has.",
+    default=12,
+    low=1,
+    high=36,
+    step=1,
+)
+PER_AXIS = Number(
+    subject="The number of values on an axis",
+    label="Values",
+    help="how many values an axis has.",
+    default=3,
+    low=1,
+    high=6,
+    step=1,
+)
 STORE_BYTES = 512 * 2**20
-WITHOUT_TABLE = {
-    "unipc",
-    "pndm",
-    "heun",
-}  # their state lies in the scheduler: always from the start
 
-# What an axis may be: its title and what it starts with.
-AXES: dict[str, tuple[str, tuple[Any, ...]]] = {
-    "share_ratio": ("Share ratio, β", (0.0, 0.2, 0.4, 0.6)),
-    "steps": ("Steps, T", (10, 20, 30)),
-    "guidance_scale": ("Guidance", (1.0, 2.0, 4.0, 7.5)),
-    "seed": ("Seed", (0, 1, 2)),
-    "trained": ("Trained for sharing", (False, True)),
-    "scheduler": ("Scheduler", ("ddim", "dpm++2m", "euler")),
-    "trunk": ("What the trunk follows", ("mean", "norm_mean", "medoid")),
-}
-SWITCH = {False: "off", True: "on"}
+
+def axes(kind: type[Request] = Request) -> dict[str, Setting]:
+    """The settings that can be an axis, by their names."""
+    return {name: one for name, one in settings_of(kind).items() if one.axis}
 
 
 @dataclass(frozen=True)
 class Axis:
     """One direction of a grid: a setting and its values."""
 
-    name: str
+    setting: Setting
     values: tuple[Any, ...]
 
     @classmethod
@@ -57,42 +62,30 @@ class Axis:
         Raises:
             ValueError: If the setting or a value is not allowed, or there are too many.
         """
-        if name not in AXES:
-            raise ValueError(f"The axis is {str(name)[:40]!r}; allowed are {', '.join(AXES)}.")
-        checked = dict.fromkeys(_check(name, value) for value in values or ())
+        allowed = axes()
+        if name not in allowed:
+            raise ValueError(f"The axis is {shortened(name)}; allowed are {', '.join(allowed)}.")
+        setting = allowed[name]
+        texts = (setting.parse(v) if isinstance(v, str) else v for v in values or ())
+        checked = dict.fromkeys(setting.check(value) for value in texts)
         if not checked:
-            raise ValueError(f"{AXES[name][0]}: pick or type at least one value.")
+            raise ValueError(f"{setting.label}: pick or type at least one value.")
         PER_AXIS.check(len(checked))
-        return cls(name, tuple(checked))
+        return cls(setting, tuple(checked))
+
+    @property
+    def name(self) -> str:
+        """Of its setting."""
+        return self.setting.name
 
     @property
     def title(self) -> str:
         """Its setting in words."""
-        return AXES[self.name][0]
+        return self.setting.label
 
     def label(self, value: Any) -> str:
         """One of its values in words."""
-        return value_words(self.name, value)
-
-
-def value_words(name: str, value: Any) -> str:
-    """A value of a setting as a visitor reads it."""
-    if name in CHOICES:
-        return CHOICES[name].titles[value].split(" (")[0]
-    if isinstance(value, bool):
-        return SWITCH[value]
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _check(name: str, value: Any) -> Any:
-    if name in CHOICES:
-        return CHOICES[name].check(value)
-    if name == "trained":
-        words = {"off": False, "on": True, False: False, True: True}
-        if value not in words:
-            raise ValueError(f"The adapter is {str(value)[:40]!r}; allowed are off and on.")
-        return words[value]
-    return LIMITS[name].check(value)
+        return self.setting.words(value)
 
 
 @dataclass(frozen=True)
@@ -131,22 +124,18 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Job:
+class Cell:
     """A run of a grid, planned.
 
     Attributes:
-        cell: Its place, row by row.
-        request: What it renders.
-        plan: Who shares with whom.
-        evaluations: What it would cost alone.
+        place: Row by row.
+        job: What it renders.
         reused: Evaluations that an earlier run of the grid has done already.
         flops: What is left to do, counted.
     """
 
-    cell: int
-    request: Request
-    plan: Plan
-    evaluations: int
+    place: int
+    job: Job
     reused: int
     flops: float
 
@@ -161,13 +150,17 @@ class GridCost:
     flops: float
 
     @classmethod
-    def of(cls, jobs: Sequence[Job]) -> "GridCost":
+    def of(cls, cells: Sequence[Cell]) -> "GridCost":
         """Sums over the runs."""
-        columns = zip(*((job.evaluations, job.reused, job.flops) for job in jobs), strict=True)
-        return cls(len(jobs), *(sum(column) for column in columns))
+        return cls(
+            len(cells),
+            sum(cell.job.cost.evaluations for cell in cells),
+            sum(cell.reused for cell in cells),
+            sum(cell.flops for cell in cells),
+        )
 
 
-def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Job, ...]:
+def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     """The runs of a grid in the order that reuses most, each with what it costs.
 
     Raises:
@@ -177,19 +170,19 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Job, ...]:
     # The same inputs together, the longest trunk first: shorter ones are its beginning.
     order = sorted(
         range(len(requests)),
-        key=lambda cell: (
-            requests.index(_first_alike(requests, cell)),
-            -requests[cell].share_ratio,
-            cell,
+        key=lambda place: (
+            requests.index(_first_alike(requests, place)),
+            -requests[place].share_ratio,
+            place,
         ),
     )
     earlier: dict[Request, list[Plan]] = {}
-    jobs = []
-    for cell in order:
-        known = earlier.setdefault(_inputs(requests[cell]), [])
-        jobs.append(_plan_job(model, cell, requests[cell], known))
-        known.append(jobs[-1].plan)
-    return tuple(jobs)
+    cells = []
+    for place in order:
+        plans = earlier.setdefault(_inputs(requests[place]), [])
+        cells.append(_planned(place, prepare(model, requests[place]), plans))
+        plans.append(cells[-1].job.plan)
+    return tuple(cells)
 
 
 def _inputs(request: Request) -> Request:
@@ -202,16 +195,15 @@ def _first_alike(requests: Sequence[Request], cell: int) -> Request:
     return next(request for request in requests if _inputs(request) == wanted)
 
 
-def _plan_job(model: LoadedModel, cell: int, request: Request, earlier: Sequence[Plan]) -> Job:
-    pipe = shared_side(model, request)
-    steps = pipe.denoiser_calls(request.steps)
-    plan = arrange(find_groups(pipe, request), request, steps).plan
-    cost = pipe.cost(plan, request.guidance_scale, trunk=request.trunk)
-    first = 0 if request.scheduler in WITHOUT_TABLE else _steps_known(plan, earlier)
-    reused = sum(queries(request.trunk, plan.rows(i)) for i in range(first))
+def _planned(place: int, job: Job, earlier: Sequence[Plan]) -> Cell:
+    cost, trunk = job.cost, job.request.trunk
+    # Where a scheduler has no table, its state lies in itself: always from the start.
+    resumes = has_table(job.loaded_sides.shared.scheduler)
+    first = _steps_known(job.plan, earlier) if resumes else 0
+    reused = sum(queries(trunk, job.plan.rows(i)) for i in range(first))
     denoising = cost.flops.trunk + cost.flops.branches
     flops = cost.flops.total - denoising * reused / cost.evaluations
-    return Job(cell, request, plan, cost.evaluations, reused, flops)
+    return Cell(place, job, reused, flops)
 
 
 def _steps_known(plan: Plan, earlier: Sequence[Plan]) -> int:
@@ -256,45 +248,40 @@ class CellDone:
 
 
 def render_grid(
-    model: LoadedModel, jobs: Sequence[Job], keep: StateStore | None = None
+    cells: Sequence[Cell], keep: StateStore | None = None
 ) -> Iterator[CellStep | CellDone]:
     """Renders the runs of a grid, one after the other; closing it stops within a step.
 
     Args:
-        model: The model.
-        jobs: From `plan_grid`.
+        cells: From `plan_grid`.
         keep: Where states are kept and taken from; a store of its own without it.
     """
     keep = StateStore(STORE_BYTES) if keep is None else keep
-    for job in jobs:
-        pipe = shared_side(model, job.request)
-        for item in _stream(pipe, job.request, job.plan, keep):
+    for cell in cells:
+        for item in _stream(cell.job, keep):
             if isinstance(item, SageOutput):
-                yield _done(pipe, job, item)
+                yield _done(cell, item)
             else:
-                yield CellStep(job.cell, item.step, item.steps)
+                yield CellStep(cell.place, item.step, item.steps)
 
 
-def _stream(
-    pipe: SagePipeline, request: Request, plan: Plan, keep: StateStore | None
-) -> Iterator[SageStep | SageOutput]:
-    return pipe.stream(
+def _stream(job: Job, keep: StateStore | None) -> Iterator[SageStep | SageOutput]:
+    request = job.request
+    return job.loaded_sides.shared.stream(
         request.prompts,
-        plan=plan,
         guidance_scale=request.guidance_scale,
         seeds=request.seeds,
-        reuse=keep,
-        **sharing_arguments(request),
+        **how_to_share(job, keep),
     )
 
 
-def _done(pipe: SagePipeline, job: Job, output: SageOutput) -> CellDone:
-    seconds, scores = output.timings, None
+def _done(cell: Cell, output: SageOutput) -> CellDone:
+    pipe, seconds, scores = cell.job.loaded_sides.plain, output.timings, None
     if pipe.clip is not None:
-        texts = pipe.embed(job.request.prompts)
+        texts = pipe.embed(cell.job.request.prompts)
         scores = tuple(clip_score(pipe.clip.embed_images(output.images), texts).tolist())
     return CellDone(
-        job.cell,
+        cell.place,
         output.images,
         output.cost.evaluations,
         output.reused,
@@ -304,11 +291,11 @@ def _done(pipe: SagePipeline, job: Job, output: SageOutput) -> CellDone:
     )
 
 
-# -- one run, laid open --------------------------------------------------------------------------
+# -- one run, step by step -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Frame:
+class RowFrame:
     """All rows of a run after a step.
 
     Attributes:
@@ -341,20 +328,17 @@ def shown_steps(plan: Plan, number: int) -> tuple[int, ...]:
     return tuple(sorted({1, plan.steps, *range(every, plan.steps, every), *splits}))
 
 
-def trace(model: LoadedModel, request: Request, number: int = 10) -> Iterator[Frame | Trace]:
-    """Renders a request and shows every row on the way, at about so many steps.
+def trace(job: Job, number: int = 10) -> Iterator[RowFrame | Trace]:
+    """Renders a job and shows every row on the way, at about so many steps.
 
     Raises:
-        ValueError: If the model cannot do what is asked for.
+        ValueError: If its model is not loaded.
     """
-    pipe = shared_side(model, request)
-    steps = pipe.denoiser_calls(request.steps)
-    plan = arrange(find_groups(pipe, request), request, steps).plan
-    shown = shown_steps(plan, number)
-    for item in _stream(pipe, request, plan, None):
+    pipe, shown = job.loaded_sides.shared, shown_steps(job.plan, number)
+    for item in _stream(job, None):
         if isinstance(item, SageOutput):
             yield Trace(item.plan, item.images)
         elif item.step in shown:
             state = item.state
             pictures = (pipe.preview(state.denoised), pipe.preview(state.x))
-            yield Frame(item.step, item.steps, state.rows, *pictures)
+            yield RowFrame(item.step, item.steps, state.rows, *pictures)

@@ -70,6 +70,11 @@ class ModelSpec:
         """Default classifier-free guidance."""
         return self.settings.guidance_scale
 
+    @property
+    def share_ratio(self) -> float:
+        """Default share of steps in common."""
+        return self.settings.share_ratio
+
 
 @dataclass(frozen=True)
 class LoadedModel:

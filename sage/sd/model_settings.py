@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from sage.jobs.request import PaperDefaults
+from sage.core.settings import settings_of
 from sage.sd.preview import LatentRGB
+from sage.sd.vocabulary import Vocabulary
 
+PAPER = settings_of()
 FILE_NAME = "sage.json"
 
 
@@ -25,16 +27,20 @@ class ModelSettings:
         tau_max: Highest similarity inside a group.
         steps: Usual number of steps.
         guidance_scale: Usual classifier-free guidance.
+        share_ratio: Usual share of steps in common.
         latent_rgb: Preview colours; None is fitted to the decoder when first needed.
         known_words: Words the model was trained on; None if it was trained on the open web.
+        vocabulary: What it can show, by name; None as well for the open web.
     """
 
-    tau_min: float = PaperDefaults.tau_min
-    tau_max: float = PaperDefaults.tau_max
-    steps: int = PaperDefaults.steps
-    guidance_scale: float = PaperDefaults.guidance_scale
+    tau_min: float = PAPER["tau_min"].default
+    tau_max: float = PAPER["tau_max"].default
+    steps: int = PAPER["steps"].default
+    guidance_scale: float = PAPER["guidance_scale"].default
+    share_ratio: float = PAPER["share_ratio"].default
     latent_rgb: LatentRGB | None = None
     known_words: frozenset[str] | None = None
+    vocabulary: Vocabulary | None = None
 
     @classmethod
     def read(cls, folder: str | Path, base: "ModelSettings | None" = None) -> "ModelSettings":
@@ -48,6 +54,8 @@ class ModelSettings:
             ValueError: If the file is not JSON or a value has the wrong kind.
         """
         path, known = Path(folder) / FILE_NAME, base or cls()
+        if (vocabulary := Vocabulary.read(folder)) is not None:
+            known = replace(known, vocabulary=vocabulary)
         if not path.is_file():
             return known
         try:
@@ -57,8 +65,8 @@ class ModelSettings:
             raise ValueError(f"{path} cannot be read as settings of a model: {error}") from error
 
     def _with(self, values: dict) -> "ModelSettings":
-        kinds = {"tau_min": float, "tau_max": float, "steps": int, "guidance_scale": float}
-        found: dict = {name: kind(values[name]) for name, kind in kinds.items() if name in values}
+        own = (one for one in PAPER.values() if one.of_model and one.name in values)
+        found: dict = {one.name: one.check(values[one.name], library=True) for one in own}
         if rgb := values.get("latent_rgb"):
             weight, bias = torch.tensor(rgb["weight"]), torch.tensor(rgb["bias"])
             found["latent_rgb"] = LatentRGB(weight, bias)

@@ -25,18 +25,9 @@ from diffusers import (
 from torch import Tensor
 
 from sage.core.noise import Streams
+from sage.core.settings import SCHEDULERS
 from sage.core.solver import DDIM, Memory, Multistep, Solver, prediction_table
 
-SCHEDULERS: dict[str, str] = {
-    "ddim": "DDIM",
-    "dpm++2m": "DPM-Solver++ (2M)",
-    "euler": "Euler",
-    "euler_a": "Euler ancestral",
-    "unipc": "UniPC",
-    "pndm": "PNDM",
-    "heun": "Heun",
-    "lcm": "LCM",
-}
 _CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
     "dpm++2m": (DPMSolverMultistepScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
@@ -134,6 +125,15 @@ def steps_for(scheduler: SchedulerMixin, calls: int) -> int:
         if denoiser_calls(scheduler, steps) == calls:
             return steps
     raise ValueError(f"{type(scheduler).__name__} cannot make exactly {calls} denoiser calls.")
+
+
+def has_table(scheduler: SchedulerMixin) -> bool:
+    """Whether a scheduler's solver is a table, whose whole state is in the run's."""
+    if isinstance(scheduler, DDIMScheduler):
+        return True
+    levels = copy.deepcopy(scheduler)
+    levels.set_timesteps(2)
+    return _TABLES.get(type(levels), lambda _: None)(levels) is not None
 
 
 def _ddim(levels: DDIMScheduler, steps: int, device: torch.device | str) -> DDIM:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sage.jobs.compare import CompareStep, Comparison, compare
+from sage.jobs.job import prepare
 from sage.jobs.models import load_model
 from sage.jobs.request import parse_request
 from tests.jobs.test_models import spec_of
@@ -18,7 +19,7 @@ def model(tiny_folder):
 
 
 def finished(model, **arguments):
-    *steps, result = compare(model, parse_request(TEXT, **arguments))
+    *steps, result = compare(prepare(model, parse_request(TEXT, **arguments)))
     return steps, result
 
 
@@ -60,7 +61,7 @@ def test_the_report_is_plain_json_with_all_conditions(model):
 
 def test_groups_can_be_given(model):
     request = parse_request(TEXT, steps=4, tau_min=-1.0, tau_max=1.0)
-    *_, result = compare(model, request, groups=[(0, 2), (1,)])
+    *_, result = compare(prepare(model, request, groups=[(0, 2), (1,)]))
     assert result.report["groups"] == [[0, 2], [1]]
 
 
@@ -77,7 +78,7 @@ def test_without_an_image_encoder_there_is_no_clip_score(model):
 
 def test_fewer_steps_spend_no_more_than_sharing(model):
     request = parse_request(TEXT, steps=6, tau_min=-1.0, tau_max=1.0, share_ratio=0.5)
-    *_, result = compare(model, request, fewer_steps=True)
+    *_, result = compare(prepare(model, request), fewer_steps=True)
     assert result.report["fewer_steps"]["steps"] == 4
     assert result.fewer.cost.evaluations == 12 <= result.shared.cost.evaluations
     assert len(result.clip_scores or result.fewer.images) == 3
@@ -85,6 +86,6 @@ def test_fewer_steps_spend_no_more_than_sharing(model):
 
 def test_where_sharing_pays_for_no_step_there_is_no_row_with_fewer(model):
     request = parse_request(TEXT, steps=2, tau_min=-1.0, tau_max=1.0, share_ratio=1.0)
-    *_, result = compare(model, request, fewer_steps=True)
+    *_, result = compare(prepare(model, request), fewer_steps=True)
     assert result.fewer is None
     assert result.report["fewer_steps"] is None

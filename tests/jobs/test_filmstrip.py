@@ -4,6 +4,7 @@ import pytest
 
 from sage.jobs.compare import compare
 from sage.jobs.filmstrip import branch_points, filmstrip, filmstrip_evaluations
+from sage.jobs.job import prepare
 from sage.jobs.models import load_model
 from sage.jobs.request import parse_request
 from sage.sd.store import StateStore
@@ -18,14 +19,15 @@ def model(tiny_folder):
     return load_model(spec_of(tiny_folder), "cpu")
 
 
-def asked(**more):
-    return parse_request(TEXT, **{"steps": STEPS, "tau_min": -1.0, "tau_max": 1.0} | more)
+def job(model, **more):
+    asked = {"steps": STEPS, "tau_min": -1.0, "tau_max": 1.0} | more
+    return prepare(model, parse_request(TEXT, **asked))
 
 
 def test_its_pictures_are_those_of_separate_runs(model):
-    frames = {f.at: f for f in filmstrip(model, asked(), [0, 2, 6]) if f.side == "shared"}
+    frames = {f.at: f for f in filmstrip(job(model), [0, 2, 6]) if f.side == "shared"}
     for point, frame in frames.items():
-        *_, alone = compare(model, asked(share_ratio=point / STEPS))
+        *_, alone = compare(job(model, share_ratio=point / STEPS))
         assert [i.tobytes() for i in frame.output.images] == [
             i.tobytes() for i in alone.shared.images
         ]
@@ -33,10 +35,10 @@ def test_its_pictures_are_those_of_separate_runs(model):
 
 
 def test_every_trunk_is_paid_once_and_the_measured_run_is_its_beginning(model):
-    keep, request = StateStore(), asked(share_ratio=0.5)
-    *_, done = compare(model, request, keep=keep)
+    keep, half = StateStore(), job(model, share_ratio=0.5)
+    *_, done = compare(half, keep=keep)
     assert done.shared.reused == 0
-    frames = list(filmstrip(model, request, [0, 2, 3, 6], keep=keep))
+    frames = list(filmstrip(half, [0, 2, 3, 6], keep=keep))
     assert [(f.side, f.at) for f in frames] == [
         ("independent", 6),
         ("shared", 6),
@@ -51,7 +53,7 @@ def test_every_trunk_is_paid_once_and_the_measured_run_is_its_beginning(model):
 
 
 def test_fewer_steps_are_rendered_for_every_branch_point(model):
-    frames = list(filmstrip(model, asked(), [0, 3], fewer_steps=True))
+    frames = list(filmstrip(job(model), [0, 3], fewer_steps=True))
     fewer = [f for f in frames if f.side == "fewer"]
     # 3 shared steps of 6 leave 3 + 9 evaluations for 3 prompts: 4 steps.
     assert [(f.at, f.output.cost.evaluations) for f in fewer] == [(6, 18), (4, 12)]
@@ -59,10 +61,9 @@ def test_fewer_steps_are_rendered_for_every_branch_point(model):
 
 
 def test_what_it_costs_is_known_before(model):
-    request, points = asked(), (0, 2, 6)
-    *_, done = compare(model, request)
-    expected = filmstrip_evaluations(done.arrangement, points)
-    frames = [f for f in filmstrip(model, request, points) if f.side == "shared"]
+    whole, points = job(model), (0, 2, 6)
+    expected = filmstrip_evaluations(whole, points)
+    frames = [f for f in filmstrip(whole, points) if f.side == "shared"]
     spent = sum(f.output.cost.evaluations - f.output.reused for f in frames)
     # The unshared run is the independent one, which the strip renders anyway.
     assert spent == expected - 3 * STEPS
@@ -77,6 +78,6 @@ def test_branch_points_are_spread_over_all_steps(steps, points):
 
 def test_only_groups_have_a_filmstrip(model):
     with pytest.raises(ValueError, match="Only groups"):
-        next(filmstrip(model, asked(sharing="tree"), [1]))
+        next(filmstrip(job(model, sharing="tree"), [1]))
     with pytest.raises(ValueError, match="branch point is 7; allowed are 0 to 6"):
-        next(filmstrip(model, asked(), [7]))
+        next(filmstrip(job(model), [7]))

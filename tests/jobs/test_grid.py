@@ -3,22 +3,22 @@ from PIL import ImageChops
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.grid import (
-    AXES,
     Axis,
     CellDone,
     CellStep,
-    Frame,
     Grid,
     GridCost,
+    RowFrame,
     Trace,
+    axes,
     plan_grid,
     render_grid,
     shown_steps,
     trace,
 )
+from sage.jobs.job import prepare
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.request import Request, parse_request
-from sage.jobs.variants import shared_side
 
 PROMPTS = "a fox\na dog\na whale"
 NEAR = {"tau_min": -1.0, "tau_max": 1.0}  # everything is one group
@@ -52,23 +52,23 @@ def test_the_cells_are_the_base_with_two_settings_changed(base):
 
 
 def test_trunks_are_computed_once_and_counted_in_advance(model, base):
-    jobs = plan_grid(model, grid(base))
+    cells = plan_grid(model, grid(base))
     # 3 prompts, 10 steps: a trunk of 8 and branches of 2 are 14 evaluations, of 2 and 8 are 26.
-    assert [job.cell for job in jobs] == [1, 0, 3, 2]
-    assert [job.evaluations for job in jobs] == [14, 26, 14, 26]
-    assert [job.reused for job in jobs] == [0, 2, 0, 2]
-    cost = GridCost.of(jobs)
+    assert [cell.place for cell in cells] == [1, 0, 3, 2]
+    assert [cell.job.cost.evaluations for cell in cells] == [14, 26, 14, 26]
+    assert [cell.reused for cell in cells] == [0, 2, 0, 2]
+    cost = GridCost.of(cells)
     assert (cost.runs, cost.evaluations, cost.reused) == (4, 80, 4)
-    done = [item for item in render_grid(model, jobs) if isinstance(item, CellDone)]
+    done = [item for item in render_grid(cells) if isinstance(item, CellDone)]
     assert [item.cell for item in done] == [1, 0, 3, 2]
-    assert [item.reused for item in done] == [job.reused for job in jobs]
-    assert [item.evaluations for item in done] == [job.evaluations for job in jobs]
+    assert [item.reused for item in done] == [cell.reused for cell in cells]
+    assert [item.evaluations for item in done] == [14, 26, 14, 26]
 
 
 def test_independent_runs_do_not_depend_on_the_group(model, base):
     same_plan = plan_grid(model, grid(base, right=(0.0,), below=(0, 1)))
-    assert [job.reused for job in same_plan] == [0, 0]
-    flops = model.pipe.cost(same_plan[0].plan, base.guidance_scale).flops.total
+    assert [cell.reused for cell in same_plan] == [0, 0]
+    flops = model.pipe.cost(same_plan[0].job.plan, base.guidance_scale).flops.total
     assert same_plan[0].flops == pytest.approx(flops)
 
 
@@ -77,32 +77,32 @@ def test_independent_runs_do_not_depend_on_the_group(model, base):
     [("scheduler", ("ddim", "unipc", "euler")), ("trunk", ("mean", "medoid")), ("steps", (4, 6))],
 )
 def test_every_cell_is_what_it_would_be_alone(model, base, down, below):
-    jobs = plan_grid(model, grid(base, down=down, below=below))
-    done = {item.cell: item for item in render_grid(model, jobs) if isinstance(item, CellDone)}
-    for job in jobs:
-        assert done[job.cell].reused == job.reused
-        request = job.request
-        alone = shared_side(model, request)(
+    cells = plan_grid(model, grid(base, down=down, below=below))
+    done = {item.cell: item for item in render_grid(cells) if isinstance(item, CellDone)}
+    for cell in cells:
+        assert done[cell.place].reused == cell.reused
+        request = cell.job.request
+        alone = cell.job.sides.shared(
             request.prompts,
-            plan=job.plan,
+            plan=cell.job.plan,
             guidance_scale=request.guidance_scale,
             seeds=request.seeds,
             trunk=request.trunk,
         )
-        assert same(done[job.cell].images, alone.images)
+        assert same(done[cell.place].images, alone.images)
 
 
 def test_stopping_keeps_what_is_finished(model, base):
-    run = render_grid(model, plan_grid(model, grid(base)))
+    run = render_grid(plan_grid(model, grid(base)))
     kinds = [type(next(run)) for _ in range(12)]
     run.close()
     assert kinds == [CellStep] * 10 + [CellDone, CellStep]
 
 
-@pytest.mark.parametrize("name", AXES)
+@pytest.mark.parametrize("name", axes())
 def test_every_axis_starts_with_values_that_are_allowed(name):
-    axis = Axis.parse(name, AXES[name][1])
-    assert axis.values == AXES[name][1]
+    axis = Axis.parse(name, axes()[name].axis)
+    assert axis.values == axes()[name].axis
     assert all(axis.label(value) for value in axis.values)
 
 
@@ -114,7 +114,7 @@ def test_every_axis_starts_with_values_that_are_allowed(name):
         ("steps", ("ten",), "'ten'; a number"),
         ("steps", range(2, 9), "number of values"),
         ("scheduler", ("magic",), "allowed are ddim"),
-        ("trained", ("maybe",), "off and on"),
+        ("trained", ("maybe",), "true and false"),
         ("guidance_scale", (99,), "allowed are 1 to 20"),
     ],
 )
@@ -138,13 +138,13 @@ def test_a_model_without_an_adapter_says_so(model, base):
         plan_grid(model, grid(base, down="trained", below=(False, True)))
 
 
-# -- one run, laid open --------------------------------------------------------------------------
+# -- one run, step by step ------------------------------------------------------------------------
 
 
 def test_a_trace_shows_every_row_at_the_chosen_steps(model, base):
-    *frames, end = trace(model, base, number=5)
+    *frames, end = trace(prepare(model, base), number=5)
     assert isinstance(end, Trace)
-    assert all(isinstance(frame, Frame) for frame in frames)
+    assert all(isinstance(frame, RowFrame) for frame in frames)
     assert tuple(frame.step for frame in frames) == shown_steps(end.plan, 5)
     assert [len(frame.rows) for frame in frames if frame.step <= 4] == [1, 1, 1]
     assert all(len(frame.rows) == 3 for frame in frames if frame.step > 4)

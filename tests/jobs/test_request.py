@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.jobs.request import CHOICES, LIMITS, Request, clean_prompt, parse_prompts, parse_request
+from sage.core.settings import NUM_PROMPTS, settings_of
+from sage.jobs.request import Request, clean_prompt, parse_prompts, parse_request
 
 TWO = "a fox\na dog"
 
@@ -14,13 +15,13 @@ TWO = "a fox\na dog"
 def test_a_plain_request_has_the_papers_defaults():
     request = parse_request(TWO)
     assert (request.tau_min, request.tau_max, request.max_group_size) == (0.6, 0.9, 5)
-    assert (request.steps, request.branch_step) == (30, 12)
+    assert (request.steps, request.share_ratio) == (30, 0.4)
     assert request.seeds == (0, 1)
 
 
 def test_a_models_own_values_stand_where_nothing_is_chosen():
     class Own:
-        tau_min, tau_max, steps, guidance_scale = 0.3, 0.95, 8, 4.0
+        tau_min, tau_max, steps, guidance_scale, share_ratio = 0.3, 0.95, 8, 4.0, 0.25
 
     request = parse_request(TWO, defaults=Own, tau_max=0.8)
     assert (request.tau_min, request.tau_max, request.guidance_scale) == (0.3, 0.8, 4.0)
@@ -33,6 +34,25 @@ def test_blank_lines_and_spaces_are_dropped():
 
 def test_invisible_characters_are_removed():
     assert clean_prompt("a\u200bfo\u202ex\x07 \u00a0and\tdog") == "afox and dog"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "گربه\u200cها در برف",  # a joiner is part of the word
+        "क्\u200dष",
+        "a 👨\u200d👩\u200d👧 in the snow",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # the flag of England
+        "🇩🇪 ❤\ufe0f 👍🏽",
+    ],
+)
+def test_what_is_part_of_the_spelling_stays(text):
+    assert clean_prompt(text) == text
+
+
+@pytest.mark.parametrize("text", ["\u200da fox\u200c", "a fo\u200bx", "\U000e0067a fox"])
+def test_a_joiner_that_joins_nothing_is_removed(text):
+    assert clean_prompt(text) == "a fox"
 
 
 def test_letters_of_every_script_stay():
@@ -59,6 +79,8 @@ def test_letters_of_every_script_stay():
         ({"steps": 1}, "The number of steps is 1; allowed are 2 to 100"),
         ({"steps": 10**400}, "The number of steps is '1000"),
         ({"max_group_size": 10**300}, r"The largest group is 1e\+300"),
+        ({"steps": "12"}, "'12'; a number is needed"),
+        ({"steps": "\uff11\uff12"}, "a number is needed"),
         ({"steps": True}, "'True'; a number is needed"),
         ({"guidance_scale": 1e9}, "The guidance scale is 1000000000; allowed are 1 to 20"),
         ({"seed": -1}, "The seed is -1; allowed are 0 to 2147483647"),
@@ -91,12 +113,13 @@ def test_any_input_is_taken_or_refused_with_a_sentence(text, tau_min, ratio, ste
         assert refusal.endswith(".")
         return
     assert 2 <= len(request.prompts) <= 16
-    assert 0 <= request.branch_step <= request.steps
+    assert 0 <= request.share_ratio <= 1
 
 
-def test_every_limit_admits_its_own_default():
-    for limit in LIMITS.values():
-        assert limit.check(limit.default) == limit.default
+@pytest.mark.parametrize("setting", [NUM_PROMPTS, *settings_of().values()], ids=lambda s: s.name)
+def test_every_setting_admits_its_own_default_also_as_text(setting):
+    assert setting.check(setting.default) == setting.default
+    assert setting.check(setting.parse(setting.text(setting.default))) == setting.default
 
 
 def test_a_request_survives_json():
@@ -114,7 +137,7 @@ def test_what_a_dict_leaves_out_is_default():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"prompts": ["a", "b"], "varient": 1}, "'varient'; allowed are prompts, tau_min"),
+        ({"prompts": ["a", "b"], "varient": 1}, "'varient'; allowed are tau_min"),
         ({"prompts": TWO}, "must be a list of texts"),
         ({"prompts": [1, 2]}, "must be a list of texts"),
         ({}, "No prompt yet"),
@@ -125,8 +148,3 @@ def test_what_a_dict_leaves_out_is_default():
 def test_a_bad_dict_gets_one_sentence(values, words):
     with pytest.raises(ValueError, match=words):
         Request.from_dict(values)
-
-
-def test_every_choice_admits_its_own_default():
-    for choice in CHOICES.values():
-        assert choice.check(choice.default) == choice.default

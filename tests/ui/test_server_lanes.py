@@ -6,13 +6,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import httpx
 import pytest
 from gradio_client import Client as Program
 
-from sage.ui.api import Question
+from sage.ui.api import arguments
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
@@ -297,8 +297,9 @@ def test_everyone_in_line_gets_one_answer_of_their_own(server, demo):
 def compare_as(server, demo, session, **changes):
     """A comparison as gradio's clients ask for it; every final message that comes."""
     listener = next(fn for fn in demo.fns.values() if fn.api_name == "compare")
-    values = asdict(Question(**({"prompts": PROMPTS, "steps": 2, "model": "tiny"} | changes)))
-    body = {"fn_index": listener._id, "data": list(values.values()), "session_hash": session}
+    asked = {"prompts": PROMPTS, "steps": 2, "model": "tiny"} | changes
+    data = [asked.get(argument.name, argument.default) for argument in arguments()]
+    body = {"fn_index": listener._id, "data": data, "session_hash": session}
     address, finished = f"{server}/gradio_api/queue", []
     with httpx.Client(timeout=60) as client:
         client.post(f"{address}/join", json=body).raise_for_status()

@@ -7,13 +7,12 @@ import torch
 from diffusers import EulerDiscreteScheduler
 from peft import LoraConfig
 
-from sage.core.trunk import TRUNKS
 from sage.jobs.compare import compare
+from sage.jobs.job import prepare
 from sage.jobs.models import load_model
-from sage.jobs.request import CHOICES, parse_request
-from sage.jobs.variants import plain_side, shared_side, variant
+from sage.jobs.request import parse_request
+from sage.jobs.sides import Sides, variant
 from sage.sd.pipeline import SagePipeline
-from sage.sd.schedulers import SCHEDULERS
 from tests.jobs.test_models import spec_of
 
 TEXT = "a red fox\na blue fox"
@@ -74,14 +73,15 @@ def test_a_scheduler_belongs_to_its_variant(model):
 
 def test_only_the_shared_side_is_trained(model):
     request = parse_request(TEXT, trained=True, scheduler="euler")
-    assert shared_side(model, request).lora == model.spec.adapter
-    assert plain_side(model, request).lora is None
+    sides = Sides.of(model, request)
+    assert sides.shared.lora == model.spec.adapter
+    assert sides.plain.lora is None
 
 
 def test_a_trained_comparison_names_its_adapter_and_leaves_the_baseline_alone(model):
     plain = parse_request(TEXT, steps=3, tau_min=-1.0, tau_max=1.0)
-    *_, without = compare(model, plain)
-    *_, trained = compare(model, replace(plain, trained=True))
+    *_, without = compare(prepare(model, plain))
+    *_, trained = compare(prepare(model, replace(plain, trained=True)))
     assert without.report["adapter"] is None
     assert trained.report["adapter"] == model.spec.adapter.name
     first, second = without.independent.images[0], trained.independent.images[0]
@@ -93,8 +93,3 @@ def test_a_model_without_an_adapter_says_so(tiny_folder):
     model = load_model(spec_of(tiny_folder), "cpu")
     with pytest.raises(ValueError, match="no adapter that was trained for sharing"):
         variant(model, trained=True)
-
-
-def test_a_visitor_may_pick_exactly_what_the_library_can_do():
-    assert set(CHOICES["scheduler"].titles) == set(SCHEDULERS)
-    assert set(CHOICES["trunk"].titles) == set(TRUNKS)

@@ -6,19 +6,49 @@ visitor sees a scheduler or an adapter that another one has picked.
 """
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from sage.core.settings import settings_of
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import CHOICES, Request
+from sage.jobs.request import Request
 from sage.sd.pipeline import SagePipeline
+from sage.sd.schedulers import make_scheduler
 
-PLAIN = CHOICES["scheduler"].default
+PLAIN = settings_of()["scheduler"].default
 _made: WeakKeyDictionary[SagePipeline, dict[tuple[str, Path | None], SagePipeline]] = (
     WeakKeyDictionary()
 )
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The pipelines of a comparison.
+
+    As in the paper, what was trained for sharing is judged against the model as it was: only the
+    shared side runs with the adapter.
+
+    Attributes:
+        shared: The request's scheduler, and the adapter if it asks for it.
+        plain: The request's scheduler, never the adapter.
+    """
+
+    shared: SagePipeline
+    plain: SagePipeline
+
+    @classmethod
+    def of(cls, model: LoadedModel, request: Request) -> "Sides":
+        """Both sides of a request.
+
+        Raises:
+            ValueError: If the model has no adapter and the request asks for it.
+        """
+        plain = variant(model, request.scheduler)
+        shared = variant(model, request.scheduler, request.trained) if request.trained else plain
+        return cls(shared, plain)
 
 
 def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -> SagePipeline:
@@ -26,7 +56,7 @@ def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -
 
     Args:
         model: The model, as loaded.
-        scheduler: A key of `sage.sd.schedulers.SCHEDULERS`; the default is what the model brings.
+        scheduler: A key of `sage.core.settings.SCHEDULERS`; the default is what the model brings.
         trained: Whether the model's adapter, trained for sharing, is on.
 
     Raises:
@@ -41,19 +71,6 @@ def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -
     return made[scheduler, adapter]
 
 
-def shared_side(model: LoadedModel, request: Request) -> SagePipeline:
-    """The pipeline of the shared side: the request's scheduler, and the adapter if asked for."""
-    return variant(model, request.scheduler, request.trained)
-
-
-def plain_side(model: LoadedModel, request: Request) -> SagePipeline:
-    """The pipeline of the independent sides: the request's scheduler, never the adapter.
-
-    As in the paper: what was trained for sharing is judged against the model as it was.
-    """
-    return variant(model, request.scheduler)
-
-
 def _adapter(model: LoadedModel) -> Path:
     adapter = model.spec.adapter
     if adapter is None:
@@ -64,8 +81,6 @@ def _adapter(model: LoadedModel) -> Path:
 def _make(pipe: SagePipeline, scheduler: str, adapter: Path | None) -> SagePipeline:
     twin = copy.copy(pipe)
     if scheduler != PLAIN:
-        from sage.sd.schedulers import make_scheduler
-
         twin.scheduler = make_scheduler(scheduler, like=pipe.scheduler)
     if adapter is not None:
         twin.unet = _same_weights(pipe.unet)
