@@ -16,6 +16,7 @@ from sage.jobs.compare import Comparison
 from sage.jobs.job import find_groups, prepare
 from sage.jobs.models import LoadedModel
 from sage.jobs.request import Request, parse_request
+from sage.jobs.sides import adapter_of
 from sage.sd.pipeline import SageOutput
 from sage.ui import kit
 from sage.ui.kit import sentences
@@ -80,7 +81,10 @@ def check_arguments(
         value = rest[name]
         if _zero_is_own(one) and value == 0 and not isinstance(value, bool):
             rest[name] = None
-    return parse_request(prompts, **rest, defaults=model.spec), model
+    request = parse_request(prompts, **rest, defaults=model.spec)
+    if request.trained:
+        adapter_of(model)  # also where nothing is rendered: an answer would not be what was asked
+    return request, model
 
 
 def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:

@@ -40,7 +40,9 @@ CUT_FILE = re.compile(
     r"PytorchStreamReader|unexpected end of (file|data)|corrupt|truncated|not a zip",
     re.IGNORECASE,
 )
-PATH = re.compile(r"(?:[A-Za-z]:\\|(?<![\w/:.])/)[\w.@+-]+[/\\][^\s'\",;:)]*|~/[^\s'\",;:)]*")
+PATH = re.compile(
+    r"file://\S+|(?:[A-Za-z]:\\|(?<![\w/:.])/)[\w.@+-]+[/\\][^\s'\",;:)]*|~/[^\s'\",;:)]*"
+)
 
 
 def explain(error: BaseException, what: str = "This") -> str:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from sage.ui.server.limits import BOUNDS
 
-PREFIX, LOCK = "sage-studio", "in-use.lock"
+PREFIX, LOCK = "sage-studio", ".lock"  # the lock lies beside the folder, out of reach
 
 
 def home(parent: Path | None = None) -> Path:
@@ -53,7 +53,7 @@ def open_workplace(parent: Path) -> Path:
     clear_abandoned(parent)
     folder = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
     folder.mkdir(mode=0o700)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder.with_name(folder.name + LOCK))
     lock.acquire()
     atexit.register(_close, folder, lock, os.getpid())
     return folder
@@ -61,8 +61,9 @@ def open_workplace(parent: Path) -> Path:
 
 def _close(folder: Path, lock: FileLock, owner: int) -> None:
     if os.getpid() == owner:  # not in a process that was forked for a lease
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def clear_abandoned(parent: Path) -> None:
@@ -70,13 +71,14 @@ def clear_abandoned(parent: Path) -> None:
     for folder in parent.iterdir():
         if not folder.is_dir() or folder.is_symlink():
             continue
-        lock = FileLock(folder / LOCK)
+        lock = FileLock(folder.with_name(folder.name + LOCK))
         try:
             lock.acquire(timeout=0)
         except (Timeout, OSError):
             continue
-        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def fresh_folder() -> Path:
@@ -92,7 +94,7 @@ def clear_old(folder: Path, seconds: float = BOUNDS.file_seconds, now: float | N
     with suppress(OSError):
         for item in folder.iterdir():
             with suppress(OSError):
-                if item.name != LOCK and now - item.stat().st_mtime > seconds:
+                if now - item.stat().st_mtime > seconds:
                     shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 

@@ -29,7 +29,7 @@ READ = re.compile(
     r"heartbeat/[^/]+|call/(v2/)?(?P<api>[^/]+)/[^/]+|file=.+)"
 )
 WRITE = re.compile(
-    r"/gradio_api/(queue/join|cancel|reset/?|upload|run/[^/]+|call/(v2/)?(?P<api>[^/]+)/?)"
+    r"/gradio_api/(queue/join|cancel|reset/?|upload|run/(?P<fn>[^/]+)|call/(v2/)?(?P<api>[^/]+)/?)"
 )
 TOOLS = re.compile(r"/gradio_api/mcp(/.*)?")
 UPLOAD = "/gradio_api/upload"
@@ -132,8 +132,9 @@ class Guard:
         found = match.fullmatch(path) if match is not None else None
         if found is None:
             return method == "OPTIONS" and bool(WRITE.fullmatch(path) or READ.fullmatch(path))
-        name = found.group("api")
-        return name is None or name in _public(blocks)
+        names = found.groupdict()
+        known = {fn.api_name for fn in blocks.fns.values()}
+        return names.get("fn") in {None, *known} and names.get("api") in {None, *_public(blocks)}
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         length = Headers(scope=scope).get("content-length", "")
