@@ -19,6 +19,7 @@ from sage.world.labels import SIZES, Labels
 from sage.world.words import Words
 
 WIDTHS = (48, 96, 160, 224)
+NARROW = 64  # channels that the heads of a new probe read
 
 
 class Block(nn.Module):
@@ -58,16 +59,20 @@ def sizes_of(words: Words) -> dict[str, int]:
 class Probe(nn.Module):
     """Things, place, style, count, leftmost and rightmost thing of a picture, and their sizes."""
 
-    def __init__(self, image: int = 64, **sizes: int) -> None:
-        """For pictures of `image` pixels a side; `sizes` as in :func:`head_sizes`."""
+    def __init__(self, image: int = 64, narrow: int = 0, **sizes: int) -> None:
+        """For pictures of `image` pixels a side; `sizes` as in :func:`head_sizes`.
+
+        The heads read a 4×4 map, of `narrow` channels if it is given.
+        """
         super().__init__()
-        self.sizes = {"image": image, **sizes}
+        self.sizes = {"image": image, "narrow": narrow, **sizes}
         # Reduced to 32×32 at once: normalising large maps would cost more than all the rest.
         patch = image // 32
         self.stem = nn.Conv2d(3, WIDTHS[0], 2 * patch, patch, patch // 2)
         self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(WIDTHS)))
-        flat = WIDTHS[-1] * 16
+        flat = (narrow or WIDTHS[-1]) * 16
         self.norm = nn.GroupNorm(8, WIDTHS[-1])
+        self.narrow = nn.Conv2d(WIDTHS[-1], narrow, 1) if narrow else nn.Identity()
         # Heads read the 4×4 map with its positions: left and right are positions.
         heads = head_sizes(**sizes)
         self.heads = nn.ModuleDict({name: nn.Linear(flat, n) for name, n in heads.items()})
@@ -75,11 +80,11 @@ class Probe(nn.Module):
     @classmethod
     def of(cls, words: Words) -> "Probe":
         """An untrained probe for a model's words and picture size."""
-        return cls(words.image_size, **sizes_of(words))
+        return cls(words.image_size, narrow=NARROW, **sizes_of(words))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """Logits by head for pictures [B, 3, H, H] in [-1, 1]."""
-        x = F.silu(self.norm(self.blocks(self.stem(pictures)))).flatten(1)
+        x = self.narrow(F.silu(self.norm(self.blocks(self.stem(pictures))))).flatten(1)
         x = F.dropout(x, 0.1, self.training)
         return {name: head(x) for name, head in self.heads.items()}
 

@@ -70,7 +70,9 @@ def test_every_known_word_is_used_but_for_rare_plurals_and_synonyms(told):
         for noun in (thing.plural, *map(plural_of, thing.synonyms))
         for word in words_of(noun)
     }
-    synonyms = {word for thing in words.things for noun in thing.synonyms for word in words_of(noun)}
+    synonyms = {
+        word for thing in words.things for noun in thing.synonyms for word in words_of(noun)
+    }
     assert words.known() - used <= plurals | synonyms
 
 

@@ -41,16 +41,16 @@ class Sizes:
 
     image: int = 128
     channels: int = 12
-    vae: tuple[int, ...] = (32, 64, 128, 192)
+    vae: tuple[int, ...] = (32, 64, 128, 128)
     text: int = 192
-    text_layers: int = 4
+    text_layers: int = 3
     vision: int = 192
-    vision_layers: int = 6
+    vision_layers: int = 5
     patch: int = 16
     tokens: int = 32
     vocabulary: int = 3000
-    unet: tuple[int, ...] = (128, 224, 256)
-    heads: tuple[int, ...] = (4, 7, 8)
+    unet: tuple[int, ...] = (128, 192, 192)
+    heads: tuple[int, ...] = (4, 6, 6)
     projection: int = 128
 
     @property
@@ -170,8 +170,9 @@ def unet(sizes: Sizes) -> UNet2DConditionModel:
         out_channels=sizes.channels,
         layers_per_block=1,
         block_out_channels=sizes.unet,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        # Attention where there is something to place: on 16×16 and 8×8 positions.
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=sizes.text,
         attention_head_dim=sizes.heads,  # diffusers means the number of heads
         norm_num_groups=8 if min(sizes.unet) < 64 else 16,
