@@ -73,6 +73,12 @@ class StateStore:
                     return self._states[key]
         return None
 
+    def forget(self, inputs: Hashable) -> None:
+        """Drops every state of a run's inputs."""
+        with self._lock:
+            for key in [key for key in self._states if key[0] == inputs]:
+                self._bytes -= _bytes(self._states.pop(key))
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
