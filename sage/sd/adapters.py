@@ -55,7 +55,8 @@ _KOHYA = re.compile(
 )
 # Ends of keys by the name of the format; the group is what the tensor is.
 _ENDS = {
-    "peft": r"\.lora_([AB])(?:\.default)?\.(weight|bias)|\.lora_(magnitude_vector)(?:\.default)?(?:\.weight)?",
+    "peft": r"\.lora_([AB])(?:\.default)?\.(weight|bias)"
+    r"|\.lora_(magnitude_vector)(?:\.default)?(?:\.weight)?",
     "diffusers": r"\.lora\.(up|down)\.weight|\.lora_linear_layer\.(up|down)\.weight",
     "old diffusers": r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(up|down)\.weight",
 }

@@ -1,332 +1,219 @@
-"""What a folder, file or loaded pipeline is, before it is used as Stable Diffusion v1.
+"""A Stable Diffusion pipeline as it is loaded, saved and adapted here.
 
-Many models share that layout and are something else: inpainting, XL, upscalers, video. Each is
-named in one sentence while it is loaded, not by a failure in the middle of a run.
+What it adds to diffusers' own: it says what a model is that it cannot use, reads safetensors only,
+brings the encoder for similarity and the model's settings along, and switches adapters whole.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
-from torch import nn
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-from sage.sd.adapters import LORA_FILE, PEFT_FILE, plain_network
+from sage.sd import adapters, kinds
+from sage.sd.clip import ClipEncoder
+from sage.sd.model_settings import ModelSettings
+from sage.sd.schedulers import ddim_scheduler
 
-INDEX = "model_index.json"
-NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-
-# What a model is, by the names of its parts; the first that is there says it.
-_KINDS_BY_PART = {
-    "text_encoder_3": "Stable Diffusion 3",
-    "transformer": "a transformer model (such as Stable Diffusion 3, Flux, PixArt or a video model)",
-    "text_encoder_2": "Stable Diffusion XL",
-    "prior": "a model with a prior (such as Stable Cascade, Kandinsky or unCLIP)",
-    "prior_prior": "Stable Cascade or Kandinsky",
-    "decoder": "Stable Cascade or unCLIP",
-    "image_normalizer": "Stable unCLIP",
-    "prior_tokenizer": "Stable unCLIP",
-    "image_noising_scheduler": "Stable unCLIP",
-    "movq": "Kandinsky",
-    "vqvae": "a VQ model (latent diffusion or VQ diffusion)",
-    "bert": "LDM text-to-image",
-    "low_res_scheduler": "an upscaler of Stable Diffusion",
-    "motion_adapter": "AnimateDiff, a video model",
-    "adapter": "a T2I-Adapter pipeline",
-    "controlnet": "a ControlNet pipeline",
-    "depth_estimator": "Stable Diffusion depth-to-image",
-}
-_KINDS_BY_CLASS = {
-    "ControlNet": "a ControlNet, not a whole model",
-    "UNetMotion": "a video model",
-    "UNet3D": "a video model",
-    "UNetSpatioTemporal": "a video model",
-    "UNet2DModel": "a diffusion model without text",
-    "Transformer": "a transformer model",
-    "T2IAdapter": "a T2I-Adapter, not a whole model",
-    "MotionAdapter": "a motion adapter, not a whole model",
-    "FlaxUNet2DConditionModel": "a model for Flax",
-}
-_KINDS_BY_CHANNELS = {
-    9: "an inpainting model",
-    8: "a model that edits pictures (InstructPix2Pix)",
-    7: "an upscaler (Stable Diffusion x4)",
-    5: "a depth-to-image model",
-    3: "a model of pixels (such as DeepFloyd IF)",
-}
+CLIP_FOLDER = "clip"  # of a model's folder
 
 
-class WrongModelError(ValueError):
-    """A model that is something else than Stable Diffusion v1, or is damaged."""
+class ModelPipeline(StableDiffusionPipeline):
+    """A StableDiffusionPipeline with what sharing needs to know of its model.
 
-
-def check_source(source: str | Path, given: Mapping[str, Any]) -> None:
-    """Says what a local file or folder is, if it is no pipeline of Stable Diffusion v1.
-
-    Args:
-        source: What is to be loaded; the id of a hub repository passes.
-        given: Parts that the caller brings along; they need not be in the folder.
-
-    Raises:
-        WrongModelError: With one sentence.
+    Attributes:
+        clip: Encoder for the similarity of prompts; without one, the pooled output of the text
+            encoder stands in, which is a different scale.
+        settings: The model's own bounds of similarity, guidance and preview colours.
     """
-    path = Path(source)
-    if path.is_file():
-        raise WrongModelError(f"{source} {_file(path)}.")
-    if not path.is_dir():
-        return
-    if not (path / INDEX).is_file():
-        raise WrongModelError(f"{source} {_folder(path)}.")
-    index = _json(path / INDEX)
-    check_index(source, index)
-    for part in NEEDED:
-        if part in given:
-            continue
-        if not isinstance(index.get(part), list) or index[part][-1] is None:
-            raise WrongModelError(f"{source} has no {part}, which {INDEX} does not name.")
-        if not (path / part).is_dir():
-            raise WrongModelError(f"{source} has no {part}: the folder {part}/ is missing.")
-    if "unet" not in given and (path / "unet" / "config.json").is_file():
-        if reason := _unet_reason(_json(path / "unet" / "config.json")):
-            raise WrongModelError(f"{source} {reason}.")
-    for file in sorted(path.glob("*/*.safetensors")):
-        if file.parent.name in NEEDED and file.parent.name not in given:
-            check_weights(file)
+
+    clip: ClipEncoder | None = None
+    settings: ModelSettings = ModelSettings()
+    _lora: Path | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        revision: str | None = None,
+        dtype: torch.dtype | None = None,
+        clip: ClipEncoder | None = None,
+        local_files_only: bool = False,
+        **options: Any,
+    ) -> Self:
+        """Loads a model in Stable Diffusion's layout, safetensors only.
+
+        Args:
+            pretrained_model_name_or_path: A folder or the id of a hub repository.
+            revision: Commit of the repository.
+            dtype: Precision of the weights; float32 without it.
+            clip: Encoder for similarity; a local folder's own `clip/` is used without it.
+            local_files_only: Never ask the hub.
+            options: What `StableDiffusionPipeline.from_pretrained` takes: parts (`unet`, `vae`,
+                `safety_checker`, ...), `variant`, `torch_dtype`, `token`, `cache_dir`, ...
+
+        Raises:
+            ValueError: If it is no Stable Diffusion v1 model, or is damaged; it says what it is.
+            OSError: If it cannot be reached.
+        """
+        source = str(pretrained_model_name_or_path)
+        if not options.pop("use_safetensors", True):
+            raise ValueError("use_safetensors=False is not supported: pickles can run code.")
+        if dtype is None and "torch_dtype" not in options:
+            dtype = torch.float32
+        with kinds.in_one_sentence(source, options):
+            pipe = super().from_pretrained(
+                source,
+                revision=revision,
+                use_safetensors=True,
+                local_files_only=local_files_only,
+                **({} if dtype is None else {"dtype": dtype}),
+                **options,
+            )
+            kinds.check_components(pipe, source)
+            own_clip = Path(source) / CLIP_FOLDER
+            if clip is None and own_clip.is_dir():
+                clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
+            return pipe._ready(clip, ModelSettings.read(source))
+
+    @classmethod
+    def from_single_file(
+        cls,
+        pretrained_model_link_or_path: str | Path,
+        clip: ClipEncoder | None = None,
+        **options: Any,
+    ) -> Self:
+        """Loads a model from one .safetensors file.
+
+        Args:
+            pretrained_model_link_or_path: The file, or its address on the hub.
+            clip: Encoder for similarity.
+            options: As in diffusers. The configurations of the parts come from the hub, or from
+                the folder that `config` names.
+
+        Raises:
+            ValueError: If it is no Stable Diffusion v1 model in a safetensors file.
+        """
+        source = str(pretrained_model_link_or_path)
+        if not source.endswith(".safetensors"):
+            raise kinds.WrongModelError(f"{source} is no .safetensors file; only those are read.")
+        with kinds.in_one_sentence(source, None):
+            pipe = super().from_single_file(source, **options)
+            kinds.check_components(pipe, source)
+            return pipe._ready(clip, ModelSettings())
+
+    @classmethod
+    def from_pipe(
+        cls, pipeline: DiffusionPipeline, clip: ClipEncoder | None = None, **parts: Any
+    ) -> Self:
+        """Uses the parts of a loaded pipeline; nothing is copied.
+
+        Args:
+            pipeline: A StableDiffusionPipeline.
+            clip: Encoder for similarity.
+            parts: Parts to use instead of the pipeline's, `vae=...`.
+
+        Raises:
+            ValueError: If it is no pipeline of Stable Diffusion v1.
+        """
+        if not isinstance(pipeline, DiffusionPipeline):
+            name = type(pipeline).__name__
+            raise kinds.WrongModelError(
+                f"A {name} is no pipeline; give a loaded StableDiffusionPipeline."
+            )
+        if unknown := parts.keys() - pipeline.components.keys():
+            raise ValueError(f"{min(unknown)} is no part of a {type(pipeline).__name__}.")
+        kinds.check_components(pipeline, f"This {type(pipeline).__name__}", parts)
+        # Not diffusers' own from_pipe: that one casts, which a shared model must not suffer.
+        needed = pipeline.config.get("requires_safety_checker", False)
+        own = {name: part for name, part in pipeline.components.items() if name in _parts_of(cls)}
+        pipe = cls(**(own | parts), requires_safety_checker=needed)
+        if isinstance(pipeline, ModelPipeline):
+            pipe._lora = pipeline._lora
+        settings = getattr(pipeline, "settings", ModelSettings())
+        return pipe._ready(clip or getattr(pipeline, "clip", None), settings)
+
+    def _ready(self, clip: ClipEncoder | None, settings: ModelSettings) -> Self:
+        """With what a StableDiffusionPipeline does not have; the paper samples with DDIM."""
+        self.clip, self.settings = clip, settings
+        self.scheduler = ddim_scheduler(self.scheduler)
+        return self
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+        """Writes the model with its CLIP and its settings; diffusers' own classes load it too.
+
+        Args:
+            save_directory: Where to.
+            args: As in diffusers.
+            options: As in diffusers.
+
+        Raises:
+            ValueError: If an adapter is on: its layers would be written and not be understood.
+        """
+        if any(adapters.has_adapter(part) for part in (self.unet, self.text_encoder)):
+            raise ValueError("An adapter is on; merge it or take it off before the model is saved.")
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.settings.write(folder)
+        if self.clip is not None:
+            self.clip.save_pretrained(folder / CLIP_FOLDER)
+        super().save_pretrained(folder, *args, **options)
+
+    def to_json_string(self) -> str:
+        """The configuration as diffusers writes it: of a class that diffusers knows."""
+        values = json.loads(super().to_json_string())
+        return json.dumps(values | {"_class_name": StableDiffusionPipeline.__name__}, indent=2)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Moves the parts, as in diffusers, and the encoder for similarity with them."""
+        super().to(*args, **kwargs)
+        if self.clip is not None and self.device.type != "meta":
+            self.clip.to(self.device)
+        return self
+
+    # -- adapters ----------------------------------------------------------------------------
+
+    def use_lora(self, adapter: str | Path | None) -> None:
+        """Switches an adapter on, or with None off; off leaves the weights bit for bit as before.
+
+        An adapter is never fused into the weights. It belongs to the UNet and the text encoder, so
+        pipelines that share these (see `from_pipe`) share its adapter too. FLOPs are counted
+        without it. Adapters that were loaded by diffusers' own calls are taken off.
+
+        Args:
+            adapter: File or folder with LoRA weights as diffusers, peft or kohya write them,
+                safetensors only.
+
+        Raises:
+            ValueError: If it cannot be read or does not fit whole; no adapter is then on.
+        """
+        adapters.unload_adapters(self)
+        self._lora = None
+        if adapter is not None:
+            adapters.load_adapter(self, Path(adapter))
+            self._lora = Path(adapter)
+
+    def merge_lora(self, adapter: str | Path) -> None:
+        """Adds an adapter to the weights for good: no cost in a step, and no switching off.
+
+        Args:
+            adapter: As for `use_lora`.
+
+        Raises:
+            ValueError: If it cannot be read or does not fit whole; the weights are then as before.
+        """
+        self.use_lora(adapter)
+        adapters.merge_adapters(self)
+        self._lora = None
+
+    @property
+    def lora(self) -> Path | None:
+        """The adapter that `use_lora` switched on, or None; also if it was taken off elsewhere."""
+        on = any(adapters.has_adapter(part) for part in (self.unet, self.text_encoder))
+        return self._lora if on else None
 
 
-def check_index(source: str | Path, index: Mapping[str, Any]) -> None:
-    """Says what kind of pipeline a `model_index.json` describes, if it is not ours.
-
-    Raises:
-        WrongModelError: With one sentence.
-    """
-    name = str(index.get("_class_name", "no class"))
-    parts = {part: value for part, value in index.items() if isinstance(value, list) and value[-1]}
-    for part, kind in _KINDS_BY_PART.items():
-        if part in parts:
-            raise WrongModelError(f"{source} is {kind} ({name}), not Stable Diffusion v1.")
-    if "unet" in parts:
-        unet = str(parts["unet"][-1])
-        for start, kind in _KINDS_BY_CLASS.items():
-            if start in unet:
-                raise WrongModelError(f"{source} is {kind} ({unet}), not Stable Diffusion v1.")
-
-
-def check_weights(file: Path) -> None:
-    """Reads the header of a safetensors file, which says how long the file must be.
-
-    Raises:
-        WrongModelError: If it is damaged or cut.
-    """
-    try:
-        with safe_open(file, "pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        where = "/".join(file.parts[-2:])
-        raise WrongModelError(f"{where} is damaged or cut: {error}.") from error
-
-
-def check_components(
-    pipe: DiffusionPipeline, what: str = "This pipeline", instead: Mapping[str, Any] | None = None
-) -> None:
-    """Says why a loaded pipeline cannot run here.
-
-    Args:
-        pipe: The pipeline.
-        what: How the sentence calls it.
-        instead: Parts that take the place of its own.
-
-    Raises:
-        WrongModelError: With one sentence.
-    """
-    named = {part: getattr(pipe, part, None) for part in (*NEEDED, *_KINDS_BY_PART)}
-    if reason := _components_reason(SimpleNamespace(**(named | dict(instead or {})))):
-        raise WrongModelError(f"{what} {reason}.")
-
-
-@contextmanager
-def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[None]:
-    """Around the loading of a model: what goes wrong is one sentence about it.
-
-    Args:
-        source: What is loaded.
-        given: Parts that the caller brings along; None for a single file.
-
-    Raises:
-        WrongModelError: If it is something else than Stable Diffusion v1, or damaged.
-        OSError: If it cannot be reached.
-    """
-    if given is not None:
-        check_source(source, given)
-    elif Path(source).is_file():
-        check_weights(Path(source))
-    try:
-        yield
-    except WrongModelError:
-        raise
-    except OSError as error:
-        raise OSError(f"{source} cannot be loaded: {one_line(error)}") from error
-    except (ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise WrongModelError(f"{source} cannot be loaded: {one_line(error)}") from error
-
-
-def one_line(error: BaseException) -> str:
-    """The first sentence of an error, without line breaks."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
-
-
-# -- files -----------------------------------------------------------------------------------------
-
-
-def _file(path: Path) -> str:
-    if path.suffix != ".safetensors":
-        return "is a file; a model is a folder, or one .safetensors file for `from_single_file`"
-    try:
-        with safe_open(path, "pt") as opened:
-            names = list(opened.keys())
-    except (SafetensorError, OSError):
-        return "is a damaged file of weights"
-    if any(name.startswith("model.diffusion_model.") for name in names):
-        return "is a model in a single file; load it with SagePipeline.from_single_file"
-    if any("lora" in name for name in names):
-        return "is a LoRA adapter, not a model; load a model, then `use_lora` it"
-    return "is a file of weights, not the folder of a model"
-
-
-def _folder(path: Path) -> str:
-    files = {file.name for file in path.iterdir()}
-    if not files:
-        return "is an empty folder"
-    if LORA_FILE in files or PEFT_FILE in files:
-        return "is a LoRA adapter, not a model; load a model, then `use_lora` it"
-    if "config.json" in files:
-        name = str(_json(path / "config.json").get("_class_name", "a single network"))
-        for start, kind in _KINDS_BY_CLASS.items():
-            if start in name:
-                return f"is {kind} ({name})"
-        return f"is one part of a model ({name}); load the folder above it"
-    single = sorted(n for n in files if n.endswith((".safetensors", ".ckpt")))
-    if single:
-        return f"has no {INDEX}, but {single[0]}: a model in a single file is for from_single_file"
-    return f"is no folder of a model: it has no {INDEX}"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        where = "/".join(path.parts[-2:])
-        raise WrongModelError(f"{where} cannot be read: {one_line(error)}.") from error
-    if not isinstance(values, dict):
-        raise WrongModelError(f"{'/'.join(path.parts[-2:])} is no JSON object.")
-    return values
-
-
-# -- components ------------------------------------------------------------------------------------
-
-
-def _components_reason(pipe: Any) -> str:
-    """Why these parts do not make a Stable Diffusion v1, or ""."""
-    for part, kind in _KINDS_BY_PART.items():
-        if getattr(pipe, part, None) is not None:
-            return f"is {kind}, not Stable Diffusion v1"
-    missing = [part for part in NEEDED if getattr(pipe, part, None) is None]
-    if missing:
-        return f"has no {missing[0]}, which Stable Diffusion v1 needs"
-    unet = plain_network(pipe.unet)
-    if not isinstance(unet, UNet2DConditionModel):
-        return _network_kind(unet)
-    return (
-        _unet_reason(unet.config)
-        or _text_reason(pipe, unet.config)
-        or _vae_reason(plain_network(pipe.vae), unet.config)
-        or _scheduler_reason(pipe.scheduler)
-    )
-
-
-def _network_kind(unet: nn.Module) -> str:
-    name = type(unet).__name__
-    for start, kind in _KINDS_BY_CLASS.items():
-        if start in name:
-            return f"is {kind} ({name}), not Stable Diffusion v1"
-    return f"has a {name} where Stable Diffusion v1 has a UNet2DConditionModel"
-
-
-def _unet_reason(config: Mapping[str, Any]) -> str:
-    """What a UNet wants that a run of Stable Diffusion v1 does not give it."""
-    get = config.get
-    name, channels = get("_class_name", UNet2DConditionModel.__name__), get("in_channels", 4)
-    for start, kind in _KINDS_BY_CLASS.items():
-        if start in str(name):
-            return f"is {kind} ({name}), not Stable Diffusion v1"
-    if get("addition_embed_type") == "text_time":
-        return "is Stable Diffusion XL (its UNet takes sizes and a second text), not v1"
-    if get("addition_embed_type") not in (None, "text"):
-        return f"has a UNet that takes {get('addition_embed_type')!r} beside the text (Kandinsky)"
-    if get("time_cond_proj_dim") is not None:
-        return (
-            "is a latent consistency model whose UNet takes the guidance scale as an input "
-            "(time_cond_proj_dim); use its LoRA on the plain model instead"
-        )
-    if get("encoder_hid_dim_type") == "ip_image_proj":
-        return "has an IP-Adapter, which needs a picture; call unload_ip_adapter() first"
-    if get("encoder_hid_dim_type") not in (None, "text_proj"):
-        return f"has a UNet that takes pictures ({get('encoder_hid_dim_type')}), not text alone"
-    if get("out_channels", channels) != channels:
-        kind = _KINDS_BY_CHANNELS.get(channels)
-        if kind:
-            return f"is {kind}: its UNet takes {channels} channels, Stable Diffusion v1 takes 4"
-        given = get("out_channels")
-        return f"has a UNet that takes {channels} channels and gives {given}; both must agree"
-    if get("class_embed_type") is not None or get("num_class_embeds") is not None:
-        return "has a UNet that takes a class beside the text (an upscaler or unCLIP), which is not given"
-    return ""
-
-
-def _text_reason(pipe: Any, unet: Mapping[str, Any]) -> str:
-    text = plain_network(pipe.text_encoder).config
-    width, wanted = getattr(text, "hidden_size", None), unet.get("cross_attention_dim")
-    if unet.get("encoder_hid_dim_type") == "text_proj":
-        wanted = unet.get("encoder_hid_dim")
-    widths = set(wanted) if isinstance(wanted, (list, tuple)) else {wanted}
-    if widths != {width}:
-        shown = ", ".join(str(w) for w in sorted(widths, key=str))
-        return f"has a text encoder of width {width} and a UNet for width {shown}"
-    vocabulary, positions = text.vocab_size, text.max_position_embeddings
-    if len(pipe.tokenizer) > pipe.text_encoder.get_input_embeddings().num_embeddings:
-        return f"has a tokenizer of {len(pipe.tokenizer)} tokens and a text encoder of {vocabulary}"
-    if pipe.tokenizer.model_max_length > positions:
-        return (
-            f"has a tokenizer that writes up to {pipe.tokenizer.model_max_length} tokens and a text "
-            f"encoder that reads {positions}; set tokenizer.model_max_length"
-        )
-    return ""
-
-
-def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
-    channels = getattr(vae.config, "latent_channels", None)
-    if channels != unet.get("in_channels"):
-        return f"has a VAE of {channels} latent channels and a UNet of {unet.get('in_channels')}"
-    if not hasattr(vae.config, "scaling_factor"):
-        return f"has a {type(vae).__name__} without a scaling factor, not a VAE of Stable Diffusion"
-    return ""
-
-
-def _scheduler_reason(scheduler: SchedulerMixin) -> str:
-    """Flow matching and EDM have noise levels of another kind than Stable Diffusion v1."""
-    name = type(scheduler).__name__
-    if not hasattr(scheduler, "alphas_cumprod"):
-        return f"has the scheduler {name}, whose noise levels are not those of Stable Diffusion v1"
-    prediction = scheduler.config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        return f"predicts {prediction!r}; known are {', '.join(PREDICTIONS)}"
-    return ""
+def _parts_of(kind: type[StableDiffusionPipeline]) -> set[str]:
+    parts, _ = kind._get_signature_keys(kind)
+    return parts

@@ -6,16 +6,14 @@ show a preview of every step. It draws no progress bars and opens no pages. Load
 prompts, previews, counts and the checks of arguments are modules of their own beside this one.
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -38,18 +36,16 @@ from sage.core.sampling import State, in_prompt_order, prompt_rows, sample
 from sage.core.settings import Sampling, settings_of
 from sage.core.solver import Solver
 from sage.core.trunk import Denoiser, Trunk, queries
-from sage.sd import adapters, arguments, loading
+from sage.sd import arguments
 from sage.sd import prompts as texts
-from sage.sd.adapters import LORA_FILE as LORA_FILE
-from sage.sd.arguments import OutputType as OutputType
-from sage.sd.clip import ClipEncoder
+from sage.sd.arguments import OutputType
 from sage.sd.flops import FlopsCache
 from sage.sd.identity import arithmetic, digest, fingerprint
-from sage.sd.model_settings import ModelSettings
+from sage.sd.kinds import check_components
+from sage.sd.loading import ModelPipeline
 from sage.sd.preview import Previews, withheld
 from sage.sd.schedulers import (
     WrappedScheduler,
-    ddim_scheduler,
     denoiser_calls,
     has_table,
     solver_for,
@@ -59,7 +55,6 @@ from sage.sd.store import StateStore
 from sage.sd.timing import StageClock, StageSeconds
 
 PAPER = settings_of()
-CLIP_FOLDER = "clip"  # of a model's folder
 
 
 @dataclass(frozen=True)
@@ -124,203 +119,14 @@ class SageOutput:
         return list(self.flagged)
 
 
-class SagePipeline(StableDiffusionPipeline):
+class SagePipeline(ModelPipeline):
     """Stable Diffusion with shared trajectories (SAGE, arXiv 2509.15865).
 
     Attributes:
-        clip: Encoder for the similarity of prompts; without one, the pooled output of the text
-            encoder stands in, which is a different scale.
-        settings: The model's own bounds of similarity, guidance and preview colours.
         max_rows: Rows that go through the denoiser in one call, guidance not counted.
     """
 
-    clip: ClipEncoder | None = None
-    settings: ModelSettings = ModelSettings()
     max_rows: int = 32
-    _lora: Path | None = None
-
-    # -- loading and saving ------------------------------------------------------------------
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        revision: str | None = None,
-        dtype: torch.dtype | None = None,
-        clip: ClipEncoder | None = None,
-        local_files_only: bool = False,
-        **options: Any,
-    ) -> "SagePipeline":
-        """Loads a model in Stable Diffusion's layout, safetensors only.
-
-        Args:
-            pretrained_model_name_or_path: A folder or the id of a hub repository.
-            revision: Commit of the repository.
-            dtype: Precision of the weights; float32 without it.
-            clip: Encoder for similarity; a local folder's own `clip/` is used without it.
-            local_files_only: Never ask the hub.
-            options: What `StableDiffusionPipeline.from_pretrained` takes: parts (`unet`, `vae`,
-                `safety_checker`, ...), `variant`, `torch_dtype`, `token`, `cache_dir`, ...
-
-        Raises:
-            ValueError: If it is no Stable Diffusion v1 model, or is damaged; it says what it is.
-            OSError: If it cannot be reached.
-        """
-        source = str(pretrained_model_name_or_path)
-        if not options.pop("use_safetensors", True):
-            raise ValueError("use_safetensors=False is not supported: pickles can run code.")
-        if dtype is None and "torch_dtype" not in options:
-            dtype = torch.float32
-        with loading.in_one_sentence(source, options):
-            pipe = super().from_pretrained(
-                source,
-                revision=revision,
-                use_safetensors=True,
-                local_files_only=local_files_only,
-                **({} if dtype is None else {"dtype": dtype}),
-                **options,
-            )
-            loading.check_components(pipe, source)
-            own_clip = Path(source) / CLIP_FOLDER
-            if clip is None and own_clip.is_dir():
-                clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
-            return pipe._ready(clip, ModelSettings.read(source))
-
-    @classmethod
-    def from_single_file(
-        cls,
-        pretrained_model_link_or_path: str | Path,
-        clip: ClipEncoder | None = None,
-        **options: Any,
-    ) -> "SagePipeline":
-        """Loads a model from one .safetensors file.
-
-        Args:
-            pretrained_model_link_or_path: The file, or its address on the hub.
-            clip: Encoder for similarity.
-            options: As in diffusers. The configurations of the parts come from the hub, or from
-                the folder that `config` names.
-
-        Raises:
-            ValueError: If it is no Stable Diffusion v1 model in a safetensors file.
-        """
-        source = str(pretrained_model_link_or_path)
-        if not source.endswith(".safetensors"):
-            raise loading.WrongModelError(f"{source} is no .safetensors file; only those are read.")
-        with loading.in_one_sentence(source, None):
-            pipe = super().from_single_file(source, **options)
-            loading.check_components(pipe, source)
-            return pipe._ready(clip, ModelSettings())
-
-    @classmethod
-    def from_pipe(
-        cls, pipeline: DiffusionPipeline, clip: ClipEncoder | None = None, **parts: Any
-    ) -> "SagePipeline":
-        """Uses the parts of a loaded pipeline; nothing is copied.
-
-        Args:
-            pipeline: A StableDiffusionPipeline.
-            clip: Encoder for similarity.
-            parts: Parts to use instead of the pipeline's, `vae=...`.
-
-        Raises:
-            ValueError: If it is no pipeline of Stable Diffusion v1.
-        """
-        if not isinstance(pipeline, DiffusionPipeline):
-            name = type(pipeline).__name__
-            raise loading.WrongModelError(
-                f"A {name} is no pipeline; give a loaded StableDiffusionPipeline."
-            )
-        if unknown := parts.keys() - pipeline.components.keys():
-            raise ValueError(f"{min(unknown)} is no part of a {type(pipeline).__name__}.")
-        loading.check_components(pipeline, f"This {type(pipeline).__name__}", parts)
-        # Not diffusers' own from_pipe: that one casts, which a shared model must not suffer.
-        needed = pipeline.config.get("requires_safety_checker", False)
-        own = {name: part for name, part in pipeline.components.items() if name in _parts_of(cls)}
-        pipe = cls(**(own | parts), requires_safety_checker=needed)
-        if isinstance(pipeline, SagePipeline):
-            pipe._lora, pipe.max_rows = pipeline._lora, pipeline.max_rows
-        settings = getattr(pipeline, "settings", ModelSettings())
-        return pipe._ready(clip or getattr(pipeline, "clip", None), settings)
-
-    def _ready(self, clip: ClipEncoder | None, settings: ModelSettings) -> "SagePipeline":
-        """With what a StableDiffusionPipeline does not have; the paper samples with DDIM."""
-        self.clip, self.settings = clip, settings
-        self.scheduler = ddim_scheduler(self.scheduler)
-        return self
-
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
-        """Writes the model with its CLIP and its settings; diffusers' own classes load it too.
-
-        Args:
-            save_directory: Where to.
-            args: As in diffusers.
-            options: As in diffusers.
-
-        Raises:
-            ValueError: If an adapter is on: its layers would be written and not be understood.
-        """
-        if any(adapters.has_adapter(part) for part in (self.unet, self.text_encoder)):
-            raise ValueError("An adapter is on; merge it or take it off before the model is saved.")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.settings.write(folder)
-        if self.clip is not None:
-            self.clip.save_pretrained(folder / CLIP_FOLDER)
-        super().save_pretrained(folder, *args, **options)
-
-    def to_json_string(self) -> str:
-        """The configuration as diffusers writes it: of a class that diffusers knows."""
-        values = json.loads(super().to_json_string())
-        return json.dumps(values | {"_class_name": StableDiffusionPipeline.__name__}, indent=2)
-
-    def to(self, *args: Any, **kwargs: Any) -> "SagePipeline":
-        """Moves the parts, as in diffusers, and the encoder for similarity with them."""
-        super().to(*args, **kwargs)
-        if self.clip is not None and self.device.type != "meta":
-            self.clip.to(self.device)
-        return self
-
-    # -- adapters ----------------------------------------------------------------------------
-
-    def use_lora(self, adapter: str | Path | None) -> None:
-        """Switches an adapter on, or with None off; off leaves the weights bit for bit as before.
-
-        An adapter is never fused into the weights. It belongs to the UNet and the text encoder, so
-        pipelines that share these (see `from_pipe`) share its adapter too. FLOPs are counted
-        without it. Adapters that were loaded by diffusers' own calls are taken off.
-
-        Args:
-            adapter: File or folder with LoRA weights as diffusers, peft or kohya write them,
-                safetensors only.
-
-        Raises:
-            ValueError: If it cannot be read or does not fit whole; no adapter is then on.
-        """
-        adapters.unload_adapters(self)
-        self._lora = None
-        if adapter is not None:
-            adapters.load_adapter(self, Path(adapter))
-            self._lora = Path(adapter)
-
-    def merge_lora(self, adapter: str | Path) -> None:
-        """Adds an adapter to the weights for good: no cost in a step, and no switching off.
-
-        Args:
-            adapter: As for `use_lora`.
-
-        Raises:
-            ValueError: If it cannot be read or does not fit whole; the weights are then as before.
-        """
-        self.use_lora(adapter)
-        adapters.merge_adapters(self)
-        self._lora = None
-
-    @property
-    def lora(self) -> Path | None:
-        """The adapter that `use_lora` switched on, or None; also if it was taken off elsewhere."""
-        on = any(adapters.has_adapter(part) for part in (self.unet, self.text_encoder))
-        return self._lora if on else None
 
     @cached_property
     def _embeddings(self) -> texts.EmbeddingCache:
@@ -520,7 +326,7 @@ class SagePipeline(StableDiffusionPipeline):
         listed = arguments.check_prompts(prompts)
         planned = plan is not None or adaptive is not None
         chosen = arguments.settings_for(self.settings, sampling, settings, planned)
-        loading.check_components(self)
+        check_components(self)
         seeds = arguments.check_seeds(seeds, len(listed), chosen.seed)
         negative = arguments.check_negative_prompt(negative_prompt, len(listed))
         output_type = arguments.check_output_type(output_type)
@@ -530,7 +336,10 @@ class SagePipeline(StableDiffusionPipeline):
         if reuse is not None and not isinstance(reuse, StateStore):
             raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
         _check_rule(adaptive, plan, reuse)
-        plan = self._plan_of(listed, seeds, chosen, groups, plan, adaptive, settings)
+        if plan is not None:
+            self._check_plan(plan, groups, len(listed), Sampling.named(settings).get("steps"))
+        else:
+            plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
         if chosen.fresh_noise and not has_table(self.scheduler):
             raise ValueError(f"fresh_noise does not work with {type(self.scheduler).__name__}.")
         guided = steps_between(interval, plan.steps) if chosen.guidance_scale > 1 else range(0)
@@ -548,35 +357,34 @@ class SagePipeline(StableDiffusionPipeline):
         )
         return self._run(run, output_type, reuse)
 
+    def _check_plan(
+        self, plan: Plan, groups: Sequence[Group] | None, number: int, steps: int | None
+    ) -> None:
+        """A plan is of so many prompts, and nothing else that is given disagrees with it."""
+        arguments.check_plan(plan, number)
+        if groups is not None:
+            raise ValueError("A plan says who shares with whom: it excludes groups.")
+        if steps is not None and (calls := self.denoiser_calls(steps)) != plan.steps:
+            raise ValueError(
+                f"The plan has {plan.steps} calls of the denoiser, and {steps} steps make {calls}."
+            )
+
     def _plan_of(
         self,
         prompts: list[str],
         seeds: tuple[int, ...],
         sampling: Sampling,
         groups: Sequence[Group] | None,
-        plan: Plan | None,
-        adaptive: AdaptiveRule | None,
-        given: dict[str, Any],
+        *,
+        branching: bool,
     ) -> Plan:
-        """The plan of a run: as given, or of the groups, given or found."""
-        if plan is not None:
-            if groups is not None:
-                raise ValueError("A plan says who shares with whom: it excludes groups.")
-            arguments.check_plan(plan, len(prompts))
-            asked = Sampling.named(given).get("steps")
-            if asked is not None and self.denoiser_calls(sampling.steps) != plan.steps:
-                raise ValueError(
-                    f"The plan has {plan.steps} calls of the denoiser, and {sampling.steps} steps "
-                    f"make {self.denoiser_calls(sampling.steps)}."
-                )
-            return plan
+        """The plan of groups, given or found; a rule finds its own branch points."""
         if groups is None:
             bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
             groups = self.group(prompts, *bounds).groups
         groups = arguments.check_groups(groups, len(prompts))
         by_seed = [tuple(sorted(group, key=lambda n: (seeds[n], n))) for group in groups]
-        # A rule finds its own branch points.
-        return self.plan(by_seed, sampling.steps, 1.0 if adaptive else sampling.share_ratio)
+        return self.plan(by_seed, sampling.steps, sampling.share_ratio if branching else 1.0)
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
@@ -807,11 +615,6 @@ class SagePipeline(StableDiffusionPipeline):
 
 
 _NO_CHECKER = StableDiffusionPipeline.run_safety_checker
-
-
-def _parts_of(kind: type[StableDiffusionPipeline]) -> set[str]:
-    parts, _ = kind._get_signature_keys(kind)
-    return parts
 
 
 def _check_rule(rule: AdaptiveRule | None, plan: Plan | None, reuse: StateStore | None) -> None:

@@ -86,7 +86,7 @@ class LatentRGB:
 
 
 class Previews:
-    """Preview pictures of latents; colours that a model does not bring are fitted to its decoder."""
+    """Colours of previews: a model's own, or fitted to its decoder."""
 
     def __init__(self) -> None:
         self._fitted: dict[str, LatentRGB] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 from sage.core.calibration import Calibration
 from sage.jobs.models import ASSETS
-from sage.sd.pipeline import LORA_FILE
+from sage.sd.adapters import LORA_FILE
 from sage.studies.engine.calibrate import swept, written
 from sage.studies.engine.contest import Contest, Entry, hold, panels_of, quality_keys, rows
 from sage.studies.engine.judges import METRIC

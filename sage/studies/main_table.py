@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.core.cost import evaluations
-from sage.sd.pipeline import LORA_FILE
+from sage.sd.adapters import LORA_FILE
 from sage.studies.engine import figures
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab

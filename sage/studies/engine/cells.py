@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
-from sage.sd.pipeline import LORA_FILE, SageOutput, SagePipeline
+from sage.sd.adapters import LORA_FILE
+from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.store import StateStore
 from sage.studies.engine.prompts import PromptSet
 
