@@ -14,6 +14,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from sage.sd import adapters, kinds
 from sage.sd.clip import ClipEncoder
 from sage.sd.model_settings import ModelSettings
+from sage.sd.packed import make_packable
 from sage.sd.schedulers import ddim_scheduler
 
 CLIP_FOLDER = "clip"  # of a model's folder
@@ -75,7 +76,8 @@ class ModelPipeline(StableDiffusionPipeline):
             own_clip = Path(source) / CLIP_FOLDER
             if clip is None and own_clip.is_dir():
                 clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
-            return pipe._ready(clip, ModelSettings.read(source))
+            pipe._ready(clip, ModelSettings.read(source))
+        return pipe._packable()
 
     @classmethod
     def from_single_file(
@@ -101,7 +103,8 @@ class ModelPipeline(StableDiffusionPipeline):
         with kinds.in_one_sentence(source, None):
             pipe = super().from_single_file(source, **options)
             kinds.check_components(pipe, source)
-            return pipe._ready(clip, ModelSettings())
+            pipe._ready(clip, ModelSettings())
+        return pipe._packable()
 
     @classmethod
     def from_pipe(
@@ -138,6 +141,12 @@ class ModelPipeline(StableDiffusionPipeline):
         """With what a StableDiffusionPipeline does not have; the paper samples with DDIM."""
         self.clip, self.settings = clip, settings
         self.scheduler = ddim_scheduler(self.scheduler)
+        return self
+
+    def _packable(self) -> Self:
+        """With networks of its own that may keep packed weights in a run; see `sage.sd.packed`."""
+        for network in (self.unet, self.vae):
+            make_packable(network)
         return self
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:

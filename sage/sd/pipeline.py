@@ -39,7 +39,8 @@ from sage.core.trunk import Denoiser, Trunk, queries
 from sage.sd import arguments
 from sage.sd import prompts as texts
 from sage.sd.arguments import OutputType
-from sage.sd.flops import FlopsCache
+from sage.sd.execution import Execution, Known, Part, structure
+from sage.sd.flops import FlopsCache, count_bytes
 from sage.sd.identity import arithmetic, digest, fingerprint
 from sage.sd.kinds import check_components
 from sage.sd.loading import ModelPipeline
@@ -51,10 +52,12 @@ from sage.sd.schedulers import (
     solver_for,
     steps_for,
 )
-from sage.sd.store import StateStore
+from sage.sd.store import Draft, StateStore
 from sage.sd.timing import StageClock, StageSeconds
 
 PAPER = settings_of()
+# One pass of so many keeps a CPU busy for a tenth of a second and more; batches win nothing then.
+HEAVY_FLOPS = 5e10
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ class SageOutput:
         flagged: For each picture whether the model's safety checker blacked it out.
         reused: Evaluations of the plan that were taken from an earlier run.
         probes: Evaluations beyond the plan's that an adaptive rule spent; `cost` counts them.
+        memory_retries: How often memory ran out and fewer rows went through a network at once.
+        rows: Most rows that the denoiser took in one call, unconditional ones included.
+        exact: Whether the pictures do not depend on their company, bit for bit.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -112,6 +118,9 @@ class SageOutput:
     flagged: tuple[bool, ...]
     reused: int = 0
     probes: int = 0
+    memory_retries: int = 0
+    rows: int = 0
+    exact: bool = False
 
     @property
     def nsfw_content_detected(self) -> list[bool]:
@@ -123,7 +132,8 @@ class SagePipeline(ModelPipeline):
     """Stable Diffusion with shared trajectories (SAGE, arXiv 2509.15865).
 
     Attributes:
-        max_rows: Rows that go through the denoiser in one call, guidance not counted.
+        max_rows: Most rows that go through a network in one call, guidance not counted; it is fewer
+            where memory is short. More rows than this take no less time for each.
     """
 
     max_rows: int = 32
@@ -135,6 +145,10 @@ class SagePipeline(ModelPipeline):
     @cached_property
     def _warm_sizes(self) -> set[int]:
         return set()
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known()
 
     @cached_property
     def _flops(self) -> FlopsCache:
@@ -276,6 +290,7 @@ class SagePipeline(ModelPipeline):
         reuse: StateStore | None = None,
         adaptive: AdaptiveRule | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        exact: bool | None = False,
         height: int | None = None,
         width: int | None = None,
         clip_skip: int | None = None,
@@ -306,6 +321,9 @@ class SagePipeline(ModelPipeline):
             guidance_interval: From and to, in shares of the steps: guidance is on from the first
                 to before the second, and no unconditional pass is run elsewhere (Kynkäänniemi et
                 al. 2024, arXiv 2404.07724, who give the interval in noise levels).
+            exact: Whether a picture is bit for bit the same whatever its company, `max_rows`, free
+                memory and reused states; see `sage.sd.execution` and `exact_costs_nothing`. None
+                is wherever it costs nothing.
             height: Of the pictures, in pixels; the model's own without it.
             width: Likewise.
             clip_skip: How many of the text encoder's last layers the prompts leave out.
@@ -319,7 +337,8 @@ class SagePipeline(ModelPipeline):
 
         Raises:
             ValueError: If an argument is wrong, or arguments disagree; nothing has run then.
-            FloatingPointError: If the model produced a value that is not a number.
+            FloatingPointError: If the denoiser or the decoder gave a value that is not a number.
+            MemoryError: If memory does not suffice for a single row.
         """
         if "prompt" in settings and prompts is None:
             prompts = settings.pop("prompt")
@@ -333,6 +352,8 @@ class SagePipeline(ModelPipeline):
         interval = arguments.check_interval(guidance_interval)
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
         skip = arguments.check_clip_skip(clip_skip, layers)
+        if exact is not None and not isinstance(exact, bool):
+            raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
         if reuse is not None and not isinstance(reuse, StateStore):
             raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
         _check_rule(adaptive, plan, reuse)
@@ -354,6 +375,7 @@ class SagePipeline(ModelPipeline):
             adaptive=adaptive,
             shape=self._latent_shape(height, width),
             clip_skip=skip,
+            exact=self.exact_costs_nothing() if exact is None else exact,
         )
         return self._run(run, output_type, reuse)
 
@@ -397,6 +419,8 @@ class SagePipeline(ModelPipeline):
             reuse = None  # its counters are not in the state
         inputs = None if reuse is None else self._inputs(run, parts)
         state = None if reuse is None else reuse.latest(inputs, run.plan, run.share_renewed)
+        draft = None if reuse is None else Draft(reuse, inputs, run.plan, run.share_renewed)
+        execution = parts.execution
         first = 0 if state is None else state.step + 1
         done = Adapted(state, run.plan)
         walk, probes = self._walk(run, parts, state), []
@@ -406,22 +430,41 @@ class SagePipeline(ModelPipeline):
                 done = next(walk)
             shares |= _step_shares(done.state.rows)
             probes += [done.probed] if done.probed else []
-            if reuse is not None:
-                reuse.add(inputs, run.plan, done.state, run.share_renewed)
-            yield SageStep(i + 1, run.plan.steps, done.state, self.preview, self.has_checker)
+            # Other rows at once, other last bits: not what a run from the start would give.
+            if draft is not None and (run.exact or not execution.retries):
+                draft.add(done.state, execution.finite)
+            try:
+                state = done.state
+                yield SageStep(i + 1, run.plan.steps, state, self.preview, self.has_checker)
+            except GeneratorExit:  # stopped: what was done is good for a later run
+                if draft is not None and inputs == self._inputs(run, parts):
+                    draft.publish()
+                raise
         # 3. Pictures.
         latents = in_prompt_order(done.state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
-            images, flagged = self._decode(latents, output_type)
+            images, flagged = self._decode(latents, output_type, execution)
+        # A run that failed, or whose network was changed between two steps, leaves nothing.
+        if draft is not None and inputs == self._inputs(run, parts):
+            draft.publish()
         reused = sum(queries(run.trunk, done.plan.rows(i)) for i in range(first))
         guided = run.guided if run.guidance > 1 else False
         cost = plan_cost(done.plan, self._flops_of(run.shape), guided, run.trunk, probes)
         extra, seconds = sum(probe.extra for probe in probes), clock.read()
-        if reuse is not None and inputs != self._inputs(run, parts):
-            reuse.forget(inputs)  # the network was changed between two steps
         self.maybe_free_model_hooks()
         yield SageOutput(
-            images, done.plan, cost, seconds, latents, run.seeds, flagged, reused, extra
+            images,
+            done.plan,
+            cost,
+            seconds,
+            latents,
+            run.seeds,
+            flagged,
+            reused,
+            extra,
+            memory_retries=execution.retries,
+            rows=execution.largest,
+            exact=run.exact,
         )
 
     def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
@@ -446,13 +489,16 @@ class SagePipeline(ModelPipeline):
         device = self._execution_device
         # A probe compares with the unconditional prediction whether or not the run is guided.
         needed = run.guided or (run.adaptive and run.adaptive.compare == "direction")
+        execution = self._execution(run.exact)
+        encode = partial(self.encode, clip_skip=run.clip_skip)
+        encoder = Part("text encoder", encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
-            cond = self.encode(run.prompts, run.clip_skip)  # (N, L, D)
+            cond = torch.cat(execution.one_by_one(encoder, run.prompts))  # (N, L, D)
             uncond = self.encode([run.negative_prompt]) if needed else None  # (1, L, D)
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
         solver = solver_for(self.scheduler, run.asked, device, streams)
-        call = partial(self._denoise, timesteps=solver.timesteps)
+        call = partial(self._denoise, timesteps=solver.timesteps, execution=execution)
         denoisers = (
             partial(call, uncond=None, guidance=1.0),
             partial(call, uncond=uncond, guidance=run.guidance),
@@ -466,9 +512,11 @@ class SagePipeline(ModelPipeline):
             lambda i: partial(
                 self._probe,
                 timesteps=solver.timesteps,
+                execution=execution,
                 uncond=uncond,
                 guidance=run.guidance if i in run.guided else 1.0,
             ),
+            execution,
             self._fresh(run),
         )
 
@@ -478,19 +526,43 @@ class SagePipeline(ModelPipeline):
             digest(parts.cond, parts.uncond, parts.noise, parts.solver),
             fingerprint(self.unet),
             (run.guidance, run.guided, run.trunk),
-            (run.plan.steps, self.max_rows),
+            (run.plan.steps, "exact" if run.exact else self.max_rows),
             (str(self._execution_device), arithmetic()),
         )
 
     def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:
         """Runs encoder, denoiser and decoder once at a batch size, so that timing starts warm.
 
-        A size that has run before costs nothing.
+        A size that has run before costs nothing. For a model whose single pass takes seconds here,
+        nothing is run: being first costs it milliseconds.
         """
-        if rows not in self._warm_sizes:
+        if rows not in self._warm_sizes and not self._is_heavy:
             plan = independent_plan(rows, 1)
             self([""] * rows, plan=plan, guidance_scale=guidance_scale)
             self._warm_sizes.add(rows)
+
+    def exact_costs_nothing(self) -> bool:
+        """Whether `exact` runs at the batch sizes that it would run at without; found out once.
+
+        So it is where batches of all sizes give the same rows, and where one pass fills the device.
+        """
+        if self._is_heavy:
+            return True
+        execution = self._execution(exact=True)
+        key = structure(self.unet)
+        if key not in self._known.free_exact:
+            generator = torch.Generator().manual_seed(0)
+            x, t, cond = (
+                torch.randn(16, *self._latent_shape(), generator=generator),
+                torch.arange(16) * 50,
+                torch.randn(16, *self._cond_shape, generator=generator),
+            )
+            rows = [r.to(self._execution_device) for r in (x, t, cond)]
+            with torch.inference_mode():
+                for size in (1, 4, 6, 8, 16):
+                    self._predict(*(r[:size] for r in rows), execution)
+            self._known.free_exact[key] = all(self._known.same_rows.values())
+        return self._known.free_exact[key]
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -537,11 +609,16 @@ class SagePipeline(ModelPipeline):
         timesteps: Tensor,
         uncond: Tensor | None,
         guidance: float,
+        execution: Execution,
     ) -> Tensor:
-        """The UNet as the sampler wants it: guided, in chunks of rows that fit."""
-        parts = (x, timesteps[index], cond)
-        chunks = zip(*(part.split(self.max_rows) for part in parts), strict=True)
-        return torch.cat([self._predict(*chunk, uncond, guidance) for chunk in chunks])
+        """The UNet as the sampler wants it, with classifier-free guidance (arXiv 2207.12598)."""
+        t = timesteps[index]
+        if uncond is None:
+            return self._predict(x, t, cond, execution)
+        both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D), both halves in one batch
+        output = self._predict(torch.cat([x, x]), torch.cat([t, t]), both, execution, 2)
+        without, with_prompt = output.chunk(2)
+        return guide(without, with_prompt, guidance)
 
     def _probe(
         self,
@@ -553,9 +630,11 @@ class SagePipeline(ModelPipeline):
         timesteps: Tensor,
         uncond: Tensor | None,
         guidance: float,
+        execution: Execution,
     ) -> tuple[Tensor, Tensor | None]:
         """Predictions of several conditions for each row, which share one unconditional pass."""
-        ask = partial(self._denoise, timesteps=timesteps, uncond=None, guidance=1.0)
+        how = {"timesteps": timesteps, "execution": execution}
+        ask = partial(self._denoise, uncond=None, guidance=1.0, **how)
         if uncond is None:
             return ask(x[of], index[of], cond), None
         where = torch.cat([torch.arange(len(x), device=of.device), of])
@@ -564,16 +643,31 @@ class SagePipeline(ModelPipeline):
         return guide(base[of], output, guidance), base
 
     def _predict(
-        self, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, guidance: float
+        self, x: Tensor, t: Tensor, cond: Tensor, execution: Execution, passes: int = 1
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) with both halves in one batch."""
-        z = x.to(cond.dtype)  # latents stay float32 between steps, the network runs in its own
-        if uncond is None:
-            return self.unet(z, t, cond).sample.to(x.dtype)
-        both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D)
-        output = self.unet(torch.cat([z, z]), torch.cat([t, t]), both).sample.to(x.dtype)
-        without, with_prompt = output.chunk(2)
-        return guide(without, with_prompt, guidance)
+        """The UNet's output for passes, of which each row has so many."""
+        dtype = self.unet.dtype  # latents stay float32 between steps, the network runs in its own
+        part = Part(
+            "denoiser",
+            lambda z, t, cond: self.unet(z, t, cond).sample,
+            passes * self.max_rows,
+            structure(self.unet),
+            partial(count_bytes, self.unet, tuple(x.shape[1:]), tuple(cond.shape[1:])),
+        )
+        return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
+
+    @property
+    def _cond_shape(self) -> tuple[int, int]:
+        return self.tokenizer.model_max_length, self.text_encoder.config.hidden_size
+
+    @property
+    def _is_heavy(self) -> bool:
+        """Whether one pass alone keeps the device busy for long."""
+        return self._execution_device.type == "cpu" and self.flops.denoiser > HEAVY_FLOPS
+
+    def _execution(self, exact: bool) -> Execution:
+        device = self._execution_device
+        return Execution(device, exact, self._known, check=not self._is_heavy)
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Cheap pictures of latents [R, C, h, w], in the size of the real ones.
@@ -592,26 +686,37 @@ class SagePipeline(ModelPipeline):
         own = vars(self).get("run_safety_checker") or type(self).run_safety_checker
         return self.safety_checker is not None or own is not _NO_CHECKER
 
-    def _checked(
-        self, pixels: Tensor, output_type: OutputType
-    ) -> tuple[list[Image.Image] | np.ndarray | Tensor, tuple[bool, ...]]:
-        """Finished pictures of pixels in [-1, 1]; those that the checker flags are black."""
+    def _checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
+        """Finished pictures in [-1, 1], and which of them the safety checker made black."""
         pixels, found = self.run_safety_checker(pixels, pixels.device, self.dtype)
         flags = [False] * len(pixels) if found is None else [bool(flag) for flag in found]
         pixels = pixels.clone()
         pixels[flags] = -1.0  # black, whatever the checker made of it
-        return self.image_processor.postprocess(pixels, output_type=output_type), tuple(flags)
+        return pixels, flags
 
     def _decode(
-        self, latents: Tensor, output_type: OutputType
+        self, latents: Tensor, output_type: OutputType, execution: Execution
     ) -> tuple[list[Image.Image] | np.ndarray | Tensor, tuple[bool, ...]]:
-        if not bool(torch.isfinite(latents).all()):
-            raise FloatingPointError("The model produced a value that is not a number.")
+        # The one flag that is read of a run: its states' and its predictions' together.
+        if not bool(torch.isfinite(latents).all() & execution.finite):
+            raise FloatingPointError("The denoiser produced a value that is not a number.")
         if output_type == "latent":
             return latents, (False,) * len(latents)
+        decoder = Part(
+            "decoder",
+            lambda z: self.vae.decode(z).sample,
+            self.max_rows,
+            structure(self.vae),
+            partial(count_bytes, self.vae, tuple(latents.shape[1:])),
+        )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        pixels = torch.cat([self.vae.decode(part).sample for part in z.split(self.max_rows)])
-        return self._checked(pixels, output_type)
+        pixels = torch.cat(execution.one_by_one(decoder, z))
+        if not bool(torch.isfinite(pixels).all()):
+            raise FloatingPointError("The decoder produced a value that is not a number.")
+        checker = Part("safety checker", self._checked, self.max_rows)
+        pixels, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
+        images = self.image_processor.postprocess(torch.cat(pixels), output_type=output_type)
+        return images, tuple(flag for some in flags for flag in some)
 
 
 _NO_CHECKER = StableDiffusionPipeline.run_safety_checker
@@ -640,6 +745,7 @@ class _Run:
     adaptive: AdaptiveRule | None
     shape: tuple[int, int, int]  # of a latent
     clip_skip: int | None
+    exact: bool = False
 
     @property
     def guidance(self) -> float:
@@ -664,6 +770,7 @@ class _Parts:
     solver: Solver
     denoise: Callable[[int], Denoiser]
     probe: Callable[[int], Probe]
+    execution: Execution
     fresh: FreshNoise | None
 
 
