@@ -27,7 +27,8 @@ from sage.core.adaptive import AdaptiveRule
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
 from sage.core.settings import Sampling
-from sage.sd.pipeline import LORA_FILE, SageOutput, SagePipeline
+from sage.sd.adapters import LORA_FILE
+from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.schedulers import make_scheduler
 from sage.sd.store import StateStore
 from sage.studies.engine.prompts import PromptSet

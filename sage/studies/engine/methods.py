@@ -12,7 +12,7 @@ from sage.core.grouping import cosine_similarity
 from sage.core.plan import Plan
 from sage.core.tree import budget_plan, dendrogram
 from sage.jobs.models import ASSETS
-from sage.sd.pipeline import LORA_FILE
+from sage.sd.adapters import LORA_FILE
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.prompts import PromptSet
 
