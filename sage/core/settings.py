@@ -128,7 +128,8 @@ class Number(Setting):
         if number != int(number):
             raise ValueError(f"{self.subject} is {number_text(number)}; a whole number is needed.")
         # Of the value itself: a float could not hold a long integer.
-        return operator.index(value) if hasattr(value, "__index__") else int(number)
+        exact: Any = value
+        return operator.index(exact) if hasattr(exact, "__index__") else int(number)
 
     def parse(self, text: str) -> Any:
         """The number in a text of ASCII digits; any other text as it is."""
