@@ -20,7 +20,6 @@ from sage.sd.pipeline import SagePipeline
 from sage.training import data as data_module
 from sage.training import samples
 from sage.training.__main__ import main
-from sage.training.adapter import Adapter
 from sage.training.coco import read_coco
 from sage.training.data import FileSource, encode_pictures, open_source, prepare
 from sage.training.settings import TrainSettings
@@ -287,14 +286,6 @@ def test_the_soft_target_is_whose_it_says(settings, tmp_path, target, tiny):
     assert (found - {"model": mine, "base": base, "ema": average}[target]).abs().max() < 1e-6
     assert (mine - base).abs().max() > 1e-3
     assert (mine - average).abs().max() > 1e-3
-
-
-def test_an_adapter_is_removed_without_a_trace(tiny):
-    before = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
-    adapter = Adapter(tiny.unet, 2, 2.0, ["to_q"])
-    assert adapter.size > 0
-    adapter.remove()
-    assert equal(tiny.unet.state_dict(), before)
 
 
 # --- data -----------------------------------------------------------------------------------
