@@ -100,7 +100,7 @@ def open_source(settings: TrainSettings, side: int) -> tuple[Source, Skips]:
         ValueError: If there is no such folder or nothing usable in it.
     """
     folder = Path(settings.data)
-    if folder.is_dir() and settings.data not in NAMED_SOURCES:
+    if settings.data and folder.is_dir() and settings.data not in NAMED_SOURCES:
         data, skips = read_coco(folder, settings.annotations)
         return FileSource(folder.name, data), skips
     place = NAMED_SOURCES.get(settings.data, settings.data)

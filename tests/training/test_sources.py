@@ -69,12 +69,16 @@ def test_an_unknown_source_is_refused(tmp_path, name, word):
         data_module.open_source(replace(settings_of(tmp_path), data=name), 16)
 
 
-def test_training_names_no_world_and_loads_none():
+def test_training_names_no_world():
     for path in (ROOT / "sage" / "training").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not any(name.startswith("sage.world") for name in names), path
+
+
+@pytest.mark.slow
+def test_training_loads_no_world_and_no_page():
     loaded = loaded_by("import sage.training.trainer, sage.training.__main__")
     assert not [name for name in loaded if name.startswith(("sage.world", "sage.ui", "gradio"))]
 
