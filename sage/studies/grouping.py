@@ -93,7 +93,7 @@ def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
 
 
 def _scenes(lab: Lab) -> Prompts:
-    from sage.training.data import SceneSource
+    from sage.world.source import SceneSource
 
     texts = SceneSource(2 * max(COUNTS), 64, SEED).captions
     title = f"emoji-scene captions ({lab.title})"

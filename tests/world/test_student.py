@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from sage.sd.model_settings import ModelSettings
 from sage.sd.pipeline import LORA_FILE, SagePipeline
 from sage.training.adapter import Adapter
-from sage.world.distil import TARGETS
-from sage.world.student import describe, distances, low_rank, shrink
+from sage.world.train.distil import TARGETS
+from sage.world.train.student import describe, distances, low_rank, shrink
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sage.world.muon import Muon
+from sage.world.train.muon import Muon
 
 LOG_EVERY = 50
 

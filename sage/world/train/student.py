@@ -33,8 +33,8 @@ A LoRA adapter that lets {base} draw in {steps} DDIM steps without guidance, whe
 takes more steps and two passes of the network for each. Progressive distillation
 ([arXiv 2202.00512](https://arxiv.org/abs/2202.00512)) with guidance built in
 ([arXiv 2210.03142](https://arxiv.org/abs/2210.03142)), trained by this repository's
-`sage/world/distil.py`. A share of its training rows follows the mean embedding of a group, so that
-trunks can be drawn in few steps too.
+`sage/world/train/distil.py`. A share of its training rows follows the mean embedding of a group, so
+that trunks can be drawn in few steps too.
 
 | | |
 | --- | --- |

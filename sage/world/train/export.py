@@ -13,8 +13,8 @@ from typing import Any
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from sage.world import learner, networks
-from sage.world.vocabulary import known_words
+from sage.world.train import learner, networks
+from sage.world.words import FILE_NAME, WORLD_FOLDER, Words
 
 STAGES = ("clip", "vae", "probe", "unet", "decoder")
 SHARD = "9MB"
@@ -42,7 +42,7 @@ def trained_vae(out: Path) -> AutoencoderKL:
     return vae
 
 
-def export(out: Path, folder: Path) -> None:
+def export(out: Path, folder: Path, sizes: networks.Sizes, words: Words) -> None:
     """Write the model folder from the checkpoints in ``out``; readers see the old or the new one.
 
     Files that the evaluation wrote into an older export (README.md, evaluation.json, sheet.png)
@@ -54,22 +54,23 @@ def export(out: Path, folder: Path) -> None:
     """
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    save_pipeline(out, new)
-    save_judges(out, new)
-    write_json(new / "sage.json", settings(out))
+    save_pipeline(out, new, sizes)
+    save_judges(out, new, sizes)
+    shutil.copy2(WORLD_FOLDER / FILE_NAME, new / FILE_NAME)
+    write_json(new / "sage.json", settings(out, words))
     write_json(new / "training.json", spent(out))
     if (size := folder_bytes(new)) > FOLDER_BYTES:
         raise ValueError(f"the model folder has {size} bytes; allowed: {FOLDER_BYTES}")
     _swap(new, folder)
 
 
-def save_pipeline(out: Path, folder: Path) -> None:
+def save_pipeline(out: Path, folder: Path, sizes: networks.Sizes) -> None:
     """The five parts of a Stable Diffusion pipeline."""
     pipe = StableDiffusionPipeline(
         vae=trained_vae(out).half(),
         text_encoder=CLIPTextModel.from_pretrained(out / "clip").half(),
         tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
-        unet=learner.averaged(networks.unet(), out, "unet").half(),
+        unet=learner.averaged(networks.unet(sizes), out, "unet").half(),
         scheduler=networks.scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -79,14 +80,14 @@ def save_pipeline(out: Path, folder: Path) -> None:
     _loads_as_float32(folder / "text_encoder")
 
 
-def save_judges(out: Path, folder: Path) -> None:
+def save_judges(out: Path, folder: Path, sizes: networks.Sizes) -> None:
     """CLIP with both towers and its picture preparation, and the probe."""
     clip = CLIPModel.from_pretrained(out / "clip")
     clip.half().save_pretrained(folder / "clip", max_shard_size=SHARD)
     _loads_as_float32(folder / "clip")
-    size = {"height": networks.IMAGE_SIZE, "width": networks.IMAGE_SIZE}
+    shape = {"height": sizes.image, "width": sizes.image}
     CLIPImageProcessor(
-        size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        size=shape, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     ).save_pretrained(folder / "clip")
     CLIPTokenizer.from_pretrained(out / "tokenizer").save_pretrained(folder / "clip")
     if (out / "probe").exists():
@@ -103,7 +104,7 @@ def _loads_as_float32(folder: Path) -> None:
     write_json(folder / "config.json", config)
 
 
-def settings(out: Path) -> dict[str, Any]:
+def settings(out: Path, words: Words) -> dict[str, Any]:
     """What sage.json says: how this project uses the folder."""
     calibration = read_json(out / "calibration.json")
     return {
@@ -111,9 +112,9 @@ def settings(out: Path) -> dict[str, Any]:
         "tau_min": calibration.get("tau_min", 0.6),
         "tau_max": calibration.get("tau_max", 0.95),
         "guidance_scale": calibration.get("guidance_scale", 3.0),
-        "image_size": networks.IMAGE_SIZE,
+        "image_size": words.image_size,
         "latent_rgb": calibration.get("latent_rgb"),
-        "known_words": sorted(known_words()),
+        "known_words": sorted(words.known()),
     }
 
 

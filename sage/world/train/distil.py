@@ -1,6 +1,6 @@
 """Teaches the built-in model to draw in 4 or 8 steps without guidance.
 
-    python -m sage.world.distil --steps 8 --minutes 15
+    python -m sage.world.train.distil --steps 8 --minutes 15
 
 Progressive distillation (Salimans & Ho 2022, arXiv 2202.00512) in one go: one DDIM step of the
 student has to land where several guided DDIM steps of the frozen teacher land. Guidance is part of
@@ -29,8 +29,8 @@ from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, open_source, picture_side, prepare
 from sage.training.settings import DEFAULT_OUT, TrainSettings
-from sage.world.learner import Learner, Settings, checkpoint, train
-from sage.world.student import describe, distances, shrink
+from sage.world.train.learner import Learner, Settings, checkpoint, train
+from sage.world.train.student import describe, distances, shrink
 
 # All dense layers and convolutions, as LCM-LoRA has it (arXiv 2311.05556, released adapters).
 TARGETS = (
@@ -227,7 +227,7 @@ def save(task: Distillation, learner: Learner, out: Path) -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sage.world.distil", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sage.world.train.distil", description=__doc__)
     usual = DistilSettings()
     parser.add_argument("--model", default="emoji-scenes", help="key or folder of the model")
     parser.add_argument("--minutes", type=float, default=15.0, help="training time")
