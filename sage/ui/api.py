@@ -15,7 +15,7 @@ from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, setti
 from sage.jobs.compare import Comparison
 from sage.jobs.job import find_groups, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import Request, parse_request
+from sage.jobs.request import Request, parse_prompts
 from sage.jobs.sides import adapter_of
 from sage.sd.pipeline import SageOutput
 from sage.ui import kit
@@ -81,7 +81,7 @@ def check_arguments(
         value = rest[name]
         if _zero_is_own(one) and value == 0 and not isinstance(value, bool):
             rest[name] = None
-    request = parse_request(prompts, **rest, defaults=model.spec)
+    request = kind.of(model.spec, prompts=parse_prompts(prompts), **rest)
     if request.trained:
         adapter_of(model)  # also where nothing is rendered: an answer would not be what was asked
     return request, model

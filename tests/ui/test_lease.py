@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sage.core.settings import settings_of
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.grid import Axis, Grid
 from sage.jobs.models import LoadedModel, ModelSpec, zero_gpu
@@ -44,8 +43,7 @@ def request_():
 
 def works(request):
     """Everything that the page renders."""
-    known = settings_of()
-    axes = (Axis(known["share_ratio"], (0.3, 0.7)), Axis(known["seed"], (0,)))
+    axes = (Axis.parse("share_ratio", (0.3, 0.7)), Axis.parse("seed", (0,)))
     return [
         (compare_request, (request,), {"keep": StateStore(), "fewer_steps": True}),
         (filmstrip_request, (request, (0, 2)), {"keep": StateStore()}),
