@@ -10,8 +10,8 @@ from sage.sd.adapters import LORA_FILE
 from sage.sd.model_settings import ModelSettings
 from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
-from sage.world.distil import TARGETS
-from sage.world.student import describe, distances, low_rank, shrink
+from sage.world.train.distil import TARGETS
+from sage.world.train.student import describe, distances, low_rank, shrink
 
 
 @pytest.fixture
