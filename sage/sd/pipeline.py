@@ -771,14 +771,15 @@ class SagePipeline(StableDiffusionPipeline):
         self, x: Tensor, t: Tensor, cond: Tensor, execution: Execution, passes: int = 1
     ) -> Tensor:
         """The UNet's output for passes, of which each row has so many."""
-        dtype = self.unet.dtype  # latents stay float32 between steps, the network runs in its own
+        key, dtype = execution.structure_of(self.unet)
         part = Part(
             "denoiser",
             lambda z, t, cond: self.unet(z, t, cond).sample,
             passes * self.max_rows,
-            structure(self.unet),
+            key,
             partial(count_bytes, self.unet, self._latent_shape, self._cond_shape),
         )
+        # Latents stay float32 between steps; the network runs in its own precision.
         return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
 
     @property
@@ -813,7 +814,7 @@ class SagePipeline(StableDiffusionPipeline):
             "decoder",
             lambda z: self.vae.decode(z).sample,
             self.max_rows,
-            structure(self.vae),
+            execution.structure_of(self.vae)[0],
             partial(count_bytes, self.vae, self._latent_shape),
         )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
