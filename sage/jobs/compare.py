@@ -344,6 +344,8 @@ def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores])
         },
         "flagged": {side: list(output.flagged) for side, output in outputs.items()},
         "reused": {side: output.reused for side, output in outputs.items()},
+        "memory_retries": {side: output.memory_retries for side, output in outputs.items()},
+        "exact": all(output.exact for output in outputs.values()),
         "saving": {
             "evaluations": cost.saving,
             "flops": cost.flops_saving,
