@@ -5,6 +5,7 @@ Text vectors give the similarity matrix, both together the CLIP score.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -47,11 +48,17 @@ class ClipEncoder:
         return self
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Projected text embeddings [N, D], float32 on the CPU, unit length."""
-        tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, return_tensors="pt"
-        )
+    def embed_texts(
+        self, texts: Sequence[str], padding: Literal["max_length", "longest"] = "max_length"
+    ) -> Tensor:
+        """Projected text embeddings [N, D], float32 on the CPU, unit length.
+
+        Args:
+            texts: N texts.
+            padding: "longest" is several times faster for many short texts, and equal but for
+                rounding: what stands after a text has no effect on it.
+        """
+        tokens = self.tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
         features = self.model.get_text_features(**tokens.to(self.model.device))
         return _unit(features)
 
