@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import sage
-from sage.render.work import Rendered
+from sage.render.work import DamagedError, Rendered, Unit
 from sage.render.worker import Recipe, Worker
 
 ROOT = Path(sage.__file__).resolve().parents[1]
@@ -105,18 +105,10 @@ def run_on_cluster(
             if not rendered.damaged:
                 arrived.add(rendered.number)
                 yield rendered
-        left = [message for message in left if _number(message) not in arrived]
+        left = [message for message in left if Unit.from_bytes(message).number not in arrived]
         if not left:
             return
-    from sage.render.work import DamagedError
-
     raise DamagedError(f"{len(left)} units of work arrived damaged {ATTEMPTS} times.")
-
-
-def _number(message: bytes) -> int:
-    from sage.render.work import Unit
-
-    return Unit.from_bytes(message).number
 
 
 def _pass(

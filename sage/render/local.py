@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -121,11 +121,8 @@ class _Dispatch:
                 done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
                 for future in done:
                     rendered = Rendered.from_bytes(future.result())
-                    message = self.flying.pop(future)
-                    if rendered.damaged:
-                        self.waiting.appendleft(message)
-                    else:
-                        yield rendered
+                    del self.flying[future]
+                    yield rendered
             except BrokenProcessPool:
                 yield from self._after_a_death()
 
@@ -194,6 +191,3 @@ def _answer(message: bytes) -> bytes:
     if _worker is None:
         raise _problem or RuntimeError("The worker has no model.")
     return _worker.answer(message)
-
-
-Run = Callable[[Sequence[bytes]], Iterator[Rendered]]

@@ -36,7 +36,9 @@ EMBEDDED = 256  # prompts in one call of the encoder
 class Bar(Protocol):
     """Shows progress: what it is given, with the number of items and a name."""
 
-    def __call__(self, items: Iterable[T], total: int, name: str) -> Iterable[T]: ...
+    def __call__(self, items: Iterable[T], total: int, name: str) -> Iterable[T]:
+        """The items, shown as they are taken."""
+        ...
 
 
 def silent(items: Iterable[T], total: int, name: str) -> Iterable[T]:

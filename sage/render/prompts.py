@@ -265,9 +265,7 @@ def _no_prompts(path: Path, columns: Sequence[str], names: Mapping[str, str]) ->
     return ValueError(f"{path} has the columns {shown}; a column {wanted!r} is needed.")
 
 
-def _record(
-    lines: Sequence[str], at: int, delimiter: str
-) -> tuple[list[str] | _BadRowError, int]:
+def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str] | _BadRowError, int]:
     """The cells of the record that begins at a line, and how many lines it takes."""
     used = 0
 

@@ -6,7 +6,6 @@ with it: members of its group are rendered again without it, each alone.
 """
 
 import io
-import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +27,6 @@ from sage.jobs.sides import variant
 from sage.render.work import DamagedError, Picture, Rendered, Unit
 from sage.sd.pipeline import SageOutput, SagePipeline
 
-PRECISIONS = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
 BLACKED_OUT, CUT = "blacked out by the safety checker", "end of the prompt not read"
 NOT_FINITE = "The model produced a value that is not a number."
 PNG_LEVEL = 1  # of zlib: a fifth larger than the usual 6, and several times faster
@@ -50,7 +44,7 @@ class Recipe:
         model: Folder, repository id or key.
         adapter: Folder of a LoRA adapter to use instead of the model's own; None without one.
         sampling: Settings.
-        precision: Of the weights, one of PRECISIONS.
+        precision: Of the weights, torch's name, "float32".
         rows: Most rows in one call of the denoiser, guidance not counted.
         threads: Of the CPU; another number may change the last bits.
     """
@@ -68,7 +62,7 @@ class Recipe:
         Raises:
             ValueError: If it cannot be loaded.
         """
-        spec, pipe = open_pipeline(self.model, device, PRECISIONS[self.precision])
+        spec, pipe = open_pipeline(self.model, device, getattr(torch, self.precision))
         if self.adapter is not None:
             spec = replace(spec, adapter=Path(self.adapter))
         pipe.max_rows = self.rows
@@ -140,21 +134,18 @@ class Worker:
             files = list(threads.map(png_bytes, images))
         cut = set(self.pipe.truncated(unit.prompts))
         pictures = []
-        for n, (one, error) in enumerate(zip(sampled, errors, strict=True)):
-            known = {} if one is None else self._cost(one[0], one[1])
-            if error is None and not finite[n]:
-                error = NOT_FINITE
-            flags = (BLACKED_OUT,) * flagged[n] + (CUT,) * (n in cut)
-            png = None if error else files[n]
-            costs = {"plan": "", "nfe": 0.0, "flops": 0.0} | known
-            pictures.append(Picture(png, flags=() if error else flags, error=error, **costs))
+        for n, (one, problem) in enumerate(zip(sampled, errors, strict=True)):
+            cost = {"plan": "", "nfe": 0.0, "flops": 0.0} if one is None else self._cost(*one)
+            if error := problem or (None if finite[n] else NOT_FINITE):
+                pictures.append(Picture(None, error=error, **cost))
+            else:
+                flags = (BLACKED_OUT,) * flagged[n] + (CUT,) * (n in cut)
+                pictures.append(Picture(files[n], flags=flags, **cost))
         return tuple(pictures)
 
     # -- sampling ----------------------------------------------------------------------------
 
-    def _sample_all(
-        self, unit: Unit
-    ) -> tuple[list[tuple[_Sampled, int] | None], list[str | None]]:
+    def _sample_all(self, unit: Unit) -> tuple[list[tuple[_Sampled, int] | None], list[str | None]]:
         """For each prompt, the run that holds its latent and its place there, or why none does."""
         number = len(unit.prompts)
         every = range(number)
