@@ -7,6 +7,7 @@ file is in the result exactly once, in the order of the file.
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,8 +198,11 @@ def _open(path: Path) -> TextIO:
     """A text file in UTF-8 or, if it says so at its beginning, UTF-16."""
     with path.open("rb") as file:
         start = file.read(2)
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return path.open(encoding=encoding, errors="surrogateescape", newline=None)
+    if start not in (b"\xff\xfe", b"\xfe\xff"):
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=None)
+    # Damage in UTF-16 cannot be escaped; it becomes a lone surrogate, as in UTF-8.
+    text = path.read_bytes().decode("utf-16", "replace").replace("\ufffd", "\udcff")
+    return io.StringIO(text, newline=None)
 
 
 def _lines(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
