@@ -6,7 +6,7 @@ process cannot yet take. Pictures come back to that process: the nodes need no c
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def actors(device: str, workers: int | None, threads: int) -> tuple[str, int]:
 
 def run_on_cluster(
     recipe: Recipe, device: str, number: int, messages: Sequence[bytes]
-) -> Iterator[Rendered]:
+) -> Generator[Rendered, None, None]:
     """Renders units on the cluster this process has joined; finished ones come in any order.
 
     Args:
@@ -113,7 +113,7 @@ def run_on_cluster(
 
 def _pass(
     recipe: Recipe, device: str, number: int, messages: Sequence[bytes]
-) -> Iterator[Rendered]:
+) -> Generator[Rendered, None, None]:
     """All units through the cluster once."""
     import ray.data
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
@@ -52,7 +52,7 @@ def devices(device: str, workers: int | None, threads: int) -> list[str]:
     return [names[n % len(names)] for n in range(workers or len(names))]
 
 
-def run_here(worker: Worker, messages: Sequence[bytes]) -> Iterator[Rendered]:
+def run_here(worker: Worker, messages: Sequence[bytes]) -> Generator[Rendered, None, None]:
     """Renders units one after the other in this process."""
     for message in messages:
         yield worker.render(Unit.from_bytes(message))
@@ -60,7 +60,7 @@ def run_here(worker: Worker, messages: Sequence[bytes]) -> Iterator[Rendered]:
 
 def run_in_processes(
     recipe: Recipe, devices: Sequence[str], messages: Sequence[bytes]
-) -> Iterator[Rendered]:
+) -> Generator[Rendered, None, None]:
     """Renders units in a process for each device; finished ones come in any order.
 
     Args:
@@ -114,7 +114,7 @@ class _Dispatch:
         self.strikes: dict[bytes, int] = {}
         self.flying: dict[Future[bytes], bytes] = {}
 
-    def results(self) -> Iterator[Rendered]:
+    def results(self) -> Generator[Rendered, None, None]:
         while self.waiting or self.suspects or self.flying:
             try:
                 self._send()
@@ -144,7 +144,7 @@ class _Dispatch:
             back.appendleft(message)
             raise
 
-    def _after_a_death(self) -> Iterator[Rendered]:
+    def _after_a_death(self) -> Generator[Rendered, None, None]:
         """Keeps what had arrived, counts against a unit that was alone, and starts anew."""
         lost = []
         for future, message in self.flying.items():

@@ -3,9 +3,8 @@
 Says what it does through a `Console`; the command line is one, tests are another.
 """
 
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 import torch
 
 from sage.core.plan import independent_plan
-from sage.core.settings import Sampling
 from sage.jobs.conditions import versions
 from sage.jobs.job import calibration_of, calls_of
 from sage.jobs.models import describe_device
@@ -170,10 +168,11 @@ class _Run:
         shared = plans_of(groups, embeddings, sampling, calls, calibration)
         seconds = None
         if device.type == self.workers.kind and prompts:
-            seconds = _expected_seconds(worker, shared, sampling) / len(self.workers.devices)
+            seconds = _expected_seconds(worker, shared) / len(self.workers.devices)
         summary = summarise(prompts, refused, shared, worker, seconds)
-        units = list(units_of(prompts, shared, settings.unit))
-        summary["units"] = len(units)
+        size = settings.unit_size(len(prompts))
+        units = list(units_of(prompts, shared, size))
+        summary |= {"units": len(units), "unit": size}
         self.store.save_plan(identity, units, refused, summary)
         return summary
 
@@ -189,8 +188,10 @@ class _Run:
 
     # -- pictures ----------------------------------------------------------------------------
 
-    def _write(self, messages: Sequence[bytes]) -> Iterator[int]:
+    def _write(self, messages: Sequence[bytes]) -> Generator[int, None, None]:
         """Renders and writes; yields how many prompts were finished, unit by unit."""
+        if not messages:
+            return
         by_number = {Unit.from_bytes(m).number: m for m in messages}
         with closing(self._rendered(messages)) as finished:
             for rendered in finished:
@@ -198,10 +199,8 @@ class _Run:
                 self.store.write(unit, rendered)
                 yield len(unit.rows)
 
-    def _rendered(self, messages: Sequence[bytes]) -> Iterator[Rendered]:
+    def _rendered(self, messages: Sequence[bytes]) -> Generator[Rendered, None, None]:
         devices = self.workers.devices
-        if not messages:
-            return iter(())
         if self.workers.cluster is not None:
             self.worker = None
             return cluster.run_on_cluster(self.recipe, devices[0], len(devices), messages)
@@ -221,18 +220,21 @@ class _Run:
         return Counter(pictures=errors, errors=len(table) - errors)
 
 
-def _expected_seconds(worker: Worker, shared: Shared, sampling: Sampling) -> float:
+def _expected_seconds(worker: Worker, shared: Shared) -> float:
     """What one worker would need, from a few steps that are measured now."""
     rows = worker.recipe.rows if worker.device.type == "cuda" else min(PROBED, worker.recipe.rows)
-    guidance, seconds = sampling.guidance_scale, []
-    worker.pipe.warm_up(rows, guidance)
-    for steps in (1, 3):
-        start = time.perf_counter()
-        worker.pipe([""] * rows, plan=independent_plan(rows, steps), guidance_scale=guidance)
-        seconds.append(time.perf_counter() - start)
-    step = max(seconds[1] - seconds[0], 0.0) / 2 / rows
-    rest = max(seconds[0] / rows - step, 0.0)  # of a picture: text encoder and decoder
-    return step * shared.evaluations + rest * sum(map(len, shared.groups))
+    calls = [worker.pipe.denoiser_calls(steps) for steps in (2, 4)]
+    worker.render(_blank(rows, calls[0]))  # the first run of all is slower
+    few, more = (worker.render(_blank(rows, number)).seconds / rows for number in calls)
+    call = max(more - few, 0.0) / (calls[1] - calls[0])
+    rest = max(few - call * calls[0], 0.0)  # of a picture: text encoder, decoder, file
+    return call * shared.evaluations + rest * sum(map(len, shared.groups))
+
+
+def _blank(number: int, calls: int) -> Unit:
+    places, empty = tuple(range(number)), ("",) * number
+    plan = independent_plan(number, calls)
+    return Unit(0, places, empty, empty, places, places, empty, "", plan)
 
 
 def summarise(
@@ -291,7 +293,7 @@ def describe(
             f"Evaluations: {spent:,} instead of {alone:,} ({saved:.1%} saved{adaptive}); "
             f"{flops / 1e12:,.1f} TFLOP ({less:.1%} saved)."
         )
-    yield f"Work: {summary['units']:,} units of up to {settings.unit} prompts; {workers}."
+    yield f"Work: {summary['units']:,} units of up to {summary['unit']} prompts; {workers}."
     if summary["seconds"] is None:
         yield "Expected time: shown once the first units are back."
     else:

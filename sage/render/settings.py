@@ -17,7 +17,9 @@ from sage.core.settings import Sampling, Switch, settings_of
 if TYPE_CHECKING:
     from sage.jobs.models import ModelSpec
 
-ROWS, UNIT = 32, 64
+ROWS = 32
+# Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
+SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 EPILOG = """\
 The same command goes on where a run was stopped, for whatever reason, with any number of workers;
@@ -41,7 +43,7 @@ class RenderSettings:
         workers: Processes or actors; None is one for each GPU, or for each `threads` cores.
         threads: Cores of a worker without a GPU.
         rows: Most rows in one call of the denoiser, guidance not counted.
-        unit: Most prompts in a unit of work.
+        unit: Most prompts in a unit of work; None is 16 to 64, by the number of prompts.
         ray: Address of a Ray cluster, "auto" or "local"; None is without Ray.
         grid: Whether contact sheets are drawn.
         dry_run: Whether it stops after the plan.
@@ -58,10 +60,15 @@ class RenderSettings:
     workers: int | None = None
     threads: int = 1
     rows: int = ROWS
-    unit: int = UNIT
+    unit: int | None = None
     ray: str | None = None
     grid: bool = False
     dry_run: bool = False
+
+    def unit_size(self, prompts: int) -> int:
+        """Most prompts in a unit of a run of so many prompts."""
+        fitting = min(max(SMALLEST_UNIT, -(-prompts // UNITS)), LARGEST_UNIT)
+        return self.unit or fitting
 
     def identity(self, device_kind: str, precision: str) -> dict[str, Any]:
         """Everything that the pictures depend on, as plain JSON values.
@@ -178,7 +185,8 @@ def _parser() -> argparse.ArgumentParser:
                       "GPU, or for each --threads cores)")  # fmt: skip
     work.add_argument("--threads", type=int, default=1, help="cores of a worker without a GPU")
     work.add_argument("--rows", type=int, default=ROWS, help="rows in one call of the denoiser")
-    work.add_argument("--unit", type=int, default=UNIT, help="prompts in a unit of work")
+    work.add_argument("--unit", type=int, help="prompts in a unit of work (default: "
+                      f"{SMALLEST_UNIT} to {LARGEST_UNIT})")  # fmt: skip
     return parser
 
 

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 
@@ -62,6 +64,8 @@ class Recipe:
         Raises:
             ValueError: If it cannot be loaded.
         """
+        diffusers.utils.logging.disable_progress_bar()  # there are bars of our own
+        transformers.utils.logging.disable_progress_bar()
         spec, pipe = open_pipeline(self.model, device, getattr(torch, self.precision))
         if self.adapter is not None:
             spec = replace(spec, adapter=Path(self.adapter))
@@ -163,8 +167,6 @@ class Worker:
                 sampled[n], errors[n] = (alone, 0), None
             else:
                 errors[n] = problem_alone or NOT_FINITE
-                if not any(sampled):
-                    break  # nothing at all works: not a matter of one prompt
         return sampled, errors
 
     def _attempt(

@@ -147,7 +147,9 @@ def test_parquet_holds_numbers_for_ids_and_gaps_in_seeds(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.utf8())])
+@pytest.mark.parametrize(
+    "kind", [pa.large_string(), pa.binary(), pa.dictionary(pa.int8(), pa.utf8())]
+)
 def test_parquet_may_hold_texts_in_any_type(tmp_path, kind):
     texts = pa.array(["a fox", "a dog"]).cast(kind) if kind != pa.dictionary(
         pa.int8(), pa.utf8()) else pa.array(["a fox", "a dog"]).dictionary_encode()  # fmt: skip
@@ -188,7 +190,9 @@ def test_a_seed_that_is_none_is_refused(tmp_path, seed):
     assert found.error.startswith("The seed is ")
 
 
-@pytest.mark.parametrize(("seed", "value"), [("7", 7), (" 7.0 ", 7), ("", 3), ("2147483647", 2**31 - 1)])
+@pytest.mark.parametrize(
+    ("seed", "value"), [("7", 7), (" 7.0 ", 7), ("", 3), ("2147483647", 2**31 - 1)]
+)
 def test_a_seed_may_be_written_in_several_ways(tmp_path, seed, value):
     (found,) = read(written(tmp_path, "p.csv", f"prompt,seed\na fox,{seed}\n"), seed=3)
     assert found.seed == value
