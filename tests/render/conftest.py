@@ -1,5 +1,6 @@
 """Small runs of a tiny real model, in a folder of their own."""
 
+import contextlib
 import json
 from collections import Counter
 
@@ -67,6 +68,18 @@ def render(tmp_path, tiny_folder, rows):
 
     torch.set_num_threads(1)
     return go
+
+
+def descendants(*names):
+    """Processes that this one started, directly or not, whose command line holds all names."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if all(name in " ".join(process.cmdline()) for name in names):
+                found.append(process)
+    return found
 
 
 def content(folder):
