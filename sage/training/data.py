@@ -21,11 +21,11 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group
 from sage.sd.features import pixels_of
 from sage.sd.pipeline import SagePipeline
 from sage.training.coco import CaptionedPictures, read_coco
-from sage.training.grouping import GroupingRule, form_groups
 from sage.training.settings import SCENES, TrainSettings
 from sage.training.skips import Skips
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group
 from sage.sd.pipeline import SagePipeline
 from sage.training.coco import read_coco
 from sage.training.data import FileSource, embed_all, squared
-from sage.training.grouping import GroupingRule, form_groups
 from sage.world.captions import caption
 from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.vocabulary import PLACE_BY_NAME
