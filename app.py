@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import threading
+from typing import get_args
 
 # Otherwise every start begins with a notice about an image library that is not needed.
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -13,6 +14,7 @@ with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
 from sage.jobs.models import available_models, load_model, zero_gpu
+from sage.sd.precision import Precision
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.shelf import Shelf
 
@@ -22,6 +24,12 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder or hub id of a Stable Diffusion class model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=get_args(Precision),
+        help="of the networks (default: what the device computes fastest)",
+    )
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="public link through gradio.live")
@@ -35,7 +43,10 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Serves the page until interrupted; whoever renders first waits for the default model."""
     flags = parse_flags()
-    shelf = Shelf(available_models(flags.model), lambda spec: load_model(spec, flags.device))
+    shelf = Shelf(
+        available_models(flags.model),
+        lambda spec: load_model(spec, flags.device, flags.precision),
+    )
     demo = build_demo(shelf)
     loading = threading.Thread(target=shelf.warm_up, daemon=True)
     loading.start()

@@ -38,8 +38,10 @@ from sage.core.sampling import State, in_prompt_order, prompt_rows, sample
 from sage.core.solver import Solver
 from sage.core.trunk import Denoiser, Trunk, queries
 from sage.sd.clip import ClipEncoder
-from sage.sd.flops import model_flops
+from sage.sd.execution import Execution, Known, Part, structure
+from sage.sd.flops import count_bytes, model_flops
 from sage.sd.model_settings import ModelSettings
+from sage.sd.packed import make_packable
 from sage.sd.preview import LatentRGB
 from sage.sd.schedulers import (
     WrappedScheduler,
@@ -48,11 +50,13 @@ from sage.sd.schedulers import (
     solver_for,
     steps_for,
 )
-from sage.sd.store import StateStore
+from sage.sd.store import Draft, StateStore
 from sage.sd.timing import StageClock, StageSeconds
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
+# One pass of so many keeps a CPU busy for a tenth of a second and more; batches win nothing then.
+HEAVY_FLOPS = 5e10
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,9 @@ class SageOutput:
         flagged: For each picture whether the model's safety checker blacked it out.
         reused: Evaluations of the plan that were taken from an earlier run.
         probes: Evaluations beyond the plan's that an adaptive rule spent; `cost` counts them.
+        memory_retries: How often memory ran out and fewer rows went through a network at once.
+        rows: Most rows that the denoiser took in one call, unconditional ones included.
+        exact: Whether the pictures do not depend on their company, bit for bit.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -107,6 +114,9 @@ class SageOutput:
     flagged: tuple[bool, ...]
     reused: int = 0
     probes: int = 0
+    memory_retries: int = 0
+    rows: int = 0
+    exact: bool = False
 
 
 class SagePipeline(StableDiffusionPipeline):
@@ -116,7 +126,8 @@ class SagePipeline(StableDiffusionPipeline):
         clip: Encoder for the similarity of prompts; without one, the pooled output of the text
             encoder stands in, which is a different scale.
         settings: The model's own bounds of similarity, guidance and preview colours.
-        max_rows: Rows that go through the denoiser in one call, guidance not counted.
+        max_rows: Most rows that go through a network in one call, guidance not counted; it is fewer
+            where memory is short. More rows than this take no less time for each.
     """
 
     clip: ClipEncoder | None = None
@@ -155,6 +166,8 @@ class SagePipeline(StableDiffusionPipeline):
             clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
         pipe.clip, pipe.settings = clip, ModelSettings.read(folder_or_repo)
         pipe.scheduler = ddim_scheduler(pipe.scheduler)
+        for network in (pipe.unet, pipe.vae):
+            make_packable(network)
         return pipe
 
     @classmethod
@@ -250,6 +263,10 @@ class SagePipeline(StableDiffusionPipeline):
     @cached_property
     def _warm_sizes(self) -> set[int]:
         return set()
+
+    @cached_property
+    def _known(self) -> Known:
+        return Known()
 
     @cached_property
     def _flops(self) -> dict[tuple[int, ...], ModelFlops]:
@@ -349,6 +366,7 @@ class SagePipeline(StableDiffusionPipeline):
         fresh_noise: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         adaptive: AdaptiveRule | None = None,
+        exact: bool | None = False,
     ) -> SageOutput:
         """Renders the prompts; see `stream` for the arguments."""
         *_, output = self.stream(
@@ -366,6 +384,7 @@ class SagePipeline(StableDiffusionPipeline):
             fresh_noise=fresh_noise,
             guidance_interval=guidance_interval,
             adaptive=adaptive,
+            exact=exact,
         )
         return output
 
@@ -384,6 +403,7 @@ class SagePipeline(StableDiffusionPipeline):
         trunk: Trunk = "mean",
         fresh_noise: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        exact: bool | None = False,
     ) -> tuple[SageOutput, ...]:
         """Renders the prompts at several branch points from one trunk for each group.
 
@@ -400,6 +420,7 @@ class SagePipeline(StableDiffusionPipeline):
             trunk: What the trunks follow.
             fresh_noise: Share of the noise that is renewed at a split.
             guidance_interval: Where guidance is on.
+            exact: Whether the pictures do not depend on their company.
 
         Returns:
             One output for each share ratio, in the order asked for.
@@ -419,6 +440,7 @@ class SagePipeline(StableDiffusionPipeline):
                 trunk=trunk,
                 fresh_noise=fresh_noise,
                 guidance_interval=guidance_interval,
+                exact=exact,
             )
             for ratio in sorted(set(share_ratios), reverse=True)  # the longest trunk first
         }
@@ -441,6 +463,7 @@ class SagePipeline(StableDiffusionPipeline):
         fresh_noise: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         adaptive: AdaptiveRule | None = None,
+        exact: bool | None = False,
     ) -> Iterator[SageStep | SageOutput]:
         """Renders the prompts step by step.
 
@@ -476,13 +499,17 @@ class SagePipeline(StableDiffusionPipeline):
             adaptive: Splits groups while sampling, where their predictions disagree, instead of at
                 `share_ratio`. The output's plan is the realised one; its probes are counted.
                 Excludes `plan`, and `reuse`: no state is known before the probes are.
+            exact: Whether a picture is bit for bit the same whatever its company, `max_rows`, free
+                memory and reused states; see `sage.sd.execution` and `exact_costs_nothing`. None
+                is wherever it costs nothing.
 
         Yields:
             A SageStep for every step that is run, then one SageOutput.
 
         Raises:
             ValueError: If arguments disagree.
-            FloatingPointError: If the model produced a value that is not a number.
+            FloatingPointError: If the denoiser or the decoder gave a value that is not a number.
+            MemoryError: If memory does not suffice for a single row.
         """
         prompts = list(prompts)
         seeds = tuple(range(len(prompts))) if seeds is None else tuple(seeds)
@@ -499,6 +526,7 @@ class SagePipeline(StableDiffusionPipeline):
         depth = plan.depth if adaptive is None else len(prompts)
         fresh = self._fresh(fresh_noise, seeds, depth)
         run = _Run(prompts, plan, guidance, guided, seeds, negative_prompt, trunk, fresh, adaptive)
+        run = replace(run, exact=self.exact_costs_nothing() if exact is None else exact)
         return self._run(run, output_type, reuse)
 
     def _run(
@@ -512,6 +540,8 @@ class SagePipeline(StableDiffusionPipeline):
             reuse = None  # its counters are not in the state
         inputs = self._inputs(run)
         state = None if reuse is None else reuse.latest(inputs, run.plan, run.share_renewed)
+        draft = None if reuse is None else Draft(reuse, inputs, run.plan, run.share_renewed)
+        execution = parts.execution
         first = 0 if state is None else state.step + 1
         done = Adapted(state, run.plan)
         walk, probes = self._walk(run, parts, state), []
@@ -521,19 +551,38 @@ class SagePipeline(StableDiffusionPipeline):
                 done = next(walk)
             shares |= _step_shares(done.state.rows)
             probes += [done.probed] if done.probed else []
-            if reuse is not None:
-                reuse.add(inputs, run.plan, done.state, run.share_renewed)
-            yield SageStep(i + 1, run.plan.steps, done.state, self.preview)
+            # Other rows at once, other last bits: not what a run from the start would give.
+            if draft is not None and (run.exact or not execution.retries):
+                draft.add(done.state, execution.finite)
+            try:
+                yield SageStep(i + 1, run.plan.steps, done.state, self.preview)
+            except GeneratorExit:  # stopped: what was done is good for a later run
+                if draft is not None:
+                    draft.publish()
+                raise
         # 3. Pictures.
         latents = in_prompt_order(done.state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
-            images, flagged = self._decode(latents, output_type)
+            images, flagged = self._decode(latents, output_type, execution)
+        if draft is not None:  # a run that failed leaves nothing
+            draft.publish()
         reused = sum(queries(run.trunk, done.plan.rows(i)) for i in range(first))
         guided = run.guided if run.guidance > 1 else False
         cost = plan_cost(done.plan, self.flops, guided, run.trunk, probes)
         extra, seconds = sum(probe.extra for probe in probes), clock.read()
         yield SageOutput(
-            images, done.plan, cost, seconds, latents, run.seeds, flagged, reused, extra
+            images,
+            done.plan,
+            cost,
+            seconds,
+            latents,
+            run.seeds,
+            flagged,
+            reused,
+            extra,
+            memory_retries=execution.retries,
+            rows=execution.largest,
+            exact=run.exact,
         )
 
     def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
@@ -558,8 +607,10 @@ class SagePipeline(StableDiffusionPipeline):
         device = self._execution_device
         # A probe compares with the unconditional prediction whether or not the run is guided.
         needed = run.guided or (run.adaptive and run.adaptive.compare == "direction")
+        execution = self._execution(run.exact)
+        texts = Part("text encoder", self.encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
-            cond = self.encode(run.prompts)  # (N, L, D)
+            cond = torch.cat(execution.one_by_one(texts, run.prompts))  # (N, L, D)
             uncond = self.encode([run.negative_prompt]) if needed else None  # (1, L, D)
         streams = self._streams(run.seeds)
         noise = streams.draw().to(device)  # (N, C, h, w)
@@ -567,7 +618,7 @@ class SagePipeline(StableDiffusionPipeline):
         solver = solver_for(self.scheduler, steps, device, streams)
         if run.fresh is not None:
             _ = solver.after  # raises now if this scheduler has none
-        call = partial(self._denoise, timesteps=solver.timesteps)
+        call = partial(self._denoise, timesteps=solver.timesteps, execution=execution)
         denoisers = (
             partial(call, uncond=None, guidance=1.0),
             partial(call, uncond=uncond, guidance=run.guidance),
@@ -580,9 +631,11 @@ class SagePipeline(StableDiffusionPipeline):
             lambda i: partial(
                 self._probe,
                 timesteps=solver.timesteps,
+                execution=execution,
                 uncond=uncond,
                 guidance=run.guidance if i in run.guided else 1.0,
             ),
+            execution,
         )
 
     def _inputs(self, run: "_Run") -> Hashable:
@@ -592,7 +645,7 @@ class SagePipeline(StableDiffusionPipeline):
             type(self.scheduler).__name__,
             repr(sorted(self.scheduler.config.items(), key=str)),
         )
-        size = (run.plan.steps, self.max_rows)
+        size = (run.plan.steps, "exact" if run.exact else self.max_rows)
         return (
             tuple(run.prompts),
             run.seeds,
@@ -605,12 +658,36 @@ class SagePipeline(StableDiffusionPipeline):
     def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:
         """Runs encoder, denoiser and decoder once at a batch size, so that timing starts warm.
 
-        A size that has run before costs nothing.
+        A size that has run before costs nothing. For a model whose single pass takes seconds here,
+        nothing is run: being first costs it milliseconds.
         """
-        if rows not in self._warm_sizes:
+        if rows not in self._warm_sizes and not self._is_heavy:
             plan = independent_plan(rows, 1)
             self([""] * rows, plan=plan, guidance_scale=guidance_scale)
             self._warm_sizes.add(rows)
+
+    def exact_costs_nothing(self) -> bool:
+        """Whether `exact` runs at the batch sizes that it would run at without; found out once.
+
+        So it is where batches of all sizes give the same rows, and where one pass fills the device.
+        """
+        if self._is_heavy:
+            return True
+        execution = self._execution(exact=True)
+        key = structure(self.unet)
+        if key not in self._known.free_exact:
+            generator = torch.Generator().manual_seed(0)
+            x, t, cond = (
+                torch.randn(16, *self._latent_shape, generator=generator),
+                torch.arange(16) * 50,
+                torch.randn(16, *self._cond_shape, generator=generator),
+            )
+            rows = [r.to(self._execution_device) for r in (x, t, cond)]
+            with torch.inference_mode():
+                for size in (1, 4, 6, 8, 16):
+                    self._predict(*(r[:size] for r in rows), execution)
+            self._known.free_exact[key] = all(self._known.same_rows.values())
+        return self._known.free_exact[key]
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -657,11 +734,16 @@ class SagePipeline(StableDiffusionPipeline):
         timesteps: Tensor,
         uncond: Tensor | None,
         guidance: float,
+        execution: Execution,
     ) -> Tensor:
-        """The UNet as the sampler wants it: guided, in chunks of rows that fit."""
-        parts = (x, timesteps[index], cond)
-        chunks = zip(*(part.split(self.max_rows) for part in parts), strict=True)
-        return torch.cat([self._predict(*chunk, uncond, guidance) for chunk in chunks])
+        """The UNet as the sampler wants it, with classifier-free guidance (arXiv 2207.12598)."""
+        t = timesteps[index]
+        if uncond is None:
+            return self._predict(x, t, cond, execution)
+        both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D), both halves in one batch
+        output = self._predict(torch.cat([x, x]), torch.cat([t, t]), both, execution, 2)
+        without, with_prompt = output.chunk(2)
+        return without + guidance * (with_prompt - without)
 
     def _probe(
         self,
@@ -673,9 +755,11 @@ class SagePipeline(StableDiffusionPipeline):
         timesteps: Tensor,
         uncond: Tensor | None,
         guidance: float,
+        execution: Execution,
     ) -> tuple[Tensor, Tensor | None]:
         """Predictions of several conditions for each row, which share one unconditional pass."""
-        ask = partial(self._denoise, timesteps=timesteps, uncond=None, guidance=1.0)
+        how = {"timesteps": timesteps, "execution": execution}
+        ask = partial(self._denoise, uncond=None, guidance=1.0, **how)
         if uncond is None:
             return ask(x[of], index[of], cond), None
         where = torch.cat([torch.arange(len(x), device=of.device), of])
@@ -684,16 +768,31 @@ class SagePipeline(StableDiffusionPipeline):
         return base[of] + guidance * (output - base[of]), base
 
     def _predict(
-        self, x: Tensor, t: Tensor, cond: Tensor, uncond: Tensor | None, guidance: float
+        self, x: Tensor, t: Tensor, cond: Tensor, execution: Execution, passes: int = 1
     ) -> Tensor:
-        """Classifier-free guidance (arXiv 2207.12598) with both halves in one batch."""
-        z = x.to(cond.dtype)  # latents stay float32 between steps, the network runs in its own
-        if uncond is None:
-            return self.unet(z, t, cond).sample.to(x.dtype)
-        both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D)
-        output = self.unet(torch.cat([z, z]), torch.cat([t, t]), both).sample.to(x.dtype)
-        without, with_prompt = output.chunk(2)
-        return without + guidance * (with_prompt - without)
+        """The UNet's output for passes, of which each row has so many."""
+        dtype = self.unet.dtype  # latents stay float32 between steps, the network runs in its own
+        part = Part(
+            "denoiser",
+            lambda z, t, cond: self.unet(z, t, cond).sample,
+            passes * self.max_rows,
+            structure(self.unet),
+            partial(count_bytes, self.unet, self._latent_shape, self._cond_shape),
+        )
+        return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
+
+    @property
+    def _cond_shape(self) -> tuple[int, int]:
+        return self.tokenizer.model_max_length, self.unet.config.cross_attention_dim
+
+    @property
+    def _is_heavy(self) -> bool:
+        """Whether one pass alone keeps the device busy for long."""
+        return self._execution_device.type == "cpu" and self.flops.denoiser > HEAVY_FLOPS
+
+    def _execution(self, exact: bool) -> Execution:
+        device = self._execution_device
+        return Execution(device, exact, self._known, check=not self._is_heavy)
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Cheap pictures of latents [R, C, h, w], in the size of the real ones."""
@@ -703,17 +802,33 @@ class SagePipeline(StableDiffusionPipeline):
         return self.settings.latent_rgb.pictures(latents, (width, height))
 
     def _decode(
-        self, latents: Tensor, output_type: OutputType
+        self, latents: Tensor, output_type: OutputType, execution: Execution
     ) -> tuple[list[Image.Image] | np.ndarray | Tensor, tuple[bool, ...]]:
-        if not bool(torch.isfinite(latents).all()):
-            raise FloatingPointError("The model produced a value that is not a number.")
+        # The one flag that is read of a run: its states' and its predictions' together.
+        if not bool(torch.isfinite(latents).all() & execution.finite):
+            raise FloatingPointError("The denoiser produced a value that is not a number.")
         if output_type == "latent":
             return latents, (False,) * len(latents)
+        decoder = Part(
+            "decoder",
+            lambda z: self.vae.decode(z).sample,
+            self.max_rows,
+            structure(self.vae),
+            partial(count_bytes, self.vae, self._latent_shape),
+        )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        pixels = torch.cat([self.vae.decode(part).sample for part in z.split(self.max_rows)])
-        pixels, flags = self.run_safety_checker(pixels, pixels.device, self.dtype)
-        images = self.image_processor.postprocess(pixels, output_type=output_type)
-        return images, tuple(flags or (False,) * len(latents))
+        pixels = torch.cat(execution.one_by_one(decoder, z))
+        if not bool(torch.isfinite(pixels).all()):
+            raise FloatingPointError("The decoder produced a value that is not a number.")
+        checker = Part("safety checker", self._checked, self.max_rows)
+        pixels, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
+        images = self.image_processor.postprocess(torch.cat(pixels), output_type=output_type)
+        return images, tuple(flag for some in flags for flag in some)
+
+    def _checked(self, pixels: Tensor) -> tuple[Tensor, Sequence[bool]]:
+        """Pictures after the model's safety checker, and whether it blacked each out."""
+        checked, flags = self.run_safety_checker(pixels, pixels.device, self.dtype)
+        return checked, flags or (False,) * len(pixels)
 
     def _guidance(self, guidance_scale: float | None) -> float:
         return self.settings.guidance_scale if guidance_scale is None else guidance_scale
@@ -744,6 +859,7 @@ class _Run:
     trunk: Trunk
     fresh: FreshNoise | None
     adaptive: AdaptiveRule | None
+    exact: bool = False
 
     @property
     def share_renewed(self) -> float:
@@ -759,6 +875,7 @@ class _Parts:
     solver: Solver
     denoise: Callable[[int], Denoiser]
     probe: Callable[[int], Probe]
+    execution: Execution
 
 
 def _check_inputs(

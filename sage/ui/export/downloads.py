@@ -69,9 +69,9 @@ def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
 
 def _lines(comparison: Comparison, spec: ModelSpec) -> str:
     plan, groups = comparison.shared.plan, comparison.grouping.groups
-    dtype, device = comparison.report["dtype"], comparison.shared.latents.device.type
-    # Out of a lease the latents come back on the CPU; half precision is used on a GPU only.
-    device = device if dtype == "float32" else "cuda"
+    dtype, device = comparison.report["dtype"], comparison.report["device"]
+    # Not where the latents are: out of a lease they come back on the CPU.
+    device = "cpu" if device.startswith("CPU") else "cuda"
     return python_lines(comparison.request, spec, plan, groups, device=device, dtype=dtype)
 
 
