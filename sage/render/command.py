@@ -1,14 +1,13 @@
 """`python -m sage render`: the command line of bulk runs, its bars and its exit codes."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 from sage.render.settings import parse
 
-T = TypeVar("T")
 OK, WITH_ERRORS, REFUSED, STOPPED_BY_DISK, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -19,9 +18,11 @@ class Terminal:
         """Prints a line."""
         print(sentence, flush=True)
 
-    def bar(self, items: Iterable[T], total: int, name: str) -> Iterable[T]:
+    @contextmanager
+    def progress(self, name: str, total: int | None) -> Iterator[Callable[[int], object]]:
         """A bar that goes away when it is full."""
-        return tqdm(items, total=total or None, desc=name, leave=False, mininterval=0.5)
+        with tqdm(total=total, desc=name, leave=False, mininterval=0.5) as bar:
+            yield bar.update
 
     def count(self, pictures: Iterator[int], done: int, total: int) -> None:
         """The bar of rendering, in prompts."""

@@ -7,10 +7,11 @@ there.
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from sage.core.calibration import Calibration
 from sage.core.cost import Cost, ModelFlops, StageFlops, evaluations, plan_cost
 from sage.core.grouping import cosine_similarity
+from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group, Plan, Segment, shared_plan
 from sage.core.settings import Sampling
 from sage.core.tree import Fork, dendrogram, falling_cut, tree_plan
@@ -27,23 +29,24 @@ from sage.render.prompts import Prompt
 from sage.render.store import picture_names
 from sage.render.work import Unit
 from sage.sd.pipeline import SagePipeline
-from sage.training.grouping import GroupingRule, form_groups
 
-T = TypeVar("T")
 EMBEDDED = 256  # prompts in one call of the encoder
 
 
-class Bar(Protocol):
-    """Shows progress: what it is given, with the number of items and a name."""
+class Progress(Protocol):
+    """Shows how far something is: a context in which amounts of work are reported."""
 
-    def __call__(self, items: Iterable[T], total: int, name: str) -> Iterable[T]:
-        """The items, shown as they are taken."""
+    def __call__(
+        self, name: str, total: int | None
+    ) -> AbstractContextManager[Callable[[int], object]]:
+        """A bar of a name, and of so much work if that is known."""
         ...
 
 
-def silent(items: Iterable[T], total: int, name: str) -> Iterable[T]:
-    """A bar that shows nothing."""
-    return items
+@contextmanager
+def silent(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Shows nothing."""
+    yield lambda amount: None
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,24 @@ class Shared:
 # -- similarity ----------------------------------------------------------------------------------
 
 
-def embed(pipe: SagePipeline, texts: Sequence[str], bar: Bar = silent) -> Tensor:
+def embed(pipe: SagePipeline, texts: Sequence[str], progress: Progress = silent) -> Tensor:
     """Embeddings whose cosine is the similarity of prompts, each text computed once.
 
     Args:
         pipe: The model.
         texts: N texts.
-        bar: Shows progress.
+        progress: Shows progress.
 
     Returns:
         [N, D] float32 on the CPU, unit length.
     """
     distinct = sorted(dict.fromkeys(texts), key=len)  # texts of one length need no padding
     place = {text: n for n, text in enumerate(distinct)}
-    starts = range(0, len(distinct), EMBEDDED)
-    parts = [
-        _embed(pipe, distinct[start : start + EMBEDDED])
-        for start in bar(starts, len(starts), "Embedding")
-    ]
+    parts = []
+    with progress("Embedding", len(distinct)) as report:
+        for start in range(0, len(distinct), EMBEDDED):
+            parts.append(_embed(pipe, distinct[start : start + EMBEDDED]))
+            report(len(parts[-1]))
     return torch.cat(parts)[[place[text] for text in texts]]
 
 
@@ -116,7 +119,7 @@ def _embed(pipe: SagePipeline, texts: Sequence[str]) -> Tensor:
 
 
 def group(
-    prompts: Sequence[Prompt], embeddings: Tensor, sampling: Sampling, bar: Bar = silent
+    prompts: Sequence[Prompt], embeddings: Tensor, sampling: Sampling, progress: Progress = silent
 ) -> tuple[Group, ...]:
     """Groups in which every pair lies within the bounds, and the prompts that are alone.
 
@@ -126,7 +129,7 @@ def group(
         prompts: N prompts.
         embeddings: [N, D] unit length; a row that is not finite shares with nobody.
         sampling: Bounds and largest group.
-        bar: Shows progress.
+        progress: Shows progress.
 
     Returns:
         A partition of 0..N-1, ordered by first members; in a group the smallest seed is first.
@@ -138,23 +141,39 @@ def group(
             sets.setdefault(prompt.negative_prompt, []).append(n)
     groups: list[Group] = []
     if sampling.max_group_size > 1:
-        for members in bar(sets.values(), len(sets), "Grouping"):
-            if len(members) > 1:
-                formed = form_groups(
-                    embeddings[members],
-                    torch.arange(len(members)),
-                    GroupingRule(
-                        sampling.tau_min,
-                        sampling.tau_max,
-                        sampling.max_group_size,
-                        prefer="closest",
-                    ),
-                )
+        rule = GroupingRule(
+            sampling.tau_min,
+            sampling.tau_max,
+            sampling.max_group_size,
+            prefer="closest",
+            sizes="largest",
+        )
+        with progress("Grouping", sum(map(len, sets.values()))) as report:
+            for members in sets.values():
+                formed = _formed(embeddings, members, rule, report)
                 groups += [tuple(members[m] for m in g) for g in formed]
     taken = {n for g in groups for n in g}
     groups += [(n,) for n in range(len(prompts)) if n not in taken]
     ordered = [tuple(sorted(g, key=lambda n: (prompts[n].seed, n))) for g in groups]
     return tuple(sorted(ordered, key=min))
+
+
+def _formed(
+    embeddings: Tensor, members: Sequence[int], rule: GroupingRule, report: Callable[[int], object]
+) -> Sequence[Group]:
+    """Groups among some prompts; tells how many have been looked at."""
+    told = 0
+
+    def tell(share: float) -> None:
+        nonlocal told
+        now = int(share * len(members))
+        report(now - told)
+        told = now
+
+    if len(members) < 2:
+        tell(1.0)
+        return ()
+    return form_groups(embeddings[members], torch.arange(len(members)), rule, report=tell)
 
 
 # -- plans ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from sage.jobs.conditions import versions
 from sage.jobs.job import calibration_of, calls_of
 from sage.jobs.models import describe_device
 from sage.render import cluster, local
-from sage.render.planning import Bar, Shared, embed, group, hours, plans_of, units_of
+from sage.render.planning import Progress, Shared, embed, group, hours, plans_of, units_of
 from sage.render.prompts import Prompt, Refused, read_prompts
 from sage.render.settings import RenderSettings, differences
 from sage.render.sheets import draw_sheets
@@ -31,7 +31,7 @@ PROBED = 4  # rows with which the speed of a CPU is measured
 class Console(Protocol):
     """Where a run says what it does."""
 
-    bar: Bar
+    progress: Progress
 
     def say(self, sentence: str) -> None:
         """Shows a line."""
@@ -96,13 +96,8 @@ def run(settings: RenderSettings, console: Console) -> Counter[str]:
         OutOfMemory: If a device has no room for so many rows.
     """
     workers = Workers.find(settings)
-    precision = settings.precision
-    if precision == "auto":
-        precision = "float16" if workers.kind == "cuda" else "float32"
-    adapter = None if settings.adapter is None else str(settings.adapter.resolve())
-    recipe = Recipe(
-        settings.model, adapter, settings.sampling, precision, settings.rows, settings.threads
-    )
+    settings = settings.on(workers.kind)
+    recipe = Recipe.of(settings)
     with Store(settings.out) as store:
         return _Run(settings, recipe, workers, store, console).go()
 
@@ -119,7 +114,7 @@ class _Run:
     worker: Worker | None = None  # made for the plan, and used again if nobody else renders
 
     def go(self) -> Counter[str]:
-        identity = self.settings.identity(self.workers.kind, self.recipe.precision)
+        identity = self.settings.identity(self.workers.kind)
         summary = self._summary(identity)
         finished = self.store.finished()
         units = list(self.store.units())
@@ -150,20 +145,22 @@ class _Run:
         return saved[1]
 
     def _plan(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        settings, sampling, bar = self.settings, self.settings.sampling, self.console.bar
+        settings, sampling, progress = self.settings, self.settings.sampling, self.console.progress
         prompts: list[Prompt] = []
         refused: list[Refused] = []
         rows = read_prompts(settings.prompts, sampling.seed, settings.columns)
-        for row in bar(rows, 0, "Reading"):
-            if isinstance(row, Prompt):
-                prompts.append(row)
-            else:
-                refused.append(row)
+        with progress("Reading", None) as report:
+            for row in rows:
+                if isinstance(row, Prompt):
+                    prompts.append(row)
+                else:
+                    refused.append(row)
+                report(1)
         device = _here(self.workers.devices[0])
         model = self.recipe.load(device)
         worker = self.worker = Worker(self.recipe, str(device), model)
         embeddings = self._embed(worker, prompts)
-        groups = group(prompts, embeddings, sampling, bar)
+        groups = group(prompts, embeddings, sampling, progress)
         calls, calibration = calls_of(sampling), calibration_of(model.spec)
         shared = plans_of(groups, embeddings, sampling, calls, calibration)
         seconds = None
@@ -182,7 +179,7 @@ class _Run:
             return torch.zeros(0, 1)
         torch.set_num_threads(len(local.devices("cpu", None, 1)))
         try:
-            return embed(worker.pipe, [p.text for p in prompts], self.console.bar)
+            return embed(worker.pipe, [p.text for p in prompts], self.console.progress)
         finally:
             torch.set_num_threads(self.recipe.threads)
 
@@ -214,7 +211,7 @@ class _Run:
     def _conclude(self, identity: Mapping[str, Any], summary: Mapping[str, Any]) -> Counter[str]:
         table = self.store.write_manifest(record(self.settings, identity, summary))
         if self.settings.grid:
-            for name, png in draw_sheets(table, self.settings.out, self.console.bar):
+            for name, png in draw_sheets(table, self.settings.out, self.console.progress):
                 self.store.write_sheet(name, png)
         errors = table["error"].null_count
         return Counter(pictures=errors, errors=len(table) - errors)

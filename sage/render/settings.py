@@ -8,7 +8,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from sage.core.settings import Sampling, Switch, settings_of
 if TYPE_CHECKING:
     from sage.jobs.models import ModelSpec
 
-ROWS = 32
+# Rows in a call: more take no less time for each, and few are wasted when calls are filled up.
+ROWS = {"cpu": 8, "cuda": 16}
 # Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
 SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
-PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
 EPILOG = """\
 The same command goes on where a run was stopped, for whatever reason, with any number of workers;
 what is finished is not rendered again. See sage/render/README.md for the files and the promises.
@@ -39,10 +40,10 @@ class RenderSettings:
         adapter: LoRA to use, in place of the model's own; implies `trained`.
         columns: Names of the file's columns where they are not ours.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "auto" (half on a GPU) or one of torch's.
+        precision: "float32", "bf16", "fp16", or "auto": fp16 on a GPU, float32 on a CPU.
         workers: Processes or actors; None is one for each GPU, or for each `threads` cores.
         threads: Cores of a worker without a GPU.
-        rows: Most rows in one call of the denoiser, guidance not counted.
+        rows: Rows in a call of the denoiser, guidance not counted; None is what suits the device.
         unit: Most prompts in a unit of work; None is 16 to 64, by the number of prompts.
         ray: Address of a Ray cluster, "auto" or "local"; None is without Ray.
         grid: Whether contact sheets are drawn.
@@ -59,7 +60,7 @@ class RenderSettings:
     precision: str = "auto"
     workers: int | None = None
     threads: int = 1
-    rows: int = ROWS
+    rows: int | None = None
     unit: int | None = None
     ray: str | None = None
     grid: bool = False
@@ -70,12 +71,20 @@ class RenderSettings:
         fitting = min(max(SMALLEST_UNIT, -(-prompts // UNITS)), LARGEST_UNIT)
         return self.unit or fitting
 
-    def identity(self, device_kind: str, precision: str) -> dict[str, Any]:
+    def on(self, device_kind: str) -> "RenderSettings":
+        """The same with what suits "cpu" or "cuda" where nothing was asked for."""
+        precision = {"cpu": "float32", "cuda": "fp16"}[device_kind]
+        return replace(
+            self,
+            rows=self.rows or ROWS[device_kind],
+            precision=precision if self.precision == "auto" else self.precision,
+        )
+
+    def identity(self, device_kind: str) -> dict[str, Any]:
         """Everything that the pictures depend on, as plain JSON values.
 
         Args:
             device_kind: "cpu" or "cuda".
-            precision: Of the weights.
         """
         from sage.jobs.conditions import versions  # heavy, as below: not needed for --help
         from sage.jobs.models import available_models
@@ -87,7 +96,7 @@ class RenderSettings:
             "adapter": None if self.adapter is None else _weights(self.adapter),
             **self.sampling.to_dict(),
             "device": device_kind,
-            "precision": precision,
+            "precision": self.precision,
             "threads": self.threads,
             "rows": self.rows,
             "unit": self.unit,
@@ -184,7 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("--workers", type=int, help="processes or actors (default: one for each "
                       "GPU, or for each --threads cores)")  # fmt: skip
     work.add_argument("--threads", type=int, default=1, help="cores of a worker without a GPU")
-    work.add_argument("--rows", type=int, default=ROWS, help="rows in one call of the denoiser")
+    work.add_argument("--rows", type=int, help="rows in a call of the denoiser (default: "
+                      f"{ROWS['cpu']} on a CPU, {ROWS['cuda']} on a GPU)")  # fmt: skip
     work.add_argument("--unit", type=int, help="prompts in a unit of work (default: "
                       f"{SMALLEST_UNIT} to {LARGEST_UNIT})")  # fmt: skip
     return parser

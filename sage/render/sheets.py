@@ -8,20 +8,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
-from sage.render.planning import Bar, silent
+from sage.render.planning import Progress, silent
 from sage.render.worker import png_bytes
 
 COLUMNS, ROWS = 8, 8
 SIDE, LABEL, GAP = 128, 14, 4  # pixels
 
 
-def draw_sheets(table: pa.Table, folder: Path, bar: Bar = silent) -> Iterator[tuple[str, bytes]]:
+def draw_sheets(
+    table: pa.Table, folder: Path, progress: Progress = silent
+) -> Iterator[tuple[str, bytes]]:
     """Contact sheets of a manifest.
 
     Args:
         table: The manifest.
         folder: Where its files lie.
-        bar: Shows progress.
+        progress: Shows progress.
 
     Yields:
         Name and PNG file of each sheet.
@@ -31,9 +33,11 @@ def draw_sheets(table: pa.Table, folder: Path, bar: Bar = silent) -> Iterator[tu
     )
     pictures = list(zip(drawn["file"].to_pylist(), drawn["id"].to_pylist(), strict=True))
     starts = range(0, len(pictures), COLUMNS * ROWS)
-    for number, start in enumerate(bar(starts, len(starts), "Contact sheets"), start=1):
-        sheet = _sheet(pictures[start : start + COLUMNS * ROWS], folder)
-        yield f"sheet-{number:05}.png", png_bytes(sheet)
+    with progress("Contact sheets", len(starts)) as report:
+        for number, start in enumerate(starts, start=1):
+            sheet = _sheet(pictures[start : start + COLUMNS * ROWS], folder)
+            yield f"sheet-{number:05}.png", png_bytes(sheet)
+            report(1)
 
 
 def _sheet(pictures: list[tuple[str, str]], folder: Path) -> Image.Image:

@@ -1,8 +1,9 @@
 """Turns a unit of work into pictures; holds one model on one device and writes nothing.
 
-What a unit's pictures look like depends on the unit and the recipe alone: the same prompts in the
-same places at the same shapes, with a fixed number of threads. A prompt that fails takes nobody
-with it: members of its group are rendered again without it, each alone.
+A picture depends on its group and the recipe alone: every network runs at a fixed shape
+(`sage.sd.execution`) with a fixed number of threads, so neither the other groups of the unit nor
+what else the machine does can change its last bits. A prompt that fails takes nobody with it:
+members of its group are rendered again without it, each alone.
 """
 
 import io
@@ -26,11 +27,15 @@ from sage.core.trunk import queries
 from sage.jobs.job import adaptive_rule
 from sage.jobs.models import LoadedModel, describe_device, open_pipeline
 from sage.jobs.sides import variant
+from sage.render.settings import RenderSettings
 from sage.render.work import DamagedError, Picture, Rendered, Unit
+from sage.sd.execution import is_out_of_memory
 from sage.sd.pipeline import SageOutput, SagePipeline
+from sage.sd.precision import dtype_for
 
 BLACKED_OUT, CUT = "blacked out by the safety checker", "end of the prompt not read"
 NOT_FINITE = "The model produced a value that is not a number."
+DECODED = 4  # pictures in every call of the decoder
 PNG_LEVEL = 1  # of zlib: a fifth larger than the usual 6, and several times faster
 
 
@@ -46,8 +51,8 @@ class Recipe:
         model: Folder, repository id or key.
         adapter: Folder of a LoRA adapter to use instead of the model's own; None without one.
         sampling: Settings.
-        precision: Of the weights, torch's name, "float32".
-        rows: Most rows in one call of the denoiser, guidance not counted.
+        precision: Of the weights, "float32", "bf16" or "fp16".
+        rows: Rows in every call of the denoiser, guidance not counted; calls are filled up.
         threads: Of the CPU; another number may change the last bits.
     """
 
@@ -58,6 +63,20 @@ class Recipe:
     rows: int
     threads: int
 
+    @classmethod
+    def of(cls, settings: RenderSettings) -> "Recipe":
+        """The recipe of settings that are complete, from `RenderSettings.on`."""
+        adapter = None if settings.adapter is None else str(settings.adapter.resolve())
+        assert settings.rows is not None
+        return cls(
+            settings.model,
+            adapter,
+            settings.sampling,
+            settings.precision,
+            settings.rows,
+            settings.threads,
+        )
+
     def load(self, device: torch.device) -> LoadedModel:
         """The model of the recipe, with the adapter as its own.
 
@@ -66,10 +85,11 @@ class Recipe:
         """
         diffusers.utils.logging.disable_progress_bar()  # there are bars of our own
         transformers.utils.logging.disable_progress_bar()
-        spec, pipe = open_pipeline(self.model, device, getattr(torch, self.precision))
+        spec, pipe = open_pipeline(self.model, device, dtype_for(self.precision, device))
         if self.adapter is not None:
             spec = replace(spec, adapter=Path(self.adapter))
         pipe.max_rows = self.rows
+        pipe.exact_rows = self.rows * (2 if self.sampling.guidance_scale > 1 else 1)
         return LoadedModel(spec, pipe)
 
     def pipeline(self, model: LoadedModel) -> SagePipeline:
@@ -115,12 +135,10 @@ class Worker:
             OutOfMemory: If the device has no room.
         """
         started = time.perf_counter()
-        # A loaded pipeline is shared by nobody else here, so this cannot change under a run.
-        self.pipe.max_rows = self.recipe.rows
         try:
             pictures = self._pictures(unit)
         except (MemoryError, RuntimeError) as error:
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 raise OutOfMemory(
                     f"{describe_device(self.device)} has no room for {self.recipe.rows} rows."
                 ) from error
@@ -176,7 +194,7 @@ class Worker:
         try:
             return self._sample(unit, members, plan), None
         except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             return None, f"It could not be rendered: {reason}"
@@ -194,6 +212,7 @@ class Worker:
             seeds=[unit.seeds[n] for n in members],
             negative_prompt=unit.negative_prompt,
             output_type="latent",
+            exact=True,
             trunk=sampling.trunk,
             fresh_noise=sampling.fresh_noise,
             **how,
@@ -234,10 +253,12 @@ class Worker:
         images: list[Image.Image] = []
         flagged: list[bool] = []
         finite: list[bool] = []
-        for part in latents.split(self.recipe.rows):
-            vae = self.pipe.vae
-            z = torch.nan_to_num(part).to(self.device, vae.dtype) / vae.config.scaling_factor
-            pixels = vae.decode(z).sample
+        vae = self.pipe.vae
+        for part in latents.split(DECODED):
+            # Filled up to a fixed size, as the denoiser's calls are.
+            full = torch.cat([part, self.nothing.expand(DECODED - len(part), *part.shape[1:])])
+            z = torch.nan_to_num(full).to(self.device, vae.dtype) / vae.config.scaling_factor
+            pixels = vae.decode(z).sample[: len(part)]
             finite += torch.isfinite(pixels).flatten(1).all(1).tolist()
             pixels, flags = self.pipe.run_safety_checker(
                 torch.nan_to_num(pixels), self.device, self.pipe.dtype
@@ -251,12 +272,6 @@ def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:
     if run is None:
         return [False] * number
     return torch.isfinite(run.latents).flatten(1).all(1).tolist()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
-    )
 
 
 def png_bytes(image: Image.Image) -> bytes:

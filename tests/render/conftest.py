@@ -33,7 +33,7 @@ class Quiet:
     def __init__(self, after=None):
         self.said, self.units, self.after = [], 0, after
 
-    bar = staticmethod(silent)
+    progress = staticmethod(silent)
 
     def say(self, sentence):
         self.said.append(sentence)
