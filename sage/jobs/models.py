@@ -173,9 +173,7 @@ def find_model(key: str, models: tuple[ModelSpec, ...]) -> ModelSpec:
     raise ValueError(f"Unknown model {str(key)[:60]!r}; available: {allowed}.")
 
 
-def load_model(
-    spec: ModelSpec, device: str = "auto", precision: str = "float32"
-) -> LoadedModel:
+def load_model(spec: ModelSpec, device: str = "auto", precision: str = "float32") -> LoadedModel:
     """Loads a model; one that cannot be reached is replaced by the built-in one, with a note.
 
     Args:

@@ -5,7 +5,6 @@ Writes files into a folder it is given; knows nothing of gradio.
 
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sage.ui.export.lines import python_lines
 from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.words import percent_text, saved_text, span_text
+from sage.ui.server.files import fresh_folder
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,9 @@ class RunFiles:
     pairs: tuple[tuple[Path, Path], ...]
 
 
-# One folder a process, gone when it ends; a session's part goes when the session does.
-_ROOT = tempfile.TemporaryDirectory(prefix="sage-runs-")
-
-
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
-    folder = Path(tempfile.mkdtemp(dir=_ROOT.name))
+    folder = fresh_folder()
     sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
     record, sheet, lines = (
