@@ -10,7 +10,9 @@ import math
 import os
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sage.world.train.data import ahead
 from sage.world.train.muon import Muon
 
 LOG_EVERY = 50
@@ -40,6 +43,7 @@ class Settings:
     muon: bool = True  # matrices learn by Muon, everything else by AdamW
     last_rate: float = 0.03  # of the peak, where the cosine ends
     save_minutes: float = 4.0
+    workers: int = 0  # processes that make batches ahead
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -97,12 +101,21 @@ class Learner:
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
         return s.rate * warm * (s.last_rate + (1 - s.last_rate) * cosine)
 
-    def learn(self) -> dict[str, Tensor]:
+    def batch(self, step: int) -> tuple[int, tuple]:
+        """A seed for a step's noise, and its batch."""
+        rng = np.random.default_rng((self.settings.seed, step))
+        return int(rng.integers(2**62)), self.task.batch(rng, self.settings.batch)
+
+    def batches(self) -> Iterator[tuple[int, tuple]]:
+        """The batches from this step on."""
+        return ahead(self.batch, count(self.step), self.settings.workers)
+
+    def learn(self, batches: Iterator[tuple[int, tuple]] | None = None) -> dict[str, Tensor]:
         """One step; returns the task's scalars, still on the device."""
         start = time.monotonic()
-        rng = np.random.default_rng((self.settings.seed, self.step))
-        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        scalars = self.task.loss(self.task.batch(rng, self.settings.batch), noise)
+        seed, batch = next(batches) if batches else self.batch(self.step)
+        noise = torch.Generator(self.device).manual_seed(seed)
+        scalars = self.task.loss(batch, noise)
         scalars["loss"].backward()
         self._update()
         self.step += 1
@@ -150,12 +163,13 @@ class Learner:
         Raises:
             ValueError: if the state is of another network.
         """
-        if tuple(state["master"]) != self.names:
+        if set(state["master"]) != set(self.names):
             raise ValueError(f"the checkpoint of {self.task.name!r} is of another network")
         for mine, saved in ((self.master, "master"), (self.average, "average")):
-            torch._foreach_copy_(mine, [_flat(n, p) for n, p in state[saved].items()])
+            torch._foreach_copy_(mine, [_flat(n, state[saved][n]) for n in self.names])
         self._publish()
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        # Weights that were brought from elsewhere come without the optimizers' memory.
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=False):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
@@ -217,11 +231,25 @@ def averaged(model: nn.Module, out: Path, name: str) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def train(task: Task, settings: Settings, out: Path, device: torch.device, resume: bool) -> Learner:
+def train(
+    task: Task,
+    settings: Settings,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    saved: Callable[[], None] | None = None,
+) -> Learner:
     """Learn until the minutes or steps are up; checkpoints and a log appear in ``out``.
 
-    With ``resume`` the stage goes on from its checkpoint (if there is one); time spent before
-    counts towards ``minutes``.
+    Args:
+        task: What to learn.
+        settings: How.
+        out: Folder.
+        device: Where.
+        resume: Go on from the checkpoint (if there is one); time spent before counts towards
+            the minutes.
+        saved: Called after every checkpoint.
     """
     out.mkdir(parents=True, exist_ok=True)
     learner = Learner(task, settings, device)
@@ -231,16 +259,18 @@ def train(task: Task, settings: Settings, out: Path, device: torch.device, resum
     if not learner.step:
         log.unlink(missing_ok=True)
     with tqdm(total=100, desc=task.name, unit="%", mininterval=5) as bar:
-        _loop(learner, out, log, bar)
+        _loop(learner, out, log, bar, saved)
     save(learner, out)
     return learner
 
 
-def _loop(learner: Learner, out: Path, log: Path, bar: tqdm) -> None:
+def _loop(
+    learner: Learner, out: Path, log: Path, bar: tqdm, after: Callable[[], None] | None
+) -> None:
     sums: dict[str, Tensor] = defaultdict(float)
-    saved, logged = learner.seconds, learner.step
+    saved, logged, batches = learner.seconds, learner.step, learner.batches()
     while learner.progress < 1:
-        for name, value in learner.learn().items():
+        for name, value in learner.learn(batches).items():
             sums[name] += value
         if learner.step % LOG_EVERY == 0 or learner.progress >= 1:
             steps, logged = learner.step - logged, learner.step
@@ -252,6 +282,8 @@ def _loop(learner: Learner, out: Path, log: Path, bar: tqdm) -> None:
         if learner.seconds - saved > 60 * learner.settings.save_minutes:
             save(learner, out)
             saved = learner.seconds
+            if after:
+                after()
 
 
 def _write(log: Path, learner: Learner, record: dict[str, float]) -> None:
