@@ -1,6 +1,9 @@
 """The training loop on a toy task, and every stage once on a tiny pool."""
 
+import itertools
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -58,6 +61,23 @@ def test_the_loss_falls_and_the_log_says_so(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [50, 100, 150, 200]
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+
+
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path):
+    class Interrupted(Line):
+        def batch(self, rng, size):
+            if self.ends and next(self.steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(rng, size)
+
+    task, settings = Interrupted(), Settings(batch=8, rate=1e-2, steps=6, warmup=5)
+    task.steps, task.ends = itertools.count(), True
+    common = task, settings, tmp_path, torch.device("cpu")
+    with pytest.raises(SystemExit, match="asked to end at step 4"):
+        learner.train(*common, resume=True)
+    assert learner.load_state(tmp_path, "line")["step"] == 4
+    task.ends = False
+    assert learner.train(*common, resume=True).step == 6
 
 
 def test_the_rate_warms_up_and_ends_low():

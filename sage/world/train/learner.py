@@ -8,12 +8,16 @@ interrupted and resumed sees the same numbers as one that is not.
 import json
 import math
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -258,32 +262,62 @@ def train(
     log = out / f"{task.name}.jsonl"
     if not learner.step:
         log.unlink(missing_ok=True)
-    with tqdm(total=100, desc=task.name, unit="%", mininterval=5) as bar:
-        _loop(learner, out, log, bar, saved)
+    with tqdm(total=100, desc=task.name, unit="%", mininterval=5) as bar, _end_asked() as asked:
+        _loop(learner, Report(log, bar), partial(_save, learner, out, saved), asked)
     save(learner, out)
+    if asked.is_set():
+        raise SystemExit(f"{task.name} was asked to end at step {learner.step}; all is saved")
     return learner
 
 
-def _loop(
-    learner: Learner, out: Path, log: Path, bar: tqdm, after: Callable[[], None] | None
-) -> None:
+def _save(learner: Learner, out: Path, saved: Callable[[], None] | None) -> None:
+    save(learner, out)
+    if saved:
+        saved()
+
+
+@contextmanager
+def _end_asked() -> Iterator[Event]:
+    """Set when the system asks the process to end, so that it can save what it has."""
+    asked = Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a run's progress is written."""
+
+    log: Path
+    bar: tqdm
+
+    def line(self, learner: Learner, record: dict[str, float]) -> None:
+        """One line of the log: means since the last one."""
+        _write(self.log, learner, record)
+        self.bar.set_postfix({k: f"{v:.3f}" for k, v in record.items()}, step=learner.step)
+
+    def advance(self, progress: float) -> None:
+        """Move the bar to a share of the run."""
+        self.bar.update(round(100 * min(1, progress), 2) - self.bar.n)
+
+
+def _loop(learner: Learner, report: Report, keep: Callable[[], None], asked: Event) -> None:
     sums: dict[str, Tensor] = defaultdict(float)
     saved, logged, batches = learner.seconds, learner.step, learner.batches()
-    while learner.progress < 1:
+    while learner.progress < 1 and not asked.is_set():
         for name, value in learner.learn(batches).items():
             sums[name] += value
         if learner.step % LOG_EVERY == 0 or learner.progress >= 1:
             steps, logged = learner.step - logged, learner.step
-            record = {name: float(value) / steps for name, value in sums.items()}
+            report.line(learner, {name: float(value) / steps for name, value in sums.items()})
             sums.clear()
-            _write(log, learner, record)
-            bar.set_postfix({k: f"{v:.3f}" for k, v in record.items()}, step=learner.step)
-        bar.update(round(100 * min(1, learner.progress), 2) - bar.n)
+        report.advance(learner.progress)
         if learner.seconds - saved > 60 * learner.settings.save_minutes:
-            save(learner, out)
+            keep()
             saved = learner.seconds
-            if after:
-                after()
 
 
 def _write(log: Path, learner: Learner, record: dict[str, float]) -> None:
