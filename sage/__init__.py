@@ -11,14 +11,14 @@ Notation, paper (arXiv 2509.15865) to code:
     λ1, λ2      lambda_shared, lambda_soft  weights of the loss terms
 
 The core (grouping, plan, cost, solver, sampling) needs torch and nothing else. The classes that
-meet diffusers live in `sage.pipeline` and `sage.models` and are imported from there.
+meet diffusers live in `sage.sd.pipeline` and `sage.jobs.models` and are imported from there.
 """
 
-from sage.cost import Cost, ModelFlops, plan_cost
-from sage.grouping import Grouping, cosine_similarity, group_prompts
-from sage.plan import Plan, Segment, independent_plan, shared_plan
-from sage.sampling import State, in_prompt_order, sample
-from sage.solver import DDIM
+from sage.core.cost import Cost, ModelFlops, plan_cost
+from sage.core.grouping import Grouping, cosine_similarity, group_prompts
+from sage.core.plan import Plan, Segment, independent_plan, shared_plan
+from sage.core.sampling import State, in_prompt_order, sample
+from sage.core.solver import DDIM
 
 __version__ = "0.1.0"
 

@@ -98,7 +98,7 @@ def tiny_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(tiny_folder):
     """The same model as a SagePipeline."""
-    from sage.pipeline import SagePipeline
+    from sage.sd.pipeline import SagePipeline
 
     pipe = SagePipeline.from_pretrained(tiny_folder)
     pipe.set_progress_bar_config(disable=True)

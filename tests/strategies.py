@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from sage.plan import Plan, Segment
+from sage.core.plan import Plan, Segment
 
 
 def _split(draw, members):

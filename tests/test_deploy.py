@@ -87,7 +87,7 @@ def test_this_repository_would_run_as_a_space():
 
 
 def test_the_head_preloads_the_models_files_at_their_pinned_commits():
-    from sage.models import stable_diffusion_v1_5
+    from sage.jobs.models import stable_diffusion_v1_5
 
     spec = stable_diffusion_v1_5()
     revisions = {spec.source: spec.revision, spec.clip_source: spec.clip_revision}

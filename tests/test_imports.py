@@ -38,7 +38,7 @@ def test_the_core_loads_nothing_but_torch(modules):
 
 
 def test_the_pipeline_does_not_load_the_page():
-    loaded = loaded_by("import sage.compare")
+    loaded = loaded_by("import sage.jobs.compare")
     assert "diffusers" in loaded
     assert not {"gradio", "plotly", "sage.ui"} & loaded
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sage.metrics import clip_score, pixel_distance
-from sage.preview import LatentRGB
-from sage.timing import StageClock, StageSeconds
+from sage.core.metrics import clip_score, pixel_distance
+from sage.sd.preview import LatentRGB
+from sage.sd.timing import StageClock, StageSeconds
 
 
 def test_a_step_is_divided_among_its_stages():
@@ -104,7 +104,7 @@ def clip_folder(tmp_path_factory):
 
 
 def test_clip_encodes_texts_and_pictures_to_unit_vectors(clip_folder):
-    from sage.clip import ClipEncoder
+    from sage.sd.clip import ClipEncoder
 
     clip = ClipEncoder.from_pretrained(clip_folder)
     texts = clip.embed_texts(["a fox", "a dog"])
@@ -116,7 +116,7 @@ def test_clip_encodes_texts_and_pictures_to_unit_vectors(clip_folder):
 
 
 def test_a_prompts_embedding_does_not_depend_on_its_company(clip_folder):
-    from sage.clip import ClipEncoder
+    from sage.sd.clip import ClipEncoder
 
     clip = ClipEncoder.from_pretrained(clip_folder)
     alone = clip.embed_texts(["a fox"])
@@ -127,7 +127,7 @@ def test_a_prompts_embedding_does_not_depend_on_its_company(clip_folder):
 def test_a_model_folder_with_clip_uses_it(tiny_folder, clip_folder, tmp_path):
     import shutil
 
-    from sage.pipeline import SagePipeline
+    from sage.sd.pipeline import SagePipeline
 
     folder = shutil.copytree(tiny_folder, tmp_path / "with_clip")
     shutil.copytree(clip_folder, folder / "clip")

@@ -71,7 +71,7 @@ def test_every_file_on_the_map_exists():
 
 
 def test_every_line_of_what_none_of_the_others_has_names_its_code_and_its_study():
-    from sage.experiments import STUDIES
+    from sage.studies import STUDIES
 
     section = README.split("### What none of the others has")[1].split("\n## ")[0]
     lines = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][2:]
@@ -102,7 +102,7 @@ def test_the_head_agrees_with_the_requirements():
 
 
 def test_the_head_names_the_models_of_the_list():
-    from sage.models import stable_diffusion_v1_5
+    from sage.jobs.models import stable_diffusion_v1_5
 
     spec = stable_diffusion_v1_5()
     assert HEAD["models"] == [spec.source, spec.clip_source]

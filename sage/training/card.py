@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sage.compare import versions
+from sage.jobs.conditions import versions
 from sage.training.data import PromptGroups
 from sage.training.settings import TrainSettings
 
@@ -34,7 +34,7 @@ implementation; `sage/losses.py` says what is the paper's and what is ours).
 ## Use
 
 ```python
-from sage.pipeline import SagePipeline
+from sage.sd.pipeline import SagePipeline
 
 pipe = SagePipeline.from_pretrained("{base}")
 pipe.use_lora("FOLDER_OF_THIS_FILE")   # pipe.use_lora(None) takes it off again, without a trace

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sage.pipeline import SagePipeline, SageStep
-from sage.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
+from sage.core.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
+from sage.sd.pipeline import SagePipeline, SageStep
 from sage.training.data import PromptGroups, cache_key, in_a_row, weights_digest, write_whole
 from sage.training.settings import TrainSettings
 

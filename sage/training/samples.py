@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sage.pipeline import SagePipeline
+from sage.sd.pipeline import SagePipeline
 from sage.training.data import PromptGroups
 
 GROUPS, STEPS, SHARE_RATIO = 3, 20, 0.4

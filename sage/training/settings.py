@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from sage.losses import LossConfig
+from sage.core.losses import LossConfig
 
 DEFAULT_OUT = Path.home() / ".cache" / "sage-studio" / "training"
 SCENES = "scenes"

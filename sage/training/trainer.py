@@ -1,9 +1,9 @@
 """The training loop: accelerate, AdamW, cosine with warm-up, exact resume, checkpoints, log.
 
-Knows how a run proceeds; what is learnt is in `sage.losses`, from what in `sage.training.data`.
-Groups, timesteps, noise and dropped captions come from (seed, step, micro-batch, process) alone,
-so a run that was killed and resumed goes on with the numbers of one that was not. A trainer is a
-generator of records: progress bars and tests loop over it.
+Knows how a run proceeds; what is learnt is in `sage.core.losses`, from what in
+`sage.training.data`. Groups, timesteps, noise and dropped captions come from (seed, step, micro-
+batch, process) alone, so a run that was killed and resumed goes on with the numbers of one that was
+not. A trainer is a generator of records: progress bars and tests loop over it.
 """
 
 import json
@@ -24,7 +24,7 @@ from accelerate.utils import InitProcessGroupKwargs, broadcast
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from sage.losses import (
+from sage.core.losses import (
     GroupBatch,
     LossTerms,
     NoiseLevels,
@@ -33,7 +33,7 @@ from sage.losses import (
     standard_loss,
     twin_loss,
 )
-from sage.models import describe_device, open_pipeline
+from sage.jobs.models import describe_device, open_pipeline
 from sage.training import card, samples
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, in_a_row, open_source, picture_side, prepare

@@ -1,40 +1,39 @@
 """Puts the page together: layout, listeners, endpoints, and the settings it is served with."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from sage.ui.api import RENDER_QUEUE, add_endpoints
-from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.explore import build_explore
-from sage.ui.handlers import Handlers
-from sage.ui.layout import Layout, build_layout
+from sage.ui.api import add_endpoints
+from sage.ui.explore.tab import build_explore
+from sage.ui.export.travel import Travel, wire_travel
+from sage.ui.html.prose import TITLE
+from sage.ui.kit import QUICK, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
-from sage.ui.prose import TITLE
-from sage.ui.rendering import Rendering
+from sage.ui.server.files import workplace
+from sage.ui.server.limits import BOUNDS
+from sage.ui.server.page import Page
+from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
+from sage.ui.studio.examples import EXAMPLE_SETS
+from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.layout import Layout, build_layout
+from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
-from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-HOUR = 3600
-
-# A listener of the page answers at once, without a place in the queue and without a spinner; its
-# name is for the log. "private" keeps it out of the list of endpoints.
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
     """The page on a shelf of models; serve it with `launch_settings`."""
-    with gr.Blocks(
+    workplace()  # before there is any component: each remembers where gradio's files lie
+    with Page(
         title="SAGE: shared-trajectory diffusion",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(HOUR // 2, HOUR),
+        delete_cache=(BOUNDS.file_seconds // 4, BOUNDS.file_seconds),
     ) as demo:
         gr.HTML(TITLE, elem_id="sage-title", apply_default_css=False, js_on_load=None)
         with gr.Tabs(elem_id="sage-tabs"):
@@ -42,7 +41,7 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
                 arrived = _wire_inputs(demo, layout, handlers)
-                wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
+                wire_travel(layout, Travel(layout, handlers, shelf), arrived)
                 _wire_rendering(layout, Rendering(layout, shelf))
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
@@ -50,23 +49,29 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_explore(shelf)
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
-    return demo.queue(max_size=20, api_open=False)
+    return demo.queue(api_open=False)
 
 
-def launch_settings() -> dict[str, Any]:
-    """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
+def launch_settings(proxy: bool = False, host: str | None = None) -> dict[str, Any]:
+    """Arguments of `launch()` that belong to the page: looks, and what is served to whom.
+
+    Args:
+        proxy: Whether a proxy in front is declared, whose headers are believed.
+        host: A name under which the page is reached besides those of this machine.
+    """
     return {
         "theme": page_theme(),
         "css_paths": [ASSETS / "style.css", ASSETS / "lesson.css", ASSETS / "explore.css"],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
-        "max_file_size": "1mb",  # the page has no upload; gradio's route for it stays open
+        "max_file_size": BOUNDS.upload_bytes,  # records, for "Load a record"
         "allowed_paths": [],
         "enable_monitoring": False,
         "run_history": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": BOUNDS.sessions,
         "ssr_mode": False,
+        "app_kwargs": {"middleware": middleware(proxy, [host] if host else [])},
     }
 
 
@@ -80,37 +85,50 @@ def _paint(handlers: Handlers) -> None:
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     """Everything that acts at once: no listener here renders. Returns the event of arrival."""
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
+    set_by = page.controls
     arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
-    bounds = (page.tau_min, page.tau_max, page.max_group_size, page.budget)
     # One listener for all of these: answers to two could arrive in the wrong order.
-    regroups = (page.model, page.prompts, *bounds)
-    _on_change(regroups, handlers.analyze, asked, follows, "on_prompts")
-    replans = (page.branch_step, page.guidance_scale, page.scheduler, page.trunk, page.fresh_noise)
-    switches = (page.trained, page.insist, page.fewer_steps)
-    _on_change((*replans, *switches), handlers.estimate, asked, follows, "on_branch")
-    _on_change((page.seed,), handlers.mark_earlier, asked, follows, "on_seed")
-    page.sharing.change(
+    bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "budget")]
+    on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
+    apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
+    replans = [part for part in set_by.values() if part not in apart]
+    replans += [page.branch_call, page.fewer_steps]
+    on_change(replans, handlers.estimate, asked, follows, "on_branch")
+    on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
+    set_by["sharing"].change(
         handlers.pick_sharing,
-        [page.sharing],
-        [page.branch_step, page.budget],
+        [set_by["sharing"]],
+        [page.branch_call, set_by["budget"]],
         api_name="on_sharing",
         **QUICK,
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)
-    page.steps.change(
+    calls = [set_by["steps"], set_by["scheduler"]]
+    # Only a visitor's own hand changes the ratio; the slider also moves when the steps change.
+    page.branch_call.input(
+        handlers.keep_ratio,
+        [page.branch_call, *calls],
+        [page.share_ratio],
+        api_name="on_ratio",
+        **QUICK,
+    )
+    gr.on(
+        [part.change for part in calls],
         handlers.resize,
-        [page.steps, page.share_ratio],
-        [page.branch_step],
+        [*calls, page.share_ratio],
+        [page.branch_call],
         api_name="on_steps",
         **QUICK,
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
     page.model.input(
         handlers.pick_model,
-        [page.model, page.share_ratio],
-        [*own, page.branch_step, page.model_note],
+        [page.model, set_by["scheduler"]],
+        [*own, page.branch_call, page.model_note, page.share_ratio],
         api_name="on_model",
         **QUICK,
     )
-    page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
+    page.random_seed.click(
+        handlers.random_seed, None, [set_by["seed"]], api_name="on_random", **QUICK
+    )
     _wire_examples(page, handlers)
     return arrived
 
@@ -120,54 +138,20 @@ def _wire_examples(page: Layout, handlers: Handlers) -> None:
         button.click(
             partial(handlers.fill, example),
             [page.model],
-            [page.prompts, page.tau_min, page.tau_max, page.insist],
+            [page.prompts, *(page.controls[n] for n in ("tau_min", "tau_max", "guarded"))],
             api_name=f"fill_{example.key}",
             **QUICK,
         )
 
 
-def _on_change(
-    components: Sequence[Component],
-    handler: Callable[..., Any],
-    inputs: list[Component],
-    outputs: list[Component],
-    name: str,
-) -> None:
-    """One listener for several components; only the last of a burst of changes counts."""
-    gr.on(
-        [component.change for component in components],
-        handler,
-        inputs,
-        outputs,
-        api_name=name,
-        trigger_mode="always_last",
-        **QUICK,
-    )
-
-
 def _wire_rendering(page: Layout, rendering: Rendering) -> None:
     """Render, scrub and stop; one rendering at a time, and it never blocks what acts at once."""
     busy = [page.turn, page.progress, page.render, page.scrub, page.stop]
+    inputs = [page.turn, *page.form, page.run]
     for button, handler, name in (
         (page.render, rendering.render, "render"),
         (page.scrub, rendering.scrub, "scrub"),
     ):
-        started = button.click(rendering.announce, None, busy, api_name=f"on_{name}", **QUICK)
-        started.then(
-            handler,
-            [page.turn, *page.form, page.run],
-            page.results,
-            api_name=name,
-            show_progress="hidden",
-            api_visibility="private",
-            trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-            **RENDER_QUEUE,
-        )
-    heard = page.stop.click(rendering.hear_stop, None, [page.stop], api_name="on_stop", **QUICK)
-    heard.then(
-        rendering.stop,
-        [page.turn, page.run],
-        [*busy, page.banner],
-        api_name="after_stop",
-        **QUICK,
-    )
+        start_button(button, (rendering.announce, busy), (handler, inputs, page.results), name)
+    ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner])
+    stop_button(page.stop, ending, "stop")

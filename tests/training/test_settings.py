@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sage.losses import LossConfig
+from sage.core.losses import LossConfig
 from sage.training.settings import TrainSettings, parse
 
 

@@ -15,17 +15,18 @@ from accelerate.state import AcceleratorState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from sage.losses import LossConfig
-from sage.pipeline import SagePipeline
+from sage.core.losses import LossConfig
+from sage.sd.pipeline import SagePipeline
 from sage.training import data as data_module
 from sage.training import samples
 from sage.training.__main__ import main
 from sage.training.adapter import Adapter
 from sage.training.coco import read_coco
-from sage.training.data import FileSource, SceneSource, encode_pictures, open_source, prepare
+from sage.training.data import FileSource, encode_pictures, open_source, prepare
 from sage.training.settings import TrainSettings
 from sage.training.skips import Skips
 from sage.training.trainer import CHECKPOINT, LOG, Trainer
+from sage.world.source import SceneSource
 from tests.test_imports import ROOT
 from tests.training.test_coco import write_coco
 

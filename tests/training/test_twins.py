@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sage.losses import LossConfig
-from sage.plan import independent_plan
+from sage.core.losses import LossConfig
+from sage.core.plan import independent_plan
 from sage.training import rollouts
 from sage.training.rollouts import FIRST_SEED, branch_steps
 from sage.training.trainer import Trainer

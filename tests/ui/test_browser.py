@@ -10,11 +10,11 @@ from itertools import pairwise
 import pytest
 from gradio_client import Client
 
-from sage.models import builtin_model
+from sage.jobs.models import builtin_model
 from sage.ui.demo import build_demo, launch_settings
-from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.handlers import EARLIER, UNFINISHED
 from sage.ui.shelf import Shelf
+from sage.ui.studio.examples import EXAMPLE_SETS
+from sage.ui.studio.handlers import EARLIER, UNFINISHED
 
 from .conftest import PROMPTS, SLOW_RUN
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from sage.request import Request
-from sage.ui.links import read_link
+from sage.jobs.request import Request
+from sage.ui.export.links import read_link
 
 from .test_browser import (  # noqa: F401
     ALLOWED_ERRORS,

@@ -2,10 +2,10 @@ import re
 
 import pytest
 
-from sage.plan import independent_plan, shared_plan
-from sage.ui.cost_bars import Bar, cost_bars, no_bars, pieces
-from sage.ui.palette import GROUP_COLORS
-from sage.ui.words import STAGES
+from sage.core.plan import independent_plan, shared_plan
+from sage.ui.html.cost_bars import Bar, cost_bars, no_bars, pieces
+from sage.ui.html.palette import GROUP_COLORS
+from sage.ui.html.words import STAGES
 
 from .reader import HOSTILE, Reader
 

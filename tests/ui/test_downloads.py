@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sage.compare import compare
-from sage.models import builtin_model, load_model, stable_diffusion_v1_5
-from sage.plan import independent_plan, shared_plan
-from sage.request import Request, parse_request
-from sage.ui.downloads import remove_run, save_run
-from sage.ui.lines import LINE, python_lines
-from sage.ui.links import read_record
-from sage.ui.palette import group_marks
-from sage.ui.sheet import MARGIN, SMALL, TEXT, WIDTH, Block, Shot, draw_sheet, wrap
+from sage.core.plan import independent_plan, shared_plan
+from sage.jobs.compare import compare
+from sage.jobs.job import prepare
+from sage.jobs.models import builtin_model, load_model, stable_diffusion_v1_5
+from sage.jobs.request import Request, parse_request
+from sage.ui.export.downloads import remove_run, save_run
+from sage.ui.export.lines import LINE, python_lines
+from sage.ui.export.links import read_record
+from sage.ui.export.sheet import MARGIN, SMALL, TEXT, WIDTH, Block, Shot, draw_sheet, wrap
+from sage.ui.html.palette import group_marks
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = "a fox in the snow\na rabbit in the snow\na pizza on a wooden table"
@@ -31,7 +32,7 @@ def taken():
     """A comparison of few steps on the built-in model, and its files."""
     model = load_model(builtin_model(), "cpu")
     request = parse_request(PROMPTS, steps=4, share_ratio=0.5, seed=3, defaults=model.spec)
-    *_, done = compare(model, request)
+    *_, done = compare(prepare(model, request))
     files = save_run(done, model.spec)
     yield done, files
     remove_run(files)
@@ -167,5 +168,5 @@ def test_a_plan_made_on_the_way_is_written_out():
     source = python_lines(request, builtin_model(), PLANS["guarded"], GROUPS)
     written = source[source.index("plan = Plan(") : source.index("shared = ")]
     found = {}
-    exec("from sage.plan import Plan, Segment\n" + written, found)
+    exec("from sage.core.plan import Plan, Segment\n" + written, found)
     assert found["plan"] == PLANS["guarded"]

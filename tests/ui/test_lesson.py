@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sage.cost import ModelFlops, plan_cost
-from sage.models import LoadedModel, ModelSpec, builtin_model
-from sage.pipeline import SagePipeline
-from sage.plan import independent_plan, shared_plan
+from sage.core.cost import ModelFlops, plan_cost
+from sage.core.plan import independent_plan, shared_plan
+from sage.jobs.models import LoadedModel, ModelSpec, builtin_model
+from sage.sd.pipeline import SagePipeline
 from sage.ui import lesson
+from sage.ui.html.palette import GROUP_COLORS
+from sage.ui.html.words import percent_text
 from sage.ui.lesson import content, precompute, quiz
-from sage.ui.palette import GROUP_COLORS
-from sage.ui.words import percent_text
 from tests.training.test_use_lora import adapter  # noqa: F401  (a fixture)
 
 KINDS = len(quiz.KINDS)

@@ -7,9 +7,9 @@ import gradio as gr
 import pytest
 import torch
 
-from sage.plan import shared_plan
-from sage.sampling import sample
-from sage.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
+from sage.core.plan import shared_plan
+from sage.core.sampling import sample
+from sage.core.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
 

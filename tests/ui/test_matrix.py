@@ -2,9 +2,9 @@ import json
 
 import torch
 
-from sage.grouping import group_prompts
-from sage.ui.matrix import empty_matrix, matrix_order, similarity_matrix
-from sage.ui.palette import ALONE, GROUP_COLORS
+from sage.core.grouping import group_prompts
+from sage.ui.html.matrix import empty_matrix, matrix_order, similarity_matrix
+from sage.ui.html.palette import ALONE, GROUP_COLORS
 
 from .reader import HOSTILE, Reader
 

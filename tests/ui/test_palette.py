@@ -3,7 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sage.ui.palette import (
+from sage.ui.html.palette import (
     ALONE,
     GROUP_COLORS,
     contrast,

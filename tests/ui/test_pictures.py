@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from sage.ui.pictures import (
+from sage.ui.html.pictures import (
     EMPTY,
     Row,
     Shot,
@@ -14,7 +14,7 @@ from sage.ui.pictures import (
     score_words,
     strip_rows,
 )
-from sage.ui.strip import Strip, StripRow, make_strip
+from sage.ui.studio.strip import Strip, StripRow, make_strip
 
 from .reader import HOSTILE, Reader
 

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from sage.plan import Plan, Segment, independent_plan, shared_plan
-from sage.ui.palette import GROUP_COLORS
-from sage.ui.plan_drawing import empty_plan, plan_drawing, plan_words
+from sage.core.plan import Plan, Segment, independent_plan, shared_plan
+from sage.ui.html.palette import GROUP_COLORS
+from sage.ui.html.plan_drawing import empty_plan, plan_drawing, plan_words
 
 from .reader import HOSTILE, Reader
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sage.models import builtin_model
-from sage.ui.links import read_link
+from sage.jobs.models import builtin_model
+from sage.ui.export.links import read_link
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
 SECTION = README.split("## Use it through the API")[1].split("\n## ")[0]

@@ -1,6 +1,6 @@
 import pytest
 
-from sage.ui.words import (
+from sage.ui.html.words import (
     flops_text,
     percent_text,
     plural,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sage.pipeline import SagePipeline
-from sage.solver import DDIM
+from sage.core.solver import DDIM
+from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.world.train.distil import TARGETS, DistilSettings, ladder, target
 
@@ -29,8 +29,8 @@ def test_one_ddim_step_from_the_target_lands_where_the_teacher_landed(prediction
 
 @pytest.mark.parametrize("steps", [4, 8])
 def test_the_students_levels_are_those_it_is_sampled_at_and_the_teachers_lie_between(tiny, steps):
-    from sage.noise import Streams
-    from sage.schedulers import solver_for
+    from sage.core.noise import Streams
+    from sage.sd.schedulers import solver_for
 
     tiny.scheduler = type(tiny.scheduler).from_config(
         tiny.scheduler.config,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sage.pipeline import LORA_FILE, SagePipeline
-from sage.settings import ModelSettings
+from sage.sd.adapters import LORA_FILE
+from sage.sd.model_settings import ModelSettings
+from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.world.train.distil import TARGETS
 from sage.world.train.student import describe, distances, low_rank, shrink

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import torch
 
+from sage.ui.html.palette import ALONE, GROUP_COLORS, group_marks
 from sage.ui.lesson.content import (
     ALIKE,
     FOLDER,
@@ -21,7 +22,6 @@ from sage.ui.lesson.content import (
     results,
 )
 from sage.ui.lesson.quiz import KINDS, question
-from sage.ui.palette import ALONE, GROUP_COLORS, group_marks
 from sage.ui.shelf import Shelf
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sage.compare import versions
-from sage.features import pixels_of
-from sage.metrics import pixel_distance
-from sage.models import LoadedModel, builtin_model, load_model
-from sage.pipeline import SagePipeline, SageStep
-from sage.plan import Plan, independent_plan, shared_plan
+from sage.core.metrics import pixel_distance
+from sage.core.plan import Plan, independent_plan, shared_plan
+from sage.jobs.conditions import versions
+from sage.jobs.models import LoadedModel, builtin_model, load_model
+from sage.sd.features import pixels_of
+from sage.sd.pipeline import SagePipeline, SageStep
 from sage.ui.lesson.content import (
     ALIKE,
     FOLDER,

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from sage.cost import evaluations
-from sage.plan import Plan, independent_plan, shared_plan
-from sage.ui.palette import ALONE, GROUP_COLORS
-from sage.ui.words import percent_text, plural
+from sage.core.cost import evaluations
+from sage.core.plan import Plan, independent_plan, shared_plan
+from sage.ui.html.palette import ALONE, GROUP_COLORS
+from sage.ui.html.words import percent_text, plural
 
 STEPS = (10, 20, 30, 40, 50)
 CHOICES = 4

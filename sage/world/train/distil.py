@@ -23,9 +23,9 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
-from sage.models import available_models
-from sage.pipeline import SagePipeline
-from sage.solver import DDIM, prediction_table
+from sage.core.solver import DDIM, prediction_table
+from sage.jobs.models import available_models
+from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, open_source, picture_side, prepare
 from sage.training.settings import DEFAULT_OUT, TrainSettings

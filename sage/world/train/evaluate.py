@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from sage.features import EfficientNetLite0
-from sage.metrics import frechet_distance
+from sage.core.metrics import frechet_distance
+from sage.sd.features import EfficientNetLite0
 from sage.world import probe
 from sage.world.captions import caption
 from sage.world.labels import Labels, labels

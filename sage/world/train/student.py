@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sage.pipeline import SagePipeline
-from sage.plan import independent_plan
-from sage.settings import FILE_NAME
+from sage.core.plan import independent_plan
+from sage.sd.model_settings import FILE_NAME
+from sage.sd.pipeline import SagePipeline
 
 CARD = """\
 ---
@@ -52,7 +52,7 @@ captions of its training, beside the model without it:
 ## Use
 
 ```python
-from sage.pipeline import SagePipeline
+from sage.sd.pipeline import SagePipeline
 
 pipe = SagePipeline.from_pretrained("assets/{base}")
 pipe.merge_lora("FOLDER_OF_THIS_FILE")
@@ -62,7 +62,7 @@ images = pipe(["a fox in the snow"], num_inference_steps={steps}, guidance_scale
 ## Limits
 
 It inherits the limits, biases and licence of its base model. Quality alone and shared, against the
-model as it is at as many evaluations: `python -m sage.experiments few-step`.
+model as it is at as many evaluations: `python -m sage.studies few-step`.
 """
 
 

@@ -1,0 +1,193 @@
+"""Computes what a plan costs and saves, without running it: arithmetic on a plan.
+
+An evaluation is one condition through the denoiser at one step; classifier-free guidance doubles
+its FLOPs, not its number. FLOPs are counted for a model by `sage.sd.flops`; this module only
+multiplies.
+For equal shares the saving of evaluations is β·(1 − G/N) (arXiv 2509.15865, our derivation).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sage.core.plan import Plan
+from sage.core.trunk import Trunk, queries
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """FLOPs (2 x multiply-adds) of one call of each part of a model, for one sample.
+
+    Attributes:
+        text_encoder: One prompt.
+        denoiser: One row, one step, without guidance.
+        decoder: One picture.
+    """
+
+    text_encoder: float
+    denoiser: float
+    decoder: float
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Amounts of a run by stage."""
+
+    encode: float
+    trunk: float
+    branches: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """Sum over the stages."""
+        return self.encode + self.trunk + self.branches + self.decode
+
+
+class StageFlops(Stages):
+    """FLOPs of a run by stage."""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe of `sage.core.adaptive` at one step.
+
+    Attributes:
+        step: The step.
+        asked: Conditions that were run to find out who disagrees.
+        answered: Evaluations of the plan's rows that this spared.
+        base: Rows that were run without a condition, one for each trunk or none.
+    """
+
+    step: int
+    asked: int
+    answered: int
+    base: int
+
+    @property
+    def extra(self) -> int:
+        """Evaluations beyond those of the plan."""
+        return self.asked - self.answered
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan costs, beside sampling every prompt alone.
+
+    Attributes:
+        evaluations: Conditions through the denoiser, over all steps, probes included.
+        independent_evaluations: steps x prompts.
+        flops: Of the plan, by stage.
+        independent_flops: Of independent sampling, by stage, guided in all steps.
+        passes: Rows through the network, unconditional ones included.
+        independent_passes: The same for independent sampling.
+    """
+
+    evaluations: int
+    independent_evaluations: int
+    flops: StageFlops
+    independent_flops: StageFlops
+    passes: int
+    independent_passes: int
+
+    @property
+    def saving(self) -> float:
+        """Share of evaluations saved, in [0, 1]."""
+        return 1 - self.evaluations / self.independent_evaluations
+
+    @property
+    def passes_saving(self) -> float:
+        """Share of the network's rows saved, guidance included, in [0, 1]."""
+        return 1 - self.passes / self.independent_passes
+
+    @property
+    def flops_saving(self) -> float:
+        """Share of all FLOPs saved, text encoder and decoder included, in [0, 1]."""
+        return 1 - self.flops.total / self.independent_flops.total
+
+
+def evaluations(plan: Plan) -> int:
+    """Rows through the denoiser, over all steps."""
+    return sum(segment.stop - segment.start for segment in plan.segments)
+
+
+def trunk_evaluations(plan: Plan) -> int:
+    """Evaluations of rows that stand for more than one prompt."""
+    return sum(s.stop - s.start for s in plan.segments if len(s.members) > 1)
+
+
+def plan_cost(
+    plan: Plan,
+    model: ModelFlops,
+    guided: bool | range = True,
+    trunk: Trunk = "mean",
+    probes: Sequence[Probed] = (),
+) -> Cost:
+    """Cost of a plan on a model.
+
+    Args:
+        plan: The plan.
+        model: FLOPs of one call of each part.
+        guided: Whether every evaluation also runs the unconditional pass, or the steps in which
+            it does. Independent sampling, beside which the cost stands, is guided in all steps
+            or, if this is False, in none.
+        trunk: What the trunks follow; "prediction" costs an evaluation for each member.
+        probes: What was run beside the plan's own rows.
+    """
+    steps = range(plan.steps if guided else 0) if isinstance(guided, bool) else guided
+    shared = _Passes.of_rows(plan, steps, trunk, shared=True) + _Passes.of_probes(probes, steps)
+    alone = _Passes.of_rows(plan, steps, trunk, shared=False)
+    total = plan.steps * plan.num_prompts
+    everything = _Passes(total, 0 if guided is False else total)
+    return Cost(
+        shared.conditional + alone.conditional,
+        total,
+        _stage_flops(plan, shared, alone, model),
+        _stage_flops(plan, _Passes(0, 0), everything, model),
+        shared.total + alone.total,
+        everything.total,
+    )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Rows through the network, with a prompt's condition and without."""
+
+    conditional: int
+    unconditional: int
+
+    def __add__(self, other: "_Passes") -> "_Passes":
+        return _Passes(
+            self.conditional + other.conditional, self.unconditional + other.unconditional
+        )
+
+    @property
+    def total(self) -> int:
+        return self.conditional + self.unconditional
+
+    @classmethod
+    def of_rows(cls, plan: Plan, guided: range, trunk: Trunk, shared: bool) -> "_Passes":
+        """Passes of the segments that stand for several prompts, or of those for one."""
+        passes = cls(0, 0)
+        for segment in plan.segments:
+            if (len(segment.members) > 1) == shared:
+                each = queries(trunk, [segment.members])
+                both = range(max(segment.start, guided.start), min(segment.stop, guided.stop))
+                passes += cls(each * (segment.stop - segment.start), each * len(both))
+        return passes
+
+    @classmethod
+    def of_probes(cls, probes: Sequence[Probed], guided: range) -> "_Passes":
+        """Passes beyond those of the plan; siblings that have just parted share their base."""
+        base = sum(p.base - p.answered * (p.step in guided) for p in probes)
+        return cls(sum(p.extra for p in probes), base)
+
+
+def _stage_flops(plan: Plan, trunk: _Passes, branches: _Passes, model: ModelFlops) -> StageFlops:
+    # The empty (or negative) prompt of guidance is encoded once for a run, if at all.
+    texts = plan.num_prompts + bool(trunk.unconditional + branches.unconditional)
+    return StageFlops(
+        encode=model.text_encoder * texts,
+        trunk=model.denoiser * trunk.total,
+        branches=model.denoiser * branches.total,
+        decode=model.decoder * plan.num_prompts,
+    )

@@ -1,0 +1,134 @@
+"""Walks a plan: gather rows, ask the denoiser, step, yield.
+
+Knows plans, a denoiser (any callable), a solver and tensors; nothing of texts, pictures, devices,
+files or progress bars. The sampler is a generator of states: stop it by not asking for the next.
+Before its branch point a row stands for a group, after it for one prompt; the loop does not know
+the difference.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sage.core.noise import FreshNoise
+from sage.core.plan import Plan, Row
+from sage.core.solver import Memory, Solver
+from sage.core.trunk import Denoiser, Trunk, changes_by_step, question
+
+
+@dataclass(frozen=True)
+class State:
+    """All trajectories after a step.
+
+    Attributes:
+        step: The step just taken, 0-based.
+        rows: The prompts behind each row.
+        x: [R, ...] latents after the step.
+        denoised: [R, ...] the clean x0 that the step predicted: what a preview shows.
+        memory: What the solver remembers, rows first.
+    """
+
+    step: int
+    rows: tuple[Row, ...]
+    x: Tensor
+    denoised: Tensor
+    memory: Memory = ()
+
+
+def sample(
+    denoise: Denoiser,
+    solver: Solver,
+    plan: Plan,
+    cond: Tensor,
+    noise: Tensor,
+    *,
+    trunk: Trunk = "mean",
+    fresh: FreshNoise | None = None,
+    start: State | None = None,
+) -> Iterator[State]:
+    """Runs a plan and yields the state after every step.
+
+    Args:
+        denoise: Predicts from rows, their steps and their conditions.
+        solver: Turns predictions into steps; `solver.steps` must equal `plan.steps`.
+        plan: Who shares with whom, and until when.
+        cond: [N, ...] one condition for each prompt.
+        noise: [N, ...] one starting latent for each prompt. A row that stands for several
+            prompts starts from that of its first member.
+        trunk: What a row that stands for several prompts follows; see `sage.core.trunk`.
+        fresh: Noise that rows exchange for their own where they branch; None leaves them alike.
+        start: A state of a run that began like this one, to go on from; None begins at noise.
+
+    Yields:
+        One State a step after `start`; `in_prompt_order` of the last one is the result.
+
+    Raises:
+        ValueError: If the numbers of steps or prompts disagree, or `start` has other rows.
+    """
+    if solver.steps != plan.steps:
+        raise ValueError(f"The solver has {solver.steps} steps, the plan {plan.steps}.")
+    if not len(cond) == len(noise) == plan.num_prompts:
+        raise ValueError(
+            f"The plan has {plan.num_prompts} prompts, but there are {len(cond)} conditions "
+            f"and {len(noise)} starting latents."
+        )
+    first = 0 if start is None else start.step + 1
+    if start is not None and start.rows != plan.rows(start.step):
+        raise ValueError(f"The state at step {start.step} has other rows than the plan.")
+    # Everything that comes from the host is on the device before the loop begins.
+    remaining = range(first, plan.steps)
+    moves = {i: _Move.at(plan, i, cond) for i in remaining if i == first or plan.splits_at(i)}
+    asked = (i for i in remaining if i in moves or changes_by_step(trunk))
+    questions = {i: question(trunk, cond, plan.rows(i), i) for i in asked}
+    if start is None:
+        x = denoised = noise[moves[0].lead]  # (R, ...)
+        memory = solver.start(x)
+    else:
+        x, denoised, memory = start.x, start.denoised, start.memory
+    for i in remaining:
+        if i in moves:
+            move = moves[i]
+            x = x[move.parents]  # branch: every new row copies the row it came from
+            memory = tuple(m[move.parents] for m in memory)
+            if fresh is not None and move.branches:
+                levels = solver.after[i - 1]
+                x = fresh.exchange(x, denoised[move.parents], levels, move.depth, move.lead)
+        if i in questions:
+            ask = questions[i]
+        index = move.steps + i
+        output = ask(denoise, solver.scale_input(x, index), index)
+        x, denoised, memory = solver.step(x, output, index, memory, move.lead)
+        yield State(i, move.rows, x, denoised, memory)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What changes where rows split: their members and origin."""
+
+    rows: tuple[Row, ...]
+    parents: Tensor  # [R] int64
+    lead: Tensor  # [R] int64, first member of each row
+    depth: Tensor  # [R] int64, how often each row has branched if it does so here, otherwise 0
+    branches: bool  # whether any does
+    steps: Tensor  # [R] zeros, to which the step is added
+
+    @classmethod
+    def at(cls, plan: Plan, step: int, cond: Tensor) -> "_Move":
+        rows, depth = plan.rows(step), plan.branching(step)
+        parents = torch.tensor(plan.parents(step), device=cond.device)
+        lead = torch.tensor([row[0] for row in rows], device=cond.device)
+        depths = torch.tensor(depth, device=cond.device)
+        return cls(rows, parents, lead, depths, any(depth), torch.zeros_like(parents))
+
+
+def in_prompt_order(state: State) -> Tensor:
+    """The latents of a state, one for each prompt [N, ...]; shared rows are repeated."""
+    return state.x[prompt_rows(state.rows, state.x.device)]
+
+
+def prompt_rows(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tensor:
+    """For each prompt, the row that stands for it: [N] int64."""
+    place = {prompt: r for r, row in enumerate(rows) for prompt in row}
+    return torch.tensor([place[n] for n in range(len(place))], device=device)

@@ -1,0 +1,1 @@
+"""What a request becomes: settings, models, plans with their cost, comparisons, grids."""

@@ -1,0 +1,34 @@
+"""What the numbers of a run depend on: model, settings, hardware and versions."""
+
+from importlib.metadata import version
+
+import sage
+from sage.jobs.job import Job
+from sage.jobs.models import describe_device
+
+
+def run_conditions(job: Job) -> dict:
+    """Conditions of a run, as plain values for its report.
+
+    Raises:
+        ValueError: If the job's model is not loaded.
+    """
+    spec, request, pipe = job.spec, job.request, job.loaded_sides.plain
+    settings = request.to_dict()
+    return {
+        "model": spec.key,
+        "source": f"{spec.source}@{spec.revision}" if spec.revision else spec.key,
+        # The adapter runs on the shared side only; independent pictures are the plain model's.
+        "adapter": spec.adapter.name if request.trained and spec.adapter else None,
+        **{name: settings[name] for name in settings if name not in ("prompts", "seed")},
+        "scheduler": type(pipe.scheduler).__name__,
+        "device": describe_device(pipe.device),
+        "dtype": str(pipe.dtype).removeprefix("torch."),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("torch", "diffusers", "transformers")
+    return {"sage": sage.__version__} | {name: version(name) for name in packages}

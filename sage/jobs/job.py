@@ -1,0 +1,244 @@
+"""From a request to everything that is known before it runs: `prepare(model, request) -> Job`.
+
+The one place that chooses both sides' pipelines, counts calls of the denoiser, finds groups, asks
+the guard, makes the plan and counts its cost. Whatever shows or spends one of these numbers reads
+it from a job; what is known only after a run is in the run's output.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from diffusers import DDIMScheduler
+
+from sage.core.adaptive import AdaptiveRule
+from sage.core.calibration import Calibration, lowest_similarity
+from sage.core.cost import Cost, ModelFlops, plan_cost
+from sage.core.grouping import Grouping
+from sage.core.guard import Verdict, predict
+from sage.core.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
+from sage.core.settings import Sampling
+from sage.core.tree import budget_plan, dendrogram
+from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.request import Request
+from sage.jobs.sides import Sides
+from sage.sd.pipeline import SagePipeline
+from sage.sd.schedulers import denoiser_calls, make_scheduler, steps_for
+
+# Largest distance of guidance directions that stay together in an adaptive run; at 1 they no longer
+# agree at all. Of the rules in the study `adaptive` it lost least against fixed branch points.
+THRESHOLD = 0.8
+EARLIEST = 0.1  # share of the steps before which an adaptive run never splits
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request with what follows from it, before anything is rendered.
+
+    Attributes:
+        request: What was asked for.
+        spec: The model it was asked of.
+        grouping: Similarities and the reason for every pair.
+        groups: Who starts together: the groups, or the trunks of a tree.
+        plan: The shared side; of an adaptive run, the plan if no prediction parts before the
+            branch point.
+        verdicts: For each group whether sharing is predicted to be safe; None where it shares
+            nothing.
+        flops: Of one call of each part of the model.
+        rule: When an adaptive run splits; None for the others.
+        sides: Both sides' pipelines; None where the model is not loaded.
+    """
+
+    request: Request
+    spec: ModelSpec
+    grouping: Grouping
+    groups: tuple[Group, ...]
+    plan: Plan
+    verdicts: tuple[Verdict | None, ...]
+    flops: ModelFlops
+    rule: AdaptiveRule | None = None
+    sides: Sides | None = None
+
+    @property
+    def calls(self) -> int:
+        """How often the denoiser is called for one trajectory: its NFE."""
+        return self.plan.steps
+
+    @property
+    def loaded_sides(self) -> Sides:
+        """Both sides' pipelines.
+
+        Raises:
+            ValueError: If the model is not loaded.
+        """
+        if self.sides is None:
+            raise ValueError("The model of this job is not loaded; make one with `prepare`.")
+        return self.sides
+
+    @property
+    def branch_call(self) -> int:
+        """First call that is no longer shared, as asked; the guard may have moved it ahead."""
+        return branch_step_from_ratio(self.request.share_ratio, self.calls)
+
+    @property
+    def independent(self) -> Plan:
+        """The baseline: every prompt alone for all steps."""
+        return independent_plan(self.plan.num_prompts, self.calls)
+
+    @property
+    def shares(self) -> bool:
+        """Whether any two prompts share a step."""
+        return bool(self.plan.branch_steps)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the plan is what will be run; an adaptive one is made while sampling."""
+        return self.rule is None
+
+    @property
+    def cost(self) -> Cost:
+        """What the plan costs, counted and not run."""
+        return self.cost_of(self.plan)
+
+    def cost_of(self, plan: Plan) -> Cost:
+        """What any plan costs under the settings of this job."""
+        guided = self.request.guidance_scale > 1
+        return plan_cost(plan, self.flops, guided, self.request.trunk)
+
+    def fewer_plan(self, evaluations: int | None = None) -> Plan | None:
+        """The equal-NFE baseline: independent sampling with the most calls that can be paid.
+
+        Where a scheduler cannot make just so many calls (Heun's are odd), it is fewer.
+
+        Args:
+            evaluations: What may be spent; what the plan costs without it.
+
+        Returns:
+            None if a single step for each prompt costs more.
+        """
+        spent = self.cost.evaluations if evaluations is None else evaluations
+        number = self.plan.num_prompts
+        scheduler = make_scheduler(self.request.scheduler, like=DDIMScheduler())
+        for calls in range(spent // number, 0, -1):
+            try:
+                steps_for(scheduler, calls)
+            except ValueError:
+                continue
+            return independent_plan(number, calls)
+        return None
+
+    def at(self, branch_call: int) -> "Job":
+        """The same job with another branch point, in calls of the denoiser, and no guard.
+
+        Raises:
+            ValueError: If the point lies outside the run.
+        """
+        if not 0 <= branch_call <= self.calls:
+            raise ValueError(f"The branch point is {branch_call}; allowed are 0 to {self.calls}.")
+        request = replace(self.request, share_ratio=branch_call / self.calls, guarded=False)
+        plan = shared_plan(self.groups, self.calls, branch_call)
+        return replace(self, request=request, plan=plan)
+
+
+def prepare(model: LoadedModel, request: Request, groups: Sequence[Group] | None = None) -> Job:
+    """Everything that follows from a request on a loaded model.
+
+    Args:
+        model: The model.
+        request: A checked request.
+        groups: Groups to use instead of those found by similarity.
+
+    Raises:
+        ValueError: If the model cannot do what is asked for.
+    """
+    sides = Sides.of(model, request)
+    grouping = find_groups(sides.plain, request)
+    job = arrange(grouping, request, model.spec, sides.plain.flops, groups)
+    return replace(job, sides=sides)
+
+
+def find_groups(pipe: SagePipeline, request: Request) -> Grouping:
+    """The groups a request leads to."""
+    return pipe.group(request.prompts, request.tau_min, request.tau_max, request.max_group_size)
+
+
+def arrange(
+    grouping: Grouping,
+    request: Request,
+    spec: ModelSpec,
+    flops: ModelFlops,
+    groups: Sequence[Group] | None = None,
+) -> Job:
+    """The job of a request whose similarities are known; needs no loaded model.
+
+    Args:
+        grouping: Similarities and groups, from `find_groups`.
+        request: A checked request.
+        spec: Of the model.
+        flops: Of the model.
+        groups: Groups to use instead of those found by similarity.
+
+    Raises:
+        ValueError: If a tree cannot keep to the budget.
+    """
+    calls = calls_of(request)
+    if request.sharing == "tree":
+        plan = budget_plan(dendrogram(grouping.similarity), calls, request.budget)
+        trunks = plan.rows(0)
+        return Job(request, spec, grouping, trunks, plan, (None,) * len(trunks), flops)
+    members = tuple(tuple(group) for group in groups or grouping.groups)
+    calibration = calibration_of(spec)
+    verdicts = tuple(_verdict(grouping, group, request, calls, calibration) for group in members)
+    plan = shared_plan(members, calls, [_branch_call(request, calls, v) for v in verdicts])
+    return Job(request, spec, grouping, members, plan, verdicts, flops, _rule(request))
+
+
+def calls_of(sampling: Sampling) -> int:
+    """How often a scheduler calls the denoiser for one trajectory, whatever the model."""
+    scheduler = make_scheduler(sampling.scheduler, like=DDIMScheduler())
+    return denoiser_calls(scheduler, sampling.steps)
+
+
+def calibration_of(spec: ModelSpec) -> Calibration | None:
+    """What is known of sharing on a model; None if nothing is.
+
+    That of the plain model also where its adapter is on: with and without it, a request branches
+    at the same point, so that the effect of the adapter can be judged.
+    """
+    return _read_calibration(Path(spec.student or spec.source))
+
+
+@lru_cache
+def _read_calibration(folder: Path) -> Calibration | None:
+    return Calibration.read(folder)
+
+
+def _rule(request: Request) -> AdaptiveRule | None:
+    """An adaptive run splits by the branch point at the latest."""
+    if request.sharing != "adaptive":
+        return None
+    latest = request.share_ratio
+    return AdaptiveRule(THRESHOLD, earliest=min(EARLIEST, latest), latest=latest)
+
+
+def _verdict(
+    grouping: Grouping,
+    group: Group,
+    request: Request,
+    calls: int,
+    calibration: Calibration | None,
+) -> Verdict | None:
+    if len(group) == 1:
+        return None
+    asked = branch_step_from_ratio(request.share_ratio, calls) / calls  # of whole calls
+    similarity = lowest_similarity(grouping.similarity, group)
+    return predict(similarity, asked, calibration, calls)
+
+
+def _branch_call(request: Request, calls: int, verdict: Verdict | None) -> int:
+    """First call that a group no longer shares."""
+    if not request.guarded or verdict is None or verdict.safe:
+        return branch_step_from_ratio(request.share_ratio, calls)
+    # Down, not to the nearest, where the guard shortens: a call more would not be safe.
+    return int((verdict.shorter or 0.0) * calls + 1e-9)

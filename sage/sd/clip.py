@@ -1,0 +1,92 @@
+"""CLIP as two functions: texts to unit vectors, pictures to unit vectors.
+
+Text vectors give the similarity matrix, both together the CLIP score.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from sage.sd.identity import fingerprint
+
+
+class ClipEncoder:
+    """A CLIP model with its tokenizer and picture preparation."""
+
+    def __init__(
+        self, model: CLIPModel, tokenizer: CLIPTokenizer, image_processor: CLIPImageProcessorPil
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | Path,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        local_files_only: bool = False,
+    ) -> "ClipEncoder":
+        """Loads a CLIPModel, its tokenizer and its preprocessor from one folder or repository."""
+        where = {"revision": revision, "local_files_only": local_files_only}
+        model = CLIPModel.from_pretrained(
+            folder_or_repo, dtype=dtype, use_safetensors=True, **where
+        )
+        return cls(
+            model,
+            CLIPTokenizer.from_pretrained(folder_or_repo, **where),
+            CLIPImageProcessorPil.from_pretrained(folder_or_repo, **where),
+        )
+
+    def to(self, device: torch.device | str) -> "ClipEncoder":
+        """Moves the model; returns itself."""
+        self.model.to(device)
+        return self
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads; safetensors only."""
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(folder)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of texts, [N, L] each, on the CPU."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, return_tensors="pt"
+        )
+        return tokens.input_ids, tokens.attention_mask
+
+    def identity(self) -> str:
+        """A text that changes when the text half of the model does."""
+        model: Any = getattr(self.model, "_orig_mod", self.model)
+        return fingerprint(model.text_model, model.text_projection, type(self.model))
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Projected text embeddings [N, D], float32 on the CPU, unit length."""
+        ids, mask = self.tokenize(texts)
+        device = self.model.device
+        features = self.model.get_text_features(
+            input_ids=ids.to(device), attention_mask=mask.to(device)
+        )
+        return _unit(features)
+
+    @torch.inference_mode()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Projected image embeddings [N, D], float32 on the CPU, unit length."""
+        pixels = self.image_processor(list(images), return_tensors="pt")["pixel_values"]
+        features = self.model.get_image_features(
+            pixel_values=pixels.to(self.model.device, self.model.dtype)
+        )
+        return _unit(features)
+
+
+def _unit(features: object) -> Tensor:
+    # transformers 5 wraps the projected embedding; older ones return the tensor itself.
+    projected = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(projected.float().cpu(), dim=-1)

@@ -1,0 +1,1 @@
+"""What all studies share: cells, judges, statistics, figures and tables."""

@@ -1,0 +1,136 @@
+"""What happens in groups larger than the paper's five?
+
+The same prompts, in sets of sixteen that all fit each other, are run as groups of 2, 4, 8 and 16:
+saving, quality and diversity against the size of a group. The unit of the intervals is the set.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sage.core.grouping import cosine_similarity
+from sage.studies.engine.compare import Comparison, Design, Entry
+from sage.studies.engine.figures import Figure, caption, metric_panels
+from sage.studies.engine.lab import Lab
+from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE, UNTRAINED
+from sage.studies.engine.prompts import PromptSet, bounds, regrouped
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
+
+SIZES = (2, 4, 8, 16)
+WHOLE = max(SIZES)
+
+
+def cliques(
+    similarity: np.ndarray, tau: tuple[float, float], size: int, number: int, seed: int = 0
+) -> list[tuple[int, ...]]:
+    """Disjoint sets of prompts in which every pair lies within the bounds, found greedily.
+
+    Args:
+        similarity: [N, N].
+        tau: Bounds.
+        size: Prompts of a set.
+        number: Most sets that are looked for.
+        seed: Of the order in which prompts are tried.
+    """
+    fits = (similarity >= tau[0]) & (similarity <= tau[1])
+    np.fill_diagonal(fits, False)
+    sets: list[tuple[int, ...]] = []
+    for start in np.random.default_rng(seed).permutation(len(similarity)):
+        clique, open_ = [int(start)], fits[start].copy()
+        while open_.any() and len(clique) < size:
+            # The candidate that leaves most others open.
+            candidates = np.flatnonzero(open_)
+            best = candidates[(fits[candidates] & open_).sum(1).argmax()]
+            clique.append(int(best))
+            open_ &= fits[best]
+        if len(clique) == size and not any(set(clique) & set(other) for other in sets):
+            sets.append(tuple(sorted(clique)))
+            fits[:, clique] = False
+        if len(sets) == number:
+            break
+    return sets
+
+
+def design(lab: Lab) -> Design:
+    """The same prompts in groups of every size, untrained and with the SAGE adapter."""
+    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts))
+    similarity = cosine_similarity(lab.pipe.embed(sample.texts))
+    wanted = max(1, lab.settings.prompts // WHOLE)
+    sets = cliques(similarity.numpy(), bounds(lab.pipe), WHOLE, wanted)
+    if not sets:
+        raise ValueError(f"No {WHOLE} of {len(sample)} captions are all within the bounds.")
+    order = [n for clique in sets for n in clique]
+    prompts, among = lab.painted(sample.take(order)), similarity[order][:, order]
+    divided = {size: divide(prompts, among, size) for size in SIZES}
+    entries = [Entry(INDEPENDENT, lab.recipe(), {"size": 1}, divided[WHOLE])]
+    entries += [
+        Entry(name, lab.recipe(RATIO, adapter), {"size": size}, divided[size])
+        for name, adapter in ((UNTRAINED, None), (SAGE, lab.settings.sage_adapter))
+        for size in SIZES
+    ]
+    return Design(entries, divided[WHOLE])
+
+
+def divide(prompts: PromptSet, similarity: Tensor, size: int) -> PromptSet:
+    """The prompts of the sets, in groups of one size; the sets are the units."""
+    groups = [tuple(range(i, i + size)) for i in range(0, len(prompts), size)]
+    units = np.repeat(np.arange(len(prompts) // WHOLE), WHOLE // size)
+    return replace(regrouped(prompts, similarity, groups), units=units)
+
+
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """The share ratio, and how many sets of prompts there are."""
+    prompts = comparison.design.prompts
+    return {"share_ratio": RATIO, "sets": len(prompts or ()) // WHOLE}
+
+
+def finding(comparison: Comparison) -> str:
+    """One sentence: saving, quality and diversity from the smallest to the largest group."""
+    by_size = {size: comparison.one(SAGE, size=size) for size in SIZES}
+    key = "fd" if "fd" in by_size[WHOLE].measured.metrics else "pixels"
+    title, parts = {"fd": "FD-EffLite0", "pixels": "pixel distance"}[key], []
+    for size, line in by_size.items():
+        text = f"{size}: saves {line.measured.saving:.0%}, {title} {line.value(key):.3g}"
+        if "inside" in line.measured.metrics:
+            text += f", diversity inside {line.value('inside'):.3f}"
+        parts.append(text)
+    four, sixteen = (by_size[size].measured.metrics[key] for size in (4, WHOLE))
+    worse = sixteen.minus(four).sign > 0
+    return (
+        f"At share ratio {RATIO:g} with the SAGE adapter, groups of {'; '.join(parts)}: sixteen "
+        f"{'are worse than' if worse else 'are not visibly worse than'} four."
+    )
+
+
+def figure(result: Result) -> Figure:
+    """Quality and diversity against size; every line begins at independent sampling."""
+    alone = [line for line in result["rows"] if line["size"] == 1]
+    panels = []
+    for key in (key for key in ("fd", "clip", "inside") if key in result["metrics"]):
+        series = {
+            name: (alone if key != "inside" else [])  # its diversity is of groups of sixteen
+            + [line for line in result["rows"] if line["name"] == name]
+            for name in (UNTRAINED, SAGE)
+        }
+        ticks = SIZES if key == "inside" else (1, *SIZES)
+        panels += metric_panels(
+            result, [key], series, lambda line: line["size"], "prompts in a group",
+            log=True, ticks=ticks,
+        )  # fmt: skip
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="group-size",
+    title="Groups of 2 to 16",
+    about=__doc__,
+    design=design,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+    columns={"size": "prompts in a group"},
+    defaults={"pictures": 192, "seeds": 1},
+)

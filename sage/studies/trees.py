@@ -1,0 +1,76 @@
+"""Do trees, in which closer prompts share longer, beat one level of sharing at equal evaluations?
+
+One-level sharing spends so much; a tree may spend no more. Two kinds of tree: inside the same
+groups, and over all prompts at once, whose first steps then stand for dozens. The cut is that of
+Decatur et al. 2025 (arXiv 2508.21032); their models, prompts and embeddings are others.
+"""
+
+from sage.studies.engine.compare import (
+    QUALITY,
+    Comparison,
+    Design,
+    Entry,
+    rows_with_front,
+)
+from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.lab import Lab
+from sage.studies.engine.methods import INDEPENDENT, INSIDE, OVER_ALL, SAGE, UNTRAINED, tree_plans
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
+
+RATIOS = (0.3, 0.4, 0.5)
+ONE_LEVEL = "one level"
+
+
+def design(lab: Lab) -> Design:
+    """One level and both trees, with the SAGE adapter; untrained at the middle ratio."""
+    entries = [Entry(INDEPENDENT, lab.recipe(), {"label": "30 steps"})]
+    for method, ratio in (*((SAGE, ratio) for ratio in RATIOS), (UNTRAINED, RATIOS[1])):
+        adapter = lab.settings.sage_adapter if method == SAGE else None
+        label = {"label": f"{method}, evaluations of ratio {ratio:g}"}
+        entries.append(Entry(ONE_LEVEL, lab.recipe(ratio, adapter), label))
+        entries += [
+            Entry(name, lab.recipe(0.0, adapter, plan=plan), label)
+            for name, plan in tree_plans(lab, lab.prompts, ratio).items()
+        ]
+    return Design(entries, lab.prompts)
+
+
+def finding(comparison: Comparison) -> str:
+    """One sentence: where each kind of tree differs from one level, beyond chance."""
+    base = {line.label: line for line in comparison.all(ONE_LEVEL)}
+    parts = []
+    for kind in (INSIDE, OVER_ALL):
+        pairs = [(line, base[line.label]) for line in comparison.all(kind)]
+        higher, lower = (comparison.differing(pairs, sign) or "nothing" for sign in (1, -1))
+        parts.append(f"a {kind} is better in {higher} and worse in {lower}")
+    first = next(iter(base.values()))
+    return (
+        f"Against one level with as many evaluations ({comparison.summary(first)} with "
+        f"{first.label}), {'; '.join(parts)}."
+    )
+
+
+def figure(result: Result) -> Figure:
+    """Quality against evaluations, with the SAGE adapter."""
+    trained = [line for line in result["rows"] if not line["label"].startswith(UNTRAINED)]
+    panels = metric_panels(
+        result,
+        wanted(result, QUALITY),
+        by_key(trained),
+        lambda line: line["evaluations"],
+        "evaluations a picture",
+    )
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="trees",
+    title="Trees against one level of sharing",
+    about=__doc__,
+    design=design,
+    rows=rows_with_front(),
+    finding=finding,
+    figure=figure,
+    defaults={"pictures": 336, "seeds": 1},
+)

@@ -1,0 +1,393 @@
+"""The tab "Explore": a grid over two settings, a cell of it large, and one run step by step.
+
+Listeners only: the components are in `parts`, what is computed lies in `sage.jobs.grid`,
+how it looks in `sage.ui.html.grids`. A session remembers its grid in an `Explored`; rendering takes
+its turn with the rest of the page.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.context import get_render_context
+
+from sage.jobs.grid import Cell, CellDone, Grid, GridCost, Trace, plan_grid
+from sage.jobs.job import prepare
+from sage.jobs.models import ModelSpec
+from sage.jobs.request import Request
+from sage.ui import kit
+from sage.ui.explore.parts import (
+    ALL,
+    EMPTY_CELL,
+    EMPTY_GRID,
+    EMPTY_STEPS,
+    LATENTS,
+    Explored,
+    Form,
+    Parts,
+    Steps,
+    axis_values,
+    build_parts,
+)
+from sage.ui.export.links import link_query
+from sage.ui.html import grids, views
+from sage.ui.html.words import plural, shorten
+from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import require_admission
+from sage.ui.shelf import Shelf
+from sage.ui.turns import Turns
+from sage.ui.work import render_grid_of, trace_request
+
+
+class Speed:
+    """The last measured speed of each model, for rough seconds in advance; safe between threads."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, float]] = {}
+        self._lock = Lock()
+
+    def measured(self, model: str, done: CellDone) -> None:
+        """Takes over the seconds of a finished cell, if it ran anything."""
+        ran = done.evaluations - done.reused
+        if ran > 0:
+            with self._lock:
+                self._last[model] = (done.seconds / ran, done.around)
+
+    def seconds(self, model: str, cost: GridCost) -> float | None:
+        """What a grid would take at that speed; None if nothing has been measured."""
+        with self._lock:
+            each, around = self._last.get(model, (None, 0.0))
+        if each is None:
+            return None
+        return each * (cost.evaluations - cost.reused) + around * cost.runs
+
+
+def build_explore(shelf: Shelf) -> None:
+    """Builds the tab inside the current `gr.Tab`; it loads nothing before it is opened."""
+    parts, tab = build_parts(shelf), get_render_context()
+    _wire(parts, Exploring(parts, shelf), tab)
+
+
+class Exploring:
+    """The tab's listeners.
+
+    Args:
+        parts: The components they update.
+        shelf: The models they use.
+    """
+
+    def __init__(self, parts: Parts, shelf: Shelf) -> None:
+        self.parts = parts
+        self.shelf = shelf
+        self.speed = Speed()
+        self.turns = Turns()
+
+    # -- at once -----------------------------------------------------------------------------
+
+    def pick_axis(self, name: str) -> Any:
+        """The values an axis starts with."""
+        return axis_values(name)
+
+    def pick_model(self, key: str) -> Updates:
+        """A model's own steps and guidance, and its adapter if it has one."""
+        return kit.own_values(self.parts.controls, self.shelf.spec(key))
+
+    def estimate(self, *values: Any) -> Updates:
+        """What the grid would cost, after a change of the form."""
+        parts, (form, explored) = self.parts, _split(values)
+        try:
+            grid = form.grid()
+            _, cost = self._plan(form, grid)
+        except ValueError as error:
+            return {
+                parts.cost: views.note(str(error), "error"),
+                parts.render: gr.Button(interactive=False),
+                parts.trace: gr.Button(interactive=False),
+            }
+        show = self._show(form)
+        empty = grids.grid_table(grid, [0], {})
+        return {
+            parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
+            parts.render: gr.Button(interactive=True),
+            parts.trace: gr.Button(interactive=True),
+            parts.show: gr.skip() if explored.done else show,
+            parts.table: gr.skip() if explored.done else empty,
+        }
+
+    def _plan(self, form: Form, grid: Grid) -> tuple[tuple[Cell, ...], GridCost]:
+        """The runs of a grid, with the model's own bounds of similarity."""
+        model = self.shelf.get(form.model)
+        cells = plan_grid(model, replace(grid, base=_with_bounds(grid.base, model.spec)))
+        return cells, GridCost.of(cells)
+
+    def _show(self, form: Form) -> gr.Dropdown:
+        prompts = form.request().prompts
+        names = [f"P{n + 1} {shorten(prompt, 40)}" for n, prompt in enumerate(prompts)]
+        choices = [(name, str(n)) for n, name in enumerate(names)]
+        return gr.Dropdown(choices=[*choices, ("All prompts", ALL)], value="0")
+
+    def show(self, which: str, explored: Explored) -> Updates:
+        """Other prompts' pictures in the cells, without rendering anything."""
+        return {self.parts.table: self._table(explored, which)}
+
+    def choose(self, which: str, explored: Explored, event: gr.EventData) -> Updates:
+        """A cell, large, with its settings."""
+        cell = getattr(event, "cell", None)
+        if cell not in explored.done:
+            return {self.parts.explored: gr.skip()}
+        explored = replace(explored, chosen=cell)
+        return {
+            self.parts.explored: explored,
+            self.parts.table: self._table(explored, which),
+            self.parts.cell: self._cell(explored),
+            self.parts.trace: gr.Button("Show the steps of this cell"),
+        }
+
+    def look(self, look: str, explored: Explored) -> str:
+        """The tree of steps with the pictures expected, or with the latents."""
+        return self._tree(explored, look)
+
+    def _table(self, explored: Explored, which: str, running: int | None = None) -> str:
+        if explored.grid is None:
+            return views.note(EMPTY_GRID)
+        everyone = range(len(explored.grid.base.prompts))
+        prompts = everyone if which == ALL else [int(which)]
+        return grids.grid_table(explored.grid, prompts, explored.done, running, explored.chosen)
+
+    def _cell(self, explored: Explored) -> str:
+        cell = explored.chosen
+        if cell is None:
+            return views.note(EMPTY_CELL)
+        address = link_query(explored.grid.requests[cell], explored.model)
+        shown, plan = explored.done[cell], explored.plans[cell]
+        return grids.cell_details(explored.grid, cell, shown, plan, address)
+
+    def _tree(self, explored: Explored, look: str) -> str:
+        steps = explored.steps
+        if steps is None:
+            return views.note(EMPTY_STEPS)
+        return grids.step_tree(
+            steps.request, steps.plan, steps.frames, steps.end, latents=look == LATENTS
+        )
+
+    # -- rendering ---------------------------------------------------------------------------
+
+    def announce(self) -> Updates:
+        """Shown at once after the click, while the grid waits for its turn."""
+        return {
+            self.parts.turn: self.turns.fresh(),
+            self.parts.progress: views.progress(0, 1, self.shelf.waiting, "live"),
+            self.parts.render: gr.Button(interactive=False),
+            self.parts.stop: gr.Button("Stop", interactive=True),
+        }
+
+    def render(self, turn: str, *values: Any) -> Running:
+        """Renders the grid cell by cell, until it is done or its turn is stopped."""
+        parts, (form, explored) = self.parts, _split(values)
+        steps = self._explained(self._render(form), parts.progress, parts.render, parts.stop)
+        yield from self.turns.work(turn, steps, partial(self._last_words, explored))
+
+    def _render(self, form: Form) -> Running:
+        parts, grid = self.parts, form.grid()
+        cells, cost = self._plan(form, grid)
+        plans = {cell.place: cell.job.plan for cell in cells}
+        grid = replace(grid, base=_with_bounds(grid.base, self.shelf.spec(form.model)))
+        explored, done, total = Explored(form.model, grid, plans), 0.0, max(cost.flops, 1.0)
+        flops = {cell.place: cell.flops for cell in cells}
+        which, shown = "0", 0.0
+        yield {
+            parts.explored: explored,
+            parts.show: self._show(form),
+            parts.cell: self._cell(explored),
+            parts.table: self._table(explored, which),
+            parts.sheet: gr.DownloadButton(interactive=False),
+        }
+        for item in self.shelf.lease.run(render_grid_of, form.model, grid, flops=cost.flops):
+            if isinstance(item, CellDone):
+                self.speed.measured(form.model, item)
+                done += flops[item.cell]
+                cell = grids.Shown.of(item.images, item.evaluations, item.reused, item.clip)
+                explored = replace(explored, done={**explored.done, item.cell: cell})
+                yield {parts.explored: explored, parts.table: self._table(explored, which)}
+            elif time.monotonic() - shown > 0.2:
+                shown = time.monotonic()
+                yield self._on_the_way(explored, item, done / total, len(cells))
+        yield self._finished(explored, form)
+
+    def _on_the_way(self, explored: Explored, item: Any, share: float, number: int) -> Updates:
+        line = f"Run {len(explored.done) + 1} of {number}: step {item.step} of {item.steps}"
+        return {
+            self.parts.progress: views.progress(round(100 * share), 100, line, "live"),
+            self.parts.table: self._table(explored, "0", running=item.cell),
+        }
+
+    def _finished(self, explored: Explored, form: Form) -> Updates:
+        parts, cells = self.parts, explored.done.values()
+        spent, reused = (sum(getattr(c, k) for c in cells) for k in ("evaluations", "reused"))
+        line = f"Done: {plural(len(explored.done), 'run')}, {spent - reused} evaluations"
+        line += f"; {reused} more were taken from runs that begin alike." if reused else "."
+        _, cost = self._plan(form, explored.grid)
+        return {
+            parts.progress: views.progress(1, 1, line, "done"),
+            parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
+            parts.sheet: gr.DownloadButton(
+                value=str(grids.save_grid(explored.grid, explored.done, self._title(explored))),
+                interactive=True,
+            ),
+            **self._ready(parts.render, parts.stop),
+        }
+
+    def _title(self, explored: Explored) -> str:
+        return self.shelf.spec(explored.model).title
+
+    def stop(self, turn: str, explored: Explored) -> Updates:
+        """Asks the grid to end; it says so itself, unless it has not begun."""
+        return self._stop(turn, self.parts.stop, partial(self._last_words, explored))
+
+    def _stop(self, turn: str, button: gr.Button, words: Callable[[Updates], Updates]) -> Updates:
+        state = self.turns.stop(turn)
+        if state == "waiting":
+            return words({})
+        return {button: gr.skip() if state == "running" else gr.Button("Stop", interactive=False)}
+
+    def _last_words(self, before: Explored, shown: Updates) -> Updates:
+        """What of a grid that was stopped is finished."""
+        parts, explored = self.parts, shown.get(self.parts.explored, before)
+        ready, number = len(explored.done), len(explored.grid.requests) if explored.grid else 0
+        line = f"Stopped: {ready} of {plural(number, 'run')} finished."
+        return {
+            parts.progress: views.progress(ready, max(1, number), line, "warn"),
+            parts.table: self._table(explored, "0"),
+            **self._ready(parts.render, parts.stop),
+        }
+
+    def announce_trace(self) -> Updates:
+        """Shown at once after the click, while the run waits for its turn."""
+        return {
+            self.parts.trace_turn: self.turns.fresh(),
+            self.parts.trace_progress: views.progress(0, 1, self.shelf.waiting, "live"),
+            self.parts.trace: gr.Button(interactive=False),
+            self.parts.stop_trace: gr.Button("Stop", interactive=True),
+        }
+
+    def trace(self, turn: str, look: str, *values: Any) -> Running:
+        """One run with previews of every row: the chosen cell, or the form as it stands."""
+        parts, (form, explored) = self.parts, _split(values)
+        updates = self._trace(look, form, explored)
+        steps = self._explained(updates, parts.trace_progress, parts.trace, parts.stop_trace)
+        yield from self.turns.work(turn, steps, self._last_steps)
+
+    def _trace(self, look: str, form: Form, explored: Explored) -> Running:
+        parts = self.parts
+        if explored.chosen is None:
+            key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
+        else:
+            key, request = explored.model, explored.grid.requests[explored.chosen]
+        job = prepare(self.shelf.get(key), request)
+        steps = Steps(request, job.plan, ())
+        flops = job.cost.flops.total
+        for item in self.shelf.lease.run(trace_request, key, request, flops=flops):
+            if isinstance(item, Trace):
+                steps = replace(steps, plan=item.plan, end=item)
+                line, at, tone = "Done: the branches have become pictures.", 1.0, "done"
+            else:
+                steps = replace(steps, frames=(*steps.frames, item))
+                line, at, tone = f"Step {item.step} of {item.steps}", item.step / item.steps, "live"
+            explored = replace(explored, steps=steps)
+            yield {
+                parts.explored: explored,
+                parts.tree: self._tree(explored, look),
+                parts.trace_progress: views.progress(round(100 * at), 100, line, tone),
+            }
+        yield self._ready(parts.trace, parts.stop_trace)
+
+    def stop_trace(self, turn: str) -> Updates:
+        """Asks the steps to end; they say so themselves, unless they have not begun."""
+        return self._stop(turn, self.parts.stop_trace, self._last_steps)
+
+    def _last_steps(self, shown: Updates) -> Updates:
+        """Says that the steps stay as far as they came."""
+        parts = self.parts
+        words = "Stopped; these steps stay." if parts.tree in shown else "Stopped."
+        return {
+            parts.trace_progress: views.progress(0, 1, words, "warn"),
+            **self._ready(parts.trace, parts.stop_trace),
+        }
+
+    def _ready(self, start: gr.Button, stop: gr.Button) -> Updates:
+        return {start: gr.Button(interactive=True), stop: gr.Button("Stop", interactive=False)}
+
+    def _explained(
+        self, updates: Running, progress: gr.HTML, start: gr.Button, stop: gr.Button
+    ) -> Running:
+        """The updates; whatever goes wrong ends them with a sentence."""
+        sentence = ""
+        try:
+            require_admission()
+            yield from updates
+        except Exception as error:
+            sentence = explain(error, "Rendering")
+        if sentence:
+            line = views.progress(0, 1, sentence, "error")
+            yield {progress: line, **self._ready(start, stop)}
+
+
+def _with_bounds(request: Request, own: ModelSpec) -> Request:
+    """A request with a model's own bounds of similarity."""
+    return replace(request, tau_min=own.tau_min, tau_max=own.tau_max)
+
+
+def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
+    *form, explored = values
+    return Form.of(form), explored
+
+
+# -- listeners -------------------------------------------------------------------------------------
+
+
+def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
+    asked = [*parts.form, parts.explored]
+    follows = [parts.cost, parts.render, parts.trace, parts.show, parts.table]
+    for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
+        side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
+    own = list(parts.controls.values())
+    parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
+    gr.on(
+        [component.change for component in parts.form],
+        tab.estimate,
+        asked,
+        follows,
+        api_name="explore_estimate",
+        trigger_mode="always_last",
+        **QUICK,
+    )
+    if isinstance(place, gr.Tab):
+        place.select(tab.estimate, asked, follows, api_name="explore_open", **QUICK)
+    results = [*follows, parts.stop, parts.progress, parts.sheet, parts.cell, parts.explored]
+    busy = [parts.turn, parts.progress, parts.render, parts.stop]
+    work = (tab.render, [parts.turn, *asked], results)
+    start_button(parts.render, (tab.announce, busy), work, "explore")
+    said = [parts.progress, parts.table, parts.render, parts.stop]
+    stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
+    chosen = [parts.explored, parts.table, parts.cell, parts.trace]
+    picked = [parts.show, parts.explored]
+    parts.table.click(tab.choose, picked, chosen, api_name="explore_choose", **QUICK)
+    parts.show.input(tab.show, picked, [parts.table], api_name="explore_show", **QUICK)
+    _wire_steps(parts, tab, asked)
+
+
+def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
+    busy = [parts.trace_progress, parts.trace, parts.stop_trace]
+    work = (tab.trace, [parts.trace_turn, parts.look, *asked], [*busy, parts.tree, parts.explored])
+    announce = (tab.announce_trace, [parts.trace_turn, *busy])
+    start_button(parts.trace, announce, work, "explore_steps")
+    ending = (tab.stop_trace, [parts.trace_turn], busy)
+    stop_button(parts.stop_trace, ending, "explore_stop_steps")
+    look = [parts.look, parts.explored]
+    parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)

@@ -1,0 +1,205 @@
+"""Settings that travel: as an address that rebuilds a run, and out of a record that was kept.
+
+Text in, checked settings out. What is good is kept, what is not is named in one sentence; the
+check of each value is `sage.core.settings`'s. Knows nothing of gradio, models or pictures.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from sage.core.settings import ModelDefaults, Setting, settings_of
+from sage.jobs.request import Request, parse_prompts
+
+VERSION = 1  # of the address; a new number where an old name would come to mean something else
+PROMPT = "prompt"  # one of the prompts in an address
+_SCHEDULERS = {"DDIMScheduler": "ddim"}  # as records of the first version named it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings from outside, checked one by one.
+
+    Attributes:
+        values: Those that can be used, by the names of the settings, and "prompts" and "model".
+        problem: One or two sentences about the rest; "" if there is none.
+    """
+
+    values: dict[str, Any]
+    problem: str = ""
+
+
+def link_query(request: Request, model: str) -> str:
+    """A request as the query of an address, e.g. "?v=1&model=...&prompt=a+fox&beta=0.4".
+
+    Most settings are left out at their own default (no adapter, DDIM, ...).
+    """
+    pairs: list[tuple[str, str]] = [("v", str(VERSION)), ("model", model)]
+    pairs += [(PROMPT, prompt) for prompt in request.prompts]
+    for name, one in settings_of(type(request)).items():
+        value = getattr(request, name)
+        if one.always_linked or value != one.default:
+            pairs.append((one.link, one.text(value)))
+    return "?" + urlencode(pairs)
+
+
+def read_link(
+    query: str, models: Mapping[str, ModelDefaults], kind: type[Request] = Request
+) -> Settings | None:
+    """The settings in an address's query; None if it holds none.
+
+    Args:
+        query: What follows the "?" of an address.
+        models: The models on offer and their own values, the default one first.
+        kind: Whose settings are read.
+    """
+    values: dict[str, Any] = {}
+    known = _by_link(kind)
+    for key, text in parse_qsl(query.removeprefix("?"), keep_blank_values=True):
+        if key in (PROMPT, "prompts"):
+            values.setdefault("prompts", []).extend(text.splitlines())
+        elif key in known:
+            values[known[key].name] = known[key].parse(text)
+        elif key in ("v", "model"):
+            values[key] = text
+    if not values:
+        return None
+    version = values.pop("v", str(VERSION))
+    settings = check_settings(values, models, "link", kind)
+    if version == str(VERSION):
+        return settings
+    note = f"This link is of version {version[:10]}, this page reads version {VERSION}."
+    return Settings(settings.values, f"{note} {settings.problem}".strip())
+
+
+def _by_link(kind: type[Request]) -> dict[str, Setting]:
+    """The settings by their names in a link, short and long."""
+    known = settings_of(kind)
+    return {**known, **{one.link: one for one in known.values()}}
+
+
+def read_record(text: str, models: Mapping[str, ModelDefaults]) -> Settings:
+    """The settings in a record (JSON) of a run, this version's, an older one's or another's.
+
+    Args:
+        text: The record.
+        models: The models on offer and their own values, the default one first.
+
+    Raises:
+        ValueError: With one sentence, if it is no record of prompts at all.
+    """
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("This is no record: it is not JSON.") from error
+    if not isinstance(record, dict):
+        raise ValueError("This is no record: it has no names and values.")
+    inner = record.get("request")
+    record = {**record, **inner} if isinstance(inner, dict) else record
+    names = ("model", "prompts", *settings_of(Request))
+    found = {name: record[name] for name in names if name in record}
+    if isinstance(found.get("prompts"), str):
+        found["prompts"] = found["prompts"].splitlines()
+    if not found.get("prompts"):
+        raise ValueError("This is no record of a run: it has no prompts.")
+    if "seed" not in found and isinstance(seeds := record.get("seeds"), list) and seeds:
+        found["seed"] = seeds[0]
+    scheduler = found.get("scheduler")
+    if isinstance(scheduler, str):
+        found["scheduler"] = _SCHEDULERS.get(scheduler, scheduler)
+    settings = check_settings(found, models, "record")
+    return Settings(settings.values, f"{settings.problem} {_other_seeds(record)}".strip())
+
+
+def _other_seeds(record: Mapping[str, Any]) -> str:
+    seeds = record.get("seeds")
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+        return ""
+    if all(after == before + 1 for before, after in pairwise(seeds)):
+        return ""
+    return "Its seeds do not count up; here the first is taken and the others count up from it."
+
+
+def check_settings(
+    values: Mapping[str, Any],
+    models: Mapping[str, ModelDefaults],
+    source: str,
+    kind: type[Request] = Request,
+) -> Settings:
+    """Keeps what is good, each value on its own, and says what is not.
+
+    Args:
+        values: By the names of the settings, and "prompts" and "model".
+        models: The models on offer and their own values, the default one first.
+        source: What they came from, in a word: "link" or "record".
+        kind: Whose settings they are.
+    """
+    good, bad, known = dict(values), {}, settings_of(kind)
+    model = good.pop("model", None)
+    if model is not None and not (isinstance(model, str) and model in models):
+        bad["model"] = f"The model is {str(model)[:60]!r}, which is not on offer here."
+        # Bounds and guidance belong to a model: those of one say nothing about another.
+        good = {name: value for name, value in good.items() if name not in _OF_ONE_MODEL}
+        model = None
+    own = models.get(model) if model is not None else None
+    own = own or next(iter(models.values()))
+    for name in tuple(good):
+        if reason := _refusal(name, good[name], known):
+            bad[name] = reason
+            del good[name]
+    if reason := _together(good, own, kind):  # each is allowed, but perhaps not together
+        bad |= dict.fromkeys(("tau_min", "tau_max"), reason)
+        good = {name: value for name, value in good.items() if name not in bad}
+    checked = kind.from_dict({"prompts": _ANY_PROMPTS, **good}, own).to_dict()
+    result = {name: checked[name] for name in checked if name in good}
+    return Settings(result | ({"model": model} if model is not None else {}), _problem(bad, source))
+
+
+_OF_ONE_MODEL = ("tau_min", "tau_max", "guidance_scale")
+_ANY_PROMPTS = list(parse_prompts("a fox\na dog"))
+
+
+def _refusal(name: str, value: Any, known: Mapping[str, Setting]) -> str:
+    """Why a setting cannot have a value, or ""."""
+    try:
+        if name == "prompts":
+            Request.from_dict({"prompts": value})
+        else:
+            known[name].check(value)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _together(values: Mapping[str, Any], own: ModelDefaults, kind: type[Request]) -> str:
+    """Why a request cannot have all of these values, or ""."""
+    try:
+        kind.from_dict({"prompts": _ANY_PROMPTS, **values}, own)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _problem(bad: Mapping[str, str], source: str) -> str:
+    if not bad:
+        return ""
+    names = [_plain_name(name) for name in bad]
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    reasons = list(dict.fromkeys(bad.values()))
+    more = " ..." if len(reasons) > 2 else ""
+    return f"The {source}'s {listed} could not be used. {' '.join(reasons[:2])}{more}"
+
+
+def _plain_name(name: str) -> str:
+    """A setting's name in a sentence."""
+    one = settings_of(Request).get(name)
+    plain = one is not None and one.label.isascii() and "," not in one.label
+    return one.label.lower() if plain and one is not None else name.replace("_", " ")
+
+
+def prompts_text(prompts: Sequence[str]) -> str:
+    """Prompts as the page's text box holds them."""
+    return "\n".join(prompts)

@@ -1,0 +1,207 @@
+"""What goes out of the Studio and comes back in: its address, and records of runs.
+
+Listeners that fill the form from `sage.ui.export.links`; what a file holds is made in `downloads`.
+The form's own listeners then do the rest, as if a visitor had typed it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from sage.jobs.sides import PLAIN
+from sage.ui.export.links import Settings, link_query, prompts_text, read_link, read_record
+from sage.ui.html import views
+from sage.ui.kit import QUICK, Updates
+from sage.ui.shelf import Shelf
+from sage.ui.studio.form import Form
+from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.layout import Layout
+
+RECORD_BYTES, LINK_BYTES = 2**20, 2**16
+OPENED = "These settings are from a {0}; Render makes their pictures."
+# The clipboard is the browser's, and so is the address that the query belongs to.
+COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
+QUERY = "(link, steps) => [location.search, steps]"
+ADDRESS = "(query) => query && location.origin + location.pathname + query"
+
+
+class Travel:
+    """The listeners of links and records.
+
+    Args:
+        layout: The components they update.
+        handlers: The page's own, which know what a model brings along.
+        shelf: The models on offer.
+    """
+
+    def __init__(self, layout: Layout, handlers: Handlers, shelf: Shelf) -> None:
+        self.layout = layout
+        self.handlers = handlers
+        self.shelf = shelf
+
+    def link(self, *values: Any) -> Updates:
+        """The query that rebuilds the form; the browser puts its own address before it."""
+        form = Form.of(values)
+        try:
+            query = link_query(form.check(), form.model)
+        except ValueError as error:
+            return {self.layout.link: gr.skip(), self.layout.travel_note: _error(error)}
+        note = views.note("Copied. Whoever opens it finds these settings.")
+        return {
+            self.layout.link: gr.Textbox(query, visible=True),
+            self.layout.travel_note: note,
+        }
+
+    def open_link(self, query: str) -> Updates:
+        """The form as a link describes it; nothing changes without one."""
+        settings = self._from_link(query)
+        return self._fill(settings, "link") if settings else {self.layout.opened: ""}
+
+    def link_steps(self, query: str, steps: int) -> Updates:
+        """Only the steps of a link and the share of them in common."""
+        settings = self._from_link(query)
+        return self._steps(settings.values if settings else {}, steps)
+
+    def open_record(self, record: str) -> Updates:
+        """The form as a record describes it."""
+        try:
+            settings = read_record(record, self._models())
+        except ValueError as error:
+            return {self.layout.travel_note: _error(error)}
+        return {**self._fill(settings, "record"), self.layout.travel_note: views.note("Loaded.")}
+
+    def record_steps(self, record: str, steps: int) -> Updates:
+        """Only the steps of a record and the share of them in common."""
+        try:
+            return self._steps(read_record(record, self._models()).values, steps)
+        except ValueError:
+            return self._steps({}, steps)
+
+    def read_file(self, path: str | None) -> str:
+        """The text of an uploaded file, for the box where records are pasted."""
+        if path is None:
+            return ""
+        return Path(path).read_bytes()[:RECORD_BYTES].decode("utf-8", "replace")
+
+    def read_text(self, text: str | None) -> str:
+        """What was pasted, no longer than a record may be."""
+        return str(text or "")[:RECORD_BYTES]
+
+    def _models(self) -> dict[str, Any]:
+        return {spec.key: spec for spec in self.shelf.specs}
+
+    def _from_link(self, query: str) -> Settings | None:
+        return read_link(str(query or "")[:LINK_BYTES], self._models())
+
+    def _steps(self, values: dict[str, Any], before: int) -> Updates:
+        """Steps, scheduler and share ratio; from these the page moves the branch slider."""
+        page, own = self.layout, self.shelf.default
+        if not {"steps", "share_ratio", "model", "scheduler"} & set(values):
+            return {page.opened: gr.skip()}
+        steps = before
+        if "model" in values:
+            own = self.shelf.spec(values["model"])
+            steps = own.steps
+        updates = {
+            page.controls["steps"]: values.get("steps", steps),
+            page.share_ratio: values.get("share_ratio", own.share_ratio),
+        }
+        if "scheduler" in values:
+            updates[page.controls["scheduler"]] = values["scheduler"]
+        return updates
+
+    def _fill(self, settings: Settings, source: str) -> Updates:
+        """Everything but steps, scheduler and branch point, which are in place by then."""
+        page, values = self.layout, dict(settings.values)
+        model = values.pop("model", None)
+        updates: Updates = {}
+        if model is not None:
+            updates |= self.handlers.pick_model(model, values.get("scheduler", PLAIN))
+            for part in (page.controls["steps"], page.branch_call, page.share_ratio):
+                updates.pop(part, None)
+        if "prompts" in values:
+            updates[page.prompts] = prompts_text(values.pop("prompts"))
+        if "trained" in values:
+            possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
+            trained = gr.Checkbox(value=values.pop("trained"), visible=possible)
+            updates[page.controls["trained"]] = trained
+        in_place = ("steps", "share_ratio", "scheduler")
+        plain = (name for name in values if name not in in_place)
+        updates |= {page.controls[name]: values[name] for name in plain}
+        sentence = settings.problem or OPENED.format(source)
+        return {**updates, page.opened: views.banner(sentence)}
+
+
+def wire_travel(page: Layout, travel: Travel, arrived: Any) -> None:
+    """Wires links and records.
+
+    Args:
+        page: The Studio's components.
+        travel: The listeners.
+        arrived: The event after which the page stands, so that a link may change it.
+    """
+    _then_fill(page, travel, arrived, "link")
+    page.copy_link.click(
+        travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **QUICK
+    ).then(None, [page.link], [page.link], js=ADDRESS, api_name="show_link").then(
+        None, [page.link], None, js=COPY, api_name="copy_link"
+    )
+    for event, name in ((page.upload.upload, "file"), (page.load_text.click, "text")):
+        source = page.upload if name == "file" else page.paste
+        take = travel.read_file if name == "file" else travel.read_text
+        begun = event(take, [source], [page.paste], api_name=f"take_{name}", **QUICK)
+        _then_fill(page, travel, begun, name)
+
+
+def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
+    """After an event, fills the form in an order in which it is always valid.
+
+    First the steps, then the branch point that lies within them, then the rest: each change wakes
+    the page's own listeners, which send the form as it stands at that moment.
+    """
+    link = name == "link"
+    source = page.link if link else page.paste
+    fill, steps = (
+        (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
+    )
+    calls = [page.controls["steps"], page.controls["scheduler"]]
+    filled: list[Component] = [
+        *(part for part in page.form if part not in (page.branch_call, *calls)),
+        *(part for part in page.own_settings if part not in page.form),
+        *(() if page.model_note in page.own_settings else (page.model_note,)),
+        page.opened,
+        page.travel_note,
+    ]
+    begun.then(
+        steps,
+        [source, page.controls["steps"]],
+        [*calls, page.share_ratio, page.opened],
+        js=QUERY if link else None,
+        api_name=f"steps_of_{name}",
+        **QUICK,
+    ).then(
+        travel.handlers.resize,
+        [*calls, page.share_ratio],
+        [page.branch_call],
+        api_name=f"branch_of_{name}",
+        **QUICK,
+    ).then(
+        fill,
+        [source],
+        filled,
+        js="() => [location.search]" if link else None,
+        api_name=f"open_{name}",
+        **QUICK,
+    ).then(
+        travel.handlers.analyze,
+        [*page.form, page.run],
+        page.consequences,
+        api_name=f"after_{name}",
+        **QUICK,
+    )
+
+
+def _error(error: ValueError) -> str:
+    return views.note(str(error), "error")

@@ -1,0 +1,1 @@
+"""Pieces of the page as HTML and words; no gradio, no models."""

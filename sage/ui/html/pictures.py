@@ -1,0 +1,186 @@
+"""The grid of pictures as HTML: for each prompt its independent and its shared picture.
+
+Pure functions from pictures and scores to strings; with a strip, also what the page's script needs
+to scrub. Knows nothing of gradio or of how pictures are made.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from PIL import Image
+
+from sage.core.plan import Group
+from sage.ui.html.palette import Mark, prompt_marks
+from sage.ui.html.views import badge
+from sage.ui.html.words import plural
+from sage.ui.studio.strip import Strip, StripRow
+
+SIDES = {"independent": "independent", "shared": "shared", "fewer": "fewer steps"}
+LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of the grid: its source, what was done, and its scores as HTML."""
+
+    source: str = ""
+    done: str = ""
+    scores: str = ""
+
+
+EMPTY = Shot()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture for each prompt, by side."""
+
+    side: str
+    shots: tuple[Shot, ...]
+
+
+def picture_grid(
+    prompts: Sequence[str],
+    groups: Sequence[Group],
+    rows: Sequence[Row],
+    state: str,
+    strip: Strip | None = None,
+) -> str:
+    """Pictures side by side for each prompt, framed in the group's colour.
+
+    Args:
+        prompts: N texts.
+        groups: A partition of the prompts, for the colours.
+        rows: What was rendered, the independent one first.
+        state: "empty", "live", "done" or "unfinished"; the style sheet tells them apart.
+        strip: Pictures at other branch points, for scrubbing.
+    """
+    marks = prompt_marks(groups)
+    cells = "".join(
+        _cell(n, prompt, marks[n], {row.side: row.shots[n] for row in rows})
+        for n, prompt in enumerate(prompts)
+    )
+    return (
+        f'<div class="sage-pairs" data-state="{state}" data-pairs="{len(prompts)}">{cells}</div>'
+        f"{_strip_data(strip) if strip else ''}"
+    )
+
+
+def empty_grid(prompts: Sequence[str], groups: Sequence[Group], sides: Sequence[str]) -> str:
+    """Reserved boxes, before anything is rendered."""
+    rows = [Row(side, (EMPTY,) * len(prompts)) for side in sides]
+    return picture_grid(prompts, groups, rows, "empty")
+
+
+def live_grid(
+    prompts: Sequence[str], groups: Sequence[Group], sides: dict[str, Sequence[Image.Image]]
+) -> str:
+    """Previews of both sides while they run; a side without pictures keeps its boxes."""
+    rows = [
+        Row(side, tuple(Shot(picture_source(p)) for p in pictures) or (EMPTY,) * len(prompts))
+        for side, pictures in sides.items()
+    ]
+    return picture_grid(prompts, groups, rows, "live")
+
+
+def strip_rows(strip: Strip, point: int) -> list[Row]:
+    """The rows of a strip at a branch point, for the grid as it first stands."""
+    chosen = [strip.rows[0], strip.shared(point), strip.fewer(point)]
+    return [row_of(row, _cut(strip, row)) for row in chosen if row]
+
+
+def _cut(strip: Strip, row: StripRow) -> list[Image.Image]:
+    return [strip.picture(row, n) for n in range(strip.num_prompts)]
+
+
+def row_of(row: StripRow, pictures: Sequence[Image.Image]) -> Row:
+    """A row of the grid from its scores and pictures."""
+    clips = row.clip or (None,) * len(pictures)
+    shots = (
+        Shot(
+            picture_source(picture),
+            words,
+            score_words(clip, None if row.side == "independent" else twin),
+        )
+        for picture, words, clip, twin in zip(
+            pictures, step_words(row), clips, row.twin, strict=True
+        )
+    )
+    return Row(row.side, tuple(shots))
+
+
+def step_words(row: StripRow) -> list[str]:
+    """What was done for each prompt, to stand after (shared) "for 12 steps", (only) "21 steps"."""
+    if row.side != "shared":
+        return [plural(steps, "step") for steps in row.steps]
+    return [f"for {plural(steps, 'step')}" if steps else "with nobody" for steps in row.steps]
+
+
+def score_words(clip: float | None, twin: float | None) -> str:
+    """Scores of a finished picture: CLIP score and distance to its independent twin."""
+    parts = []
+    if clip is not None:
+        parts.append(f'<abbr title="cosine of picture and prompt">CLIP</abbr> {clip:.2f}')
+    if twin is not None:
+        title = "distance to the same prompt's independent picture; 0 is the same picture"
+        parts.append(f'<abbr title="{title}">twin</abbr> {twin:.2f}')
+    # Each stays in one piece; between them a narrow column may break.
+    return " · ".join(f'<span class="sage-score">{part}</span>' for part in parts)
+
+
+def picture_source(image: Image.Image) -> str:
+    """A picture as a data URI: lossless when small, WebP when it would weigh too much."""
+    small = image.width * image.height <= 192 * 192
+    data = io.BytesIO()
+    if small:
+        image.save(data, "PNG", compress_level=1)
+    else:
+        image.save(data, "WEBP", quality=92)
+    return _data_uri(data.getvalue(), "png" if small else "webp")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot]) -> str:
+    drawn = "".join(_shot(side, n, prompt, shot) for side, shot in shots.items())
+    return (
+        f'<figure class="sage-pair" data-p="{n}" style="--group:{mark.color}"><figcaption>'
+        f'<button type="button" class="sage-name" data-p="{n}" aria-pressed="false">'
+        f'{badge(mark)}<b>P{n + 1}</b> <span class="sage-prompt" title="{escape(prompt)}">'
+        f"{escape(prompt)}</span></button></figcaption>{drawn}</figure>"
+    )
+
+
+def _shot(side: str, n: int, prompt: str, shot: Shot) -> str:
+    alt = escape(f"P{n + 1}, {SIDES[side]}: {prompt}")
+    picture = f'<img src="{shot.source}" alt="{alt}">' if shot.source else "<i></i>"
+    return (
+        f'<div class="sage-shot sage-{side}" data-side="{side}"><div class="sage-frame">'
+        f"{picture}</div><p><b>{LABELS[side]}</b> <span>{shot.done}</span></p>"
+        f"<p>{shot.scores or '&nbsp;'}</p></div>"
+    )
+
+
+def _strip_data(strip: Strip) -> str:
+    """The sheet and what belongs to each of its rows, for the script."""
+    by_point = {}
+    for point in strip.points:
+        shown = [strip.shared(point), strip.fewer(point)]
+        by_point[point] = {row.side: _row_data(strip, row) for row in shown if row}
+    data = escape(json.dumps({"tile": strip.tile, "points": by_point}))
+    return (
+        f'<img class="sage-sheet" hidden alt="" src="{_data_uri(strip.sheet, "webp")}" '
+        f'data-strip="{data}">'
+    )
+
+
+def _row_data(strip: Strip, row: StripRow) -> dict:
+    clips = row.clip or (None,) * strip.num_prompts
+    scores = [score_words(clip, twin) for clip, twin in zip(clips, row.twin, strict=True)]
+    return {"row": strip.rows.index(row), "done": step_words(row), "scores": scores}

@@ -1,0 +1,1 @@
+"""The tab "Studio": prompts, groups, plan and pictures."""

@@ -1,0 +1,120 @@
+"""What a visitor has set on the page, and what a session remembers of its last rendering."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from sage.core.plan import Plan
+from sage.core.settings import Number, settings_of
+from sage.jobs.job import calls_of
+from sage.jobs.request import Request, parse_request
+from sage.ui.export.downloads import RunFiles
+from sage.ui.studio.strip import Strip
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a visitor has set, unchecked.
+
+    Attributes:
+        prompts: One a line.
+        model: Key of the model.
+        branch_call: First call of the denoiser that is not shared: the branch slider.
+        fewer_steps: Whether the equal-NFE baseline is shown too.
+        measure: Whether both sides run from the start, so that seconds can be compared.
+        settings: By the names of `Sampling`; the share ratio follows from the branch slider.
+    """
+
+    prompts: str
+    model: str
+    branch_call: float
+    fewer_steps: bool
+    measure: bool
+    settings: Mapping[str, Any]
+
+    FIELDS: ClassVar = ("prompts", "model", "branch_call", "fewer_steps", "measure")
+
+    @classmethod
+    def setting_names(cls, kind: type[Request] = Request) -> tuple[str, ...]:
+        """The settings that have a control of their own."""
+        return tuple(name for name in settings_of(kind) if name != "share_ratio")
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "Form":
+        """The form from the values of `Layout.form`."""
+        head, rest = values[: len(cls.FIELDS)], values[len(cls.FIELDS) :]
+        return cls(*head, dict(zip(cls.setting_names(), rest, strict=True)))
+
+    def check(self) -> Request:
+        """The form as a request.
+
+        Raises:
+            ValueError: With one sentence a visitor understands.
+        """
+        for name, value in self.settings.items():  # an emptied field is no default of a model
+            settings_of(Request)[name].check(value)
+        request = parse_request(self.prompts, **self.settings)
+        calls = calls_of(request)
+        return replace(request, share_ratio=branch_point(calls).check(self.branch_call) / calls)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The rows of pictures that are asked for."""
+        return ("independent", "shared", *(["fewer"] if self.fewer_steps else []))
+
+
+def branch_point(calls: int) -> Number:
+    """The branch slider's range, in calls of the denoiser."""
+    return Number(
+        subject="The branch point",
+        label="Shared steps",
+        help="first step that is no longer shared.",
+        default=0,
+        low=0,
+        high=calls,
+        step=1,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a session remembers of its last rendering.
+
+    Attributes:
+        request: What was asked for.
+        model: Key of the model.
+        calls: Calls of the denoiser for one picture.
+        step: How many of them are finished.
+        done: Whether it came to its end.
+        files: Pictures and record on disk, once done.
+        strip: Pictures at other branch points; within them the branch point may move.
+        stored: Key of the precomputed comparison it is; "" if it was rendered here.
+        plan: What was run, once done.
+        previews: For a segment of the plan that split, the source of its preview.
+        report: Of the run, once done.
+    """
+
+    request: Request
+    model: str
+    calls: int
+    step: int = 0
+    done: bool = False
+    files: RunFiles | None = None
+    strip: Strip | None = None
+    stored: str = ""
+    plan: Plan | None = None
+    previews: Mapping[int, str] = field(default_factory=dict)
+    report: Mapping[str, Any] | None = None
+
+    def fits(self, request: Request, model: str) -> bool:
+        """Whether its pictures are, or hold, what the form asks for now."""
+        if self.strip is None:
+            return (self.request, self.model) == (request, model)
+        return same_but_branch_point(self.request, request) and self.model == model
+
+
+def same_but_branch_point(one: Request, other: Request) -> bool:
+    """Whether two requests differ at most in the branch point, and in the guard that bounds it."""
+    return replace(one, share_ratio=0.0, guarded=False) == replace(
+        other, share_ratio=0.0, guarded=False
+    )

@@ -1,0 +1,334 @@
+"""What acts at once: translates between the page's widgets and the analysis of a form.
+
+A handler takes widget values, checks them through `Form`, calls the library and returns updates
+for components. It renders nothing, computes nothing itself and keeps nothing between calls: what a
+session needs to remember lies in its `Run`.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from sage.core.plan import branch_step_from_ratio
+from sage.core.settings import NUM_PROMPTS, Sampling, settings_of
+from sage.jobs.job import calls_of
+from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.request import Request
+from sage.sd.model_settings import ModelSettings
+from sage.ui import kit
+from sage.ui.html import views
+from sage.ui.html.cost_bars import no_bars
+from sage.ui.html.matrix import empty_matrix, similarity_matrix
+from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
+from sage.ui.html.plan_drawing import empty_plan, plan_drawing
+from sage.ui.kit import Updates
+from sage.ui.shelf import Shelf
+from sage.ui.studio import results
+from sage.ui.studio.analysis import Analysis, analyze, strip_of
+from sage.ui.studio.examples import ExampleSet
+from sage.ui.studio.first import Stored, find_stored
+from sage.ui.studio.form import Form, Run
+from sage.ui.studio.layout import Layout
+
+TEASER = "Type two or more prompts, one a line, to see how similar they are."
+EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
+UNFINISHED = "Stopped: these pictures are unfinished."
+NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
+
+
+class Handlers:
+    """The page's listeners that render nothing.
+
+    Args:
+        layout: The components they update.
+        shelf: The models they use.
+    """
+
+    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+        self.layout = layout
+        self.shelf = shelf
+
+    def welcome(self, *values: Any) -> Updates:
+        """What a visitor meets: the default model's own settings, the first example finished."""
+        form, _ = split(values)
+        spec = self.shelf.spec(form.model)
+        note = views.note(_model_words(self.shelf.loaded(form.model)))
+        return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
+
+    def first_paint(self) -> Updates:
+        """What `welcome` says where it is known without a model, for the page as it is served."""
+        values = [part.value for part in (*self.layout.form, self.layout.run)]
+        form, _ = split(values)
+        if find_stored(form.check(), form.model) is None:
+            return {}
+        return self.welcome(*values)
+
+    # -- everything that follows from the inputs ---------------------------------------------
+
+    def analyze(self, *values: Any) -> Updates:
+        """Similarity, groups, plan and estimate, after a change of prompts or bounds."""
+        form, run = split(values)
+        try:
+            analysis = analyze(form.check(), form.model, self.shelf, run)
+        except ValueError as error:
+            return self._nothing(str(error), form, run)
+        page, job = self.layout, analysis.job
+        prompts = analysis.request.prompts
+        matrix = similarity_matrix(job.grouping, prompts, job.groups, analysis.order)
+        return {
+            page.prompts_note: _with_truncation(analysis),
+            page.pairs: views.pairs_table(job.grouping),
+            page.similarity: matrix,
+            **self._estimate(analysis, form, run),
+        }
+
+    def estimate(self, *values: Any) -> Updates:
+        """Plan and estimate, after a change that leaves the groups alone."""
+        form, run = split(values)
+        try:
+            analysis = analyze(form.check(), form.model, self.shelf, run)
+        except ValueError as error:
+            return self._nothing(str(error), form, run)
+        return self._estimate(analysis, form, run)
+
+    def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> float:
+        """The share ratio that a visitor chose with the branch slider."""
+        calls = self._calls(steps, scheduler)
+        return branch_call / calls if calls else gr.skip()
+
+    def resize(self, steps: float, scheduler: str, share_ratio: float) -> Updates:
+        """Keeps the share ratio when the number of calls changes."""
+        calls = self._calls(steps, scheduler)
+        if not calls:
+            return {self.layout.branch_call: gr.skip()}
+        point = branch_step_from_ratio(share_ratio, calls)
+        return {self.layout.branch_call: kit.Slider(maximum=calls, value=point)}
+
+    def _calls(self, steps: float, scheduler: str) -> int:
+        """Calls of the denoiser; 0 where a number or a name is not allowed."""
+        try:
+            return calls_of(Sampling.of(steps=steps, scheduler=scheduler))
+        except ValueError:
+            return 0
+
+    def pick_sharing(self, sharing: str) -> Updates:
+        """A tree has a budget in place of a branch point."""
+        tree = sharing == "tree"
+        return {
+            self.layout.branch_call: gr.Slider(visible=not tree),
+            self.layout.controls["budget"]: gr.Slider(visible=tree),
+        }
+
+    def mark_earlier(self, *values: Any) -> Updates:
+        """Says whether the pictures still belong to the form, after a change of the seed."""
+        form, run = split(values)
+        try:
+            request = form.check()
+        except ValueError as error:
+            return {
+                self.layout.prompts_note: views.note(str(error), "error"),
+                self.layout.banner: banner(run, None, form.model),
+            }
+        return {
+            self.layout.banner: banner(run, request, form.model),
+            **self._scrubbing(run, request, form.model),
+        }
+
+    def _estimate(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
+        page, request = self.layout, analysis.request
+        shown = self._stored(analysis, run) if analysis.stored else {}
+        run = shown.get(page.run, run)
+        empty = empty_grid(request.prompts, analysis.job.groups, form.sides)
+        return {
+            page.model_note: views.note(_model_words(self.shelf.loaded(form.model))),
+            **expectation(page, analysis),
+            page.plan: plan_view(analysis, run),
+            page.banner: banner(run, request, analysis.spec.key),
+            page.render: gr.Button(interactive=True),
+            page.pictures: gr.skip() if run else empty,
+            **self._scrubbing(run, request, analysis.spec.key),
+            **shown,
+            **self._counted(analysis, run),
+        }
+
+    def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
+        """The precomputed comparison, unless something that fits is on the page already."""
+        stored, job = analysis.stored, analysis.job
+        if stored is None or (run is not None and run.fits(analysis.request, job.spec.key)):
+            return {}
+        page, strip, calls = self.layout, stored.strip, job.calls
+        rows = strip_rows(strip, job.branch_call)
+        bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
+        return {
+            page.run: _stored_run(stored, analysis),
+            page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
+            page.pictures: picture_grid(job.request.prompts, job.groups, rows, "done", strip),
+            page.seconds: bars,
+            **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
+        }
+
+    def _counted(self, analysis: Analysis, run: Run | None) -> Updates:
+        """What is counted follows the branch point; seconds stay where they were measured."""
+        if strip_of(analysis, run) is None or run is None or run.report is None:
+            return {}
+        page, job = self.layout, analysis.job
+        bars = results.flops_bars(job.cost, job.groups, job.plan, job.independent)
+        words = views.saving_words(run.report, run.plan or job.plan, job.cost)
+        return {page.flops: bars, page.saving: words}
+
+    def _scrubbing(self, run: Run | None, request: Request, model: str) -> Updates:
+        """Whether the branch points can be rendered, or are there already."""
+        page = self.layout
+        if run is None or not (run.done and run.fits(request, model)):
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
+        if run.strip is not None:
+            note = views.note(scrub_words(run))
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
+        possible = request.sharing == "groups"
+        return {page.scrub: gr.Button(interactive=possible), page.scrub_note: views.note("")}
+
+    def _nothing(self, sentence: str, form: Form, run: Run | None) -> Updates:
+        """What is shown while the form asks for nothing that can be done."""
+        page = self.layout
+        empty = not str(form.prompts or "").strip()
+        return {
+            page.prompts_note: views.note(
+                TEASER if empty else sentence, "quiet" if empty else "error"
+            ),
+            page.chips: views.note("Groups appear here."),
+            page.pairs: views.note("No pairs yet."),
+            page.similarity: empty_matrix(TEASER),
+            page.plan: empty_plan("The plan appears here."),
+            page.estimate: views.no_estimate(),
+            page.banner: banner(run, None, form.model),
+            page.render: gr.Button(interactive=False),
+            page.scrub: gr.Button(interactive=False),
+        }
+
+    # -- choices -----------------------------------------------------------------------------
+
+    def pick_model(self, key: str, scheduler: str) -> Updates:
+        """Loads a model and takes over its own bounds, steps, guidance and share of steps."""
+        try:
+            model = self.shelf.get(key)
+        except ValueError as error:
+            return {self.layout.model_note: views.note(str(error), "error")}
+        spec = model.spec
+        return {
+            self.layout.model_note: views.note(_model_words(model)),
+            self.layout.share_ratio: spec.share_ratio,
+            **self._own(spec),
+            **self.resize(spec.steps, scheduler, spec.share_ratio),
+        }
+
+    def _own(self, spec: ModelSpec) -> Updates:
+        page = self.layout
+        return {
+            page.model: spec.key,
+            **kit.own_values(page.controls, spec),
+            page.known_box: gr.Accordion(visible=spec.settings.known_words is not None),
+            page.known: views.known_things(known_words(spec.settings)),
+        }
+
+    def fill(self, example: ExampleSet, key: str) -> Updates:
+        """An example set: its prompts, the bounds under which it is shown, and the guard."""
+        controls = self.layout.controls
+        low, high = example.bounds(self.shelf.spec(key))
+        return {
+            self.layout.prompts: example.text,
+            controls["tau_min"]: low,
+            controls["tau_max"]: high,
+            controls["guarded"]: not example.forced,
+        }
+
+    def random_seed(self) -> int:
+        """A fresh seed; every prompt's own counts up from it and stays within the limits."""
+        return secrets.randbelow(int(settings_of()["seed"].high) - int(NUM_PROMPTS.high))
+
+
+def split(values: Sequence[Any]) -> tuple[Form, Run | None]:
+    """The widgets' values as a form, and the session's run."""
+    *form, run = values
+    return Form.of(form), run
+
+
+def _stored_run(stored: Stored, analysis: Analysis) -> Run:
+    """A precomputed comparison as what the session remembers."""
+    return Run(
+        analysis.request,
+        stored.model,
+        analysis.job.calls,
+        step=analysis.job.calls,
+        done=True,
+        strip=stored.strip,
+        stored=stored.key,
+        plan=stored.plan,
+        report=stored.report,
+    )
+
+
+def plan_view(analysis: Analysis, run: Run | None) -> str:
+    """The plan as it will be run, or as it was run if that is what is on the page."""
+    job, previews = analysis.job, {}
+    plan, prompts = job.plan, analysis.request.prompts
+    ran = run is not None and run.plan and run.request == analysis.request
+    # A strip shows the branch point as asked, also where the guard had shortened the run itself.
+    if ran and (run.strip is None or run.plan == plan):
+        plan, previews = run.plan, run.previews
+    return plan_drawing(plan, job.groups, prompts, analysis.order, previews)
+
+
+def expectation(page: Layout, analysis: Analysis) -> Updates:
+    """Who will share, whether that is safe, and what it will cost."""
+    job = analysis.job
+    chips = views.group_chips(job, analysis.unseen, analysis.request.guarded)
+    return {page.chips: chips, page.estimate: views.estimate(job)}
+
+
+def scrub_words(run: Run) -> str:
+    """What can be scrubbed."""
+    number = len(run.strip.points) if run.strip else 0
+    if number > run.calls:
+        return "All branch points are ready: move the slider above."
+    return f"Ready at {number} branch points: move the slider above."
+
+
+def banner(run: Run | None, request: Request | None, model: str) -> str:
+    """Whether the pictures on the page still belong to the form."""
+    if run is None:
+        return ""
+    if request is None or not run.fits(request, model):
+        return views.banner(EARLIER)
+    return "" if run.done else views.banner(UNFINISHED)
+
+
+def no_costs(page: Layout) -> Updates:
+    """The places of the costs before there are any."""
+    return {
+        page.seconds: no_bars(results.NO_BARS),
+        page.flops: no_bars(results.NO_BARS),
+        page.saving: views.no_saving(),
+    }
+
+
+def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
+    """What a model was trained on, as titled lists; empty if it was trained on the open web."""
+    words, vocabulary = settings.known_words, settings.vocabulary
+    topics = {} if vocabulary is None else dict(vocabulary.topics)
+    return topics if words is None else {**topics, "every word": sorted(words)}
+
+
+def _with_truncation(analysis: Analysis) -> str:
+    note = views.prompts_note(analysis.request.prompts, analysis.unseen)
+    if not analysis.truncated:
+        return note
+    names = ", ".join(f"P{n + 1}" for n in analysis.truncated)
+    return note + views.note(f"{names}: longer than the model reads; the end is ignored.", "warn")
+
+
+def _model_words(model: LoadedModel | None) -> str:
+    if model is None:
+        return NOT_YET
+    return model.note or f"Runs on {model.device_name}."

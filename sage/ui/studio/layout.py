@@ -1,0 +1,307 @@
+"""The Studio's components and where they stand; no listeners, no models, no arithmetic."""
+
+from enum import Flag, auto
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from sage.core.plan import branch_step_from_ratio
+from sage.core.settings import NUM_PROMPTS, settings_of
+from sage.jobs.request import Request
+from sage.ui import kit
+from sage.ui.export.downloads import remove_run
+from sage.ui.html import views
+from sage.ui.html.cost_bars import no_bars
+from sage.ui.html.prose import CLOSER, HOW_IT_WORKS, IN_TURN, LEGEND, NEARBY, NOTHING_YET, TRAINED
+from sage.ui.shelf import Shelf
+from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE
+from sage.ui.studio.form import Form, branch_point
+from sage.ui.studio.results import NO_BARS
+
+
+class Role(Flag):
+    """When a component changes."""
+
+    NONE = 0
+    FOLLOWS = auto()  # from the form, without rendering
+    OWN = auto()  # with the model
+    RESULT = auto()  # with a rendering; a precomputed comparison is one too
+
+
+class Layout:
+    """Every component that a listener reads or writes, by name.
+
+    Args:
+        kind: Whose settings have controls.
+    """
+
+    def __init__(self, kind: type[Request] = Request) -> None:
+        self.kind = kind
+        self.parts: dict[str, Any] = {}
+        self.controls: dict[str, Component] = {}
+        self._roles: dict[str, Role] = {}
+
+    def add(self, name: str, part: Any, role: Role = Role.NONE) -> Any:
+        """Takes a component in under a name."""
+        self.parts[name], self._roles[name] = part, role
+        return part
+
+    def control(self, name: str, shelf: Shelf, **how: Any) -> None:
+        """Adds the control of a setting."""
+        setting = settings_of(self.kind)[name]
+        self.controls[name] = kit.control(setting, shelf.default, **how)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["parts"][name]
+        except KeyError:
+            raise AttributeError(f"The page has no component {name!r}.") from None
+
+    @property
+    def form(self) -> list[Component]:
+        """What a visitor sets, in the order of `Form.of`."""
+        names = Form.setting_names(self.kind)
+        return [*(self.parts[n] for n in Form.FIELDS), *(self.controls[n] for n in names)]
+
+    def _with(self, role: Role) -> list[Component]:
+        return [self.parts[name] for name, own in self._roles.items() if role in own]
+
+    @property
+    def consequences(self) -> list[Component]:
+        """What follows from the form without rendering; a precomputed comparison is one too."""
+        follows = self._with(Role.FOLLOWS)
+        return [*follows, *(part for part in self.results if part not in follows)]
+
+    @property
+    def own_settings(self) -> list[Component]:
+        """What changes with the model."""
+        names = [name for name, one in settings_of(self.kind).items() if one.of_model]
+        own = [self.controls[name] for name in (*names, "trained") if name in self.controls]
+        return [*self._with(Role.OWN), *own]
+
+    @property
+    def results(self) -> list[Component]:
+        """What rendering changes."""
+        return self._with(Role.RESULT)
+
+    @property
+    def downloads(self) -> list[gr.DownloadButton]:
+        """The buttons that hand out a finished run's files."""
+        return [self.parts[name] for name in DOWNLOADS]
+
+
+def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
+    """Lays out the page inside the current Blocks; desktop has two columns, a phone one.
+
+    Args:
+        shelf: The models.
+        kind: Whose settings have controls.
+    """
+    page = Layout(kind)
+    page.add("share_ratio", gr.State(shelf.default.share_ratio), Role.FOLLOWS)
+    page.add("run", gr.State(None, time_to_live=3600, delete_callback=_forget), Role.RESULT)
+    page.add("turn", kit.turn_box("turn"))
+    with gr.Column(elem_id="sage-model"):
+        page.add("model", kit.model_picker(shelf.specs, "model"), Role.OWN)
+        page.add("model_note", kit.html("model-note"), Role.FOLLOWS)
+    page.add("opened", kit.html("opened"))
+    with gr.Row(elem_id="sage-main"):
+        with gr.Column(elem_id="sage-inputs"):
+            _prompts_card(page)
+            _groups_card(shelf, page)
+            _branch_card(shelf, page)
+        with gr.Column(elem_id="sage-results"):
+            with gr.Row(elem_id="sage-figures"):
+                _similarity_card(page)
+                _plan_card(page)
+            _compare_card(shelf, page)
+            _cost_card(page)
+    with kit.card("method"):
+        kit.heading("How it works")
+        gr.Markdown(HOW_IT_WORKS, elem_id="how-it-works")
+    return page
+
+
+def _forget(run: object) -> None:
+    remove_run(getattr(run, "files", None))
+
+
+def _prompts_card(page: Layout) -> None:
+    with kit.card("prompts"):
+        kit.heading("Prompts", number="1")
+        page.add(
+            "prompts",
+            gr.Textbox(
+                label=f"One a line, {NUM_PROMPTS.allowed}",
+                value=FIRST_EXAMPLE.text,
+                lines=5,
+                max_lines=5,
+                placeholder="a fox in the snow\na dog in the snow",
+                elem_id="prompts",
+            ),
+        )
+        page.add("prompts_note", kit.html("prompts-note"), Role.FOLLOWS)
+        with gr.Row(elem_id="sage-examples"):
+            examples = tuple(
+                gr.Button(example.label, size="sm", elem_id=f"example-{example.key}", min_width=80)
+                for example in EXAMPLE_SETS
+            )
+            page.add("examples", examples)
+        with gr.Accordion("What this model knows", open=False) as box:
+            page.add("known_box", box, Role.OWN)
+            page.add("known", kit.html("known"), Role.OWN)
+
+
+def _groups_card(shelf: Shelf, page: Layout) -> None:
+    with kit.card("groups"):
+        kit.heading("Groups", "similar enough to share", "2")
+        with gr.Row():
+            page.control("tau_min", shelf)
+            page.control("tau_max", shelf)
+        page.add("chips", kit.html("chips"), Role.FOLLOWS | Role.RESULT)
+        with gr.Accordion("Why? The reason for each pair", open=False):
+            page.add("pairs", kit.html("pairs"), Role.FOLLOWS)
+
+
+def _branch_card(shelf: Shelf, page: Layout) -> None:
+    own = shelf.default
+    point = branch_point(own.steps)
+    with kit.card("branch"):
+        kit.heading("Branch point", "T*, where each goes its own way", "3")
+        page.add(
+            "branch_call",
+            kit.Slider(
+                point.low,
+                point.high,
+                branch_step_from_ratio(own.share_ratio, own.steps),
+                step=point.step,
+                label=point.label,
+                elem_id="branch-step",
+                buttons=[],
+            ),
+        )
+        page.control("budget", shelf, visible=False)
+        page.add("estimate", kit.html("estimate"), Role.FOLLOWS | Role.RESULT)
+        page.control("trained", shelf, visible=own.adapter is not None, info=TRAINED)
+        scrub = gr.Button("Scrub all branch points", size="sm", interactive=False, elem_id="scrub")
+        page.add("scrub", scrub, Role.RESULT)
+        page.add("scrub_note", kit.html("scrub-note"), Role.RESULT)
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            _advanced(shelf, page)
+
+
+def _advanced(shelf: Shelf, page: Layout) -> None:
+    page.control("sharing", shelf)
+    with gr.Row():
+        page.control("steps", shelf)
+        page.control("max_group_size", shelf)
+    with gr.Row():
+        page.control("guidance_scale", shelf)
+        page.control("fresh_noise", shelf)
+    page.control("scheduler", shelf)
+    page.control("trunk", shelf, info=IN_TURN)
+    # Whatever else can be set has its place here; the seed stands beside Render.
+    for name in Form.setting_names(page.kind):
+        if name not in page.controls and name != "seed":
+            page.control(name, shelf)
+    page.add(
+        "fewer_steps",
+        gr.Checkbox(True, label="Also show fewer steps at equal cost", elem_id="fewer-steps"),
+    )
+    page.add(
+        "measure",
+        gr.Checkbox(
+            True, label="Measure time: render both sides from the start", elem_id="measure"
+        ),
+    )
+
+
+def _similarity_card(page: Layout) -> None:
+    with kit.card("similarity"):
+        kit.heading("Similarity", "cosine of CLIP embeddings")
+        page.add("similarity", kit.html("similarity"), Role.FOLLOWS)
+
+
+def _plan_card(page: Layout) -> None:
+    with kit.card("plan"):
+        kit.heading("Plan", "the thicker, the more prompts share")
+        page.add("plan", kit.html("plan"), Role.RESULT)
+
+
+def _compare_card(shelf: Shelf, page: Layout) -> None:
+    with kit.card("compare"):
+        kit.heading("Compare", "both ways, with the same seeds", "4")
+        page.add("banner", kit.html("banner"), Role.RESULT)
+        with gr.Row(elem_id="sage-actions"):
+            render = gr.Button(
+                "Render", variant="primary", elem_id="render", scale=2, min_width=140
+            )
+            page.add("render", render, Role.RESULT)
+            stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
+            page.add("stop", stop, Role.RESULT)
+            page.control("seed", shelf)
+            random = gr.Button("Random", size="md", elem_id="random-seed", min_width=90)
+            page.add("random_seed", random)
+        progress = kit.html("progress", views.progress(0, 1, NOTHING_YET))
+        page.add("progress", progress, Role.RESULT)
+        with gr.Row(elem_id="sage-sides"):
+            with gr.Column(scale=3, min_width=280, elem_id="sage-grid"):
+                kit.html("nearby", NEARBY)  # on a phone the slider itself is a long way up
+                page.add("pictures", kit.html("pictures"), Role.RESULT)
+                gr.HTML(views.note(LEGEND), apply_default_css=False)
+            with gr.Column(scale=1, min_width=260, elem_id="sage-closer"):
+                kit.html("closer", CLOSER)
+
+
+def _cost_card(page: Layout) -> None:
+    with kit.card("cost"):
+        kit.heading("Cost", "solid: shared steps, pale: own steps, grey: reading and drawing")
+        with gr.Row(elem_id="sage-costs"):
+            with gr.Column(min_width=280):
+                gr.HTML("<h3>Seconds, measured</h3>", apply_default_css=False)
+                page.add("seconds", kit.html("seconds", no_bars(NO_BARS)), Role.RESULT)
+            with gr.Column(min_width=280):
+                gr.HTML("<h3>FLOPs, counted</h3>", apply_default_css=False)
+                page.add("flops", kit.html("flops", no_bars(NO_BARS)), Role.RESULT)
+        page.add("saving", kit.html("saving", views.no_saving()), Role.RESULT)
+        _downloads(page)
+
+
+DOWNLOADS = {
+    "archive": ("Pictures (zip)", "download-pictures"),
+    "sheet": ("Grid (PNG)", "download-grid"),
+    "record": ("Record (JSON)", "download-record"),
+    "lines": ("Python lines", "download-lines"),
+}
+
+
+def _downloads(page: Layout) -> None:
+    gr.HTML("<h3>Take it with you</h3>", apply_default_css=False)
+    with gr.Row(elem_id="sage-downloads"):
+        for name, (label, elem_id) in DOWNLOADS.items():
+            button = gr.DownloadButton(
+                label, size="sm", interactive=False, elem_id=elem_id, min_width=110
+            )
+            page.add(name, button, Role.RESULT)
+        copy = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=110)
+        page.add("copy_link", copy)
+    link = gr.Textbox(
+        label="Link to these settings",
+        interactive=False,
+        visible=False,
+        buttons=["copy"],
+        max_lines=3,
+        elem_id="link",
+    )
+    page.add("link", link)
+    page.add("travel_note", kit.html("travel-note"))
+    with gr.Accordion("Load a record", open=False, elem_id="load-record"):
+        upload = gr.UploadButton(
+            "Choose a record (JSON)", file_types=[".json"], size="sm", elem_id="upload-record"
+        )
+        page.add("upload", upload)
+        paste = gr.Textbox(label="or paste it here", lines=3, max_lines=3, elem_id="paste")
+        page.add("paste", paste)
+        load = gr.Button("Load the pasted record", size="sm", elem_id="load-text")
+        page.add("load_text", load)

@@ -1,0 +1,82 @@
+"""Makes the comparisons that the page shows on arrival: `python -m sage.ui.studio.precompute`.
+
+Run it again when the built-in model, its adapter or an example set has changed; a test says when.
+"""
+
+import argparse
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sage.jobs.compare import compare
+from sage.jobs.filmstrip import Frame, filmstrip
+from sage.jobs.job import prepare
+from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
+from sage.sd.store import StateStore
+from sage.ui.studio.examples import EXAMPLE_SETS, ExampleSet, example_request
+from sage.ui.studio.first import FOLDER, Stored
+from sage.ui.studio.results import frames_strip
+
+log = logging.getLogger(__name__)
+
+
+def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Stored:
+    """One comparison, measured, with its pictures at every so many branch points.
+
+    As it is asked for, whatever the guard says: what sharing does is what is to be seen.
+    """
+    request, keep = example_request(example, model.spec), StateStore()
+    job = prepare(model, replace(request, guarded=False))
+    *_, done = compare(job, fewer_steps=True, keep=keep)
+    points = sorted({*range(0, job.calls + 1, every), job.calls, job.branch_call})
+    frames = filmstrip(job, points, keep=keep, fewer_steps=True)
+    return Stored(
+        key=example.key,
+        request=request,
+        report=done.report,
+        similarity=tuple(map(tuple, job.grouping.similarity.tolist())),
+        flops=job.flops,
+        strip=frames_strip(_logged(frames, example.key)),
+        made={"day": datetime.now(UTC).date().isoformat(), "weights": weights_digest(model.spec)},
+    )
+
+
+def weights_digest(spec: ModelSpec) -> str:
+    """A short digest of a local model's weights and, if it has one, its adapter."""
+    digest = hashlib.sha256()
+    for folder in (spec.source, *([spec.adapter] if spec.adapter else [])):
+        for path in sorted(Path(folder).rglob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _logged(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
+    for frame in frames:
+        log.info("%s: %3.0f %%", name, 100 * frame.done)
+        yield frame
+
+
+def main() -> None:
+    """Makes all of them, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    keys = [example.key for example in EXAMPLE_SETS]
+    parser.add_argument(
+        "sets", nargs="*", metavar="SET", help=f"of {', '.join(keys)}; default: all"
+    )
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
+    parser.add_argument("--every", type=int, default=1, help="steps between two branch points")
+    flags = parser.parse_args()
+    if unknown := set(flags.sets) - set(keys):
+        parser.error(f"unknown sets {sorted(unknown)}; allowed are {', '.join(keys)}.")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = load_model(builtin_model(), "cpu")
+    for example in EXAMPLE_SETS:
+        if not flags.sets or example.key in flags.sets:
+            precompute(model, example, flags.every).save(flags.out)
+
+
+if __name__ == "__main__":
+    main()

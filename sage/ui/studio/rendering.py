@@ -1,0 +1,275 @@
+"""What takes a while: rendering both sides with previews, and all branch points of a run.
+
+Translates the library's steps into updates of the page; one rendering at a time, which ends within
+a step when its turn is stopped or its generator closed. What acts at once is in `handlers`.
+"""
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from sage.jobs.compare import CompareStep, Comparison
+from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
+from sage.jobs.job import calls_of
+from sage.sd.store import StateStore
+from sage.ui.export.downloads import RunFiles, remove_run, save_run
+from sage.ui.html import views
+from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
+from sage.ui.html.words import plural
+from sage.ui.kit import Running, Updates
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import require_admission
+from sage.ui.server.limits import BOUNDS
+from sage.ui.shelf import Shelf
+from sage.ui.studio import results
+from sage.ui.studio.analysis import Analysis, analyze
+from sage.ui.studio.form import Form, Run
+from sage.ui.studio.handlers import (
+    UNFINISHED,
+    expectation,
+    no_costs,
+    plan_view,
+    scrub_words,
+    split,
+)
+from sage.ui.studio.layout import DOWNLOADS, Layout
+from sage.ui.turns import Turns
+from sage.ui.work import compare_request, filmstrip_request
+
+PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser shows no more
+SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
+RENDERING = "Rendering …"
+
+
+class Rendering:
+    """The page's listeners that render.
+
+    Args:
+        layout: The components they update.
+        shelf: The models they use.
+    """
+
+    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+        self.layout = layout
+        self.shelf = shelf
+        self.states = StateStore(BOUNDS.store_bytes)
+        self.turns = Turns()
+
+    def announce(self) -> Updates:
+        """Shown at once after the click, while the run waits for its turn."""
+        page = self.layout
+        return {
+            page.turn: self.turns.fresh(),
+            page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
+            page.render: gr.Button(RENDERING, interactive=False),
+            page.scrub: gr.Button(interactive=False),
+            page.stop: gr.Button("Stop", interactive=True),
+        }
+
+    def render(self, turn: str, *values: Any) -> Running:
+        """Renders both sides with previews, until it is done or its turn is stopped."""
+        form, before = split(values)
+        steps = self._explained(self._render(form, before))
+        yield from self.turns.work(turn, steps, partial(self._last_words, None))
+
+    def scrub(self, turn: str, *values: Any) -> Running:
+        """Renders the run on the page at many branch points, for scrubbing without any call."""
+        form, run = split(values)
+        steps = self._explained(self._scrub(form, run))
+        yield from self.turns.work(turn, steps, partial(self._last_words, run))
+
+    def stop(self, turn: str, run: Run | None) -> Updates:
+        """Asks the rendering to end; it says so itself, unless it has not begun."""
+        state = self.turns.stop(turn)
+        if state == "waiting":
+            return self._last_words(run, {})
+        button = gr.skip() if state == "running" else gr.Button("Stop", interactive=False)
+        return {self.layout.stop: button}
+
+    def _last_words(self, before: Run | None, shown: Updates) -> Updates:
+        """How far a rendering came that was stopped, from the run before and all it showed."""
+        page, run = self.layout, shown.get(self.layout.run, before)
+        if run is None or run.done:
+            line = views.progress(0, 1, "Stopped; the pictures are those from before.")
+            return {page.progress: line, **self._ready(run)}
+        line = f"Stopped after step {run.step} of {run.calls}."
+        return {
+            page.progress: views.progress(run.step, run.calls, line, "warn"),
+            page.banner: views.banner(UNFINISHED),
+            **self._ready(run),
+        }
+
+    def _explained(self, updates: Running) -> Running:
+        """The updates; whatever goes wrong ends them with a sentence."""
+        try:
+            require_admission()
+            yield from updates
+        except Exception as error:
+            yield self._failed(explain(error, "Rendering"))
+
+    def _failed(self, sentence: str) -> Updates:
+        return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self._ready(None)}
+
+    def _ready(self, run: Run | None) -> Updates:
+        """The buttons as they stand when nothing runs."""
+        page = self.layout
+        possible = (
+            run is not None and run.done and run.strip is None and run.request.sharing == "groups"
+        )
+        return {
+            page.render: gr.Button("Render", interactive=True),
+            page.scrub: gr.Button(interactive=possible),
+            page.stop: gr.Button("Stop", interactive=False),
+        }
+
+    # -- both sides --------------------------------------------------------------------------
+
+    def _render(self, form: Form, before: Run | None) -> Running:
+        request = form.check()
+        calls = calls_of(request)
+        run = Run(request, form.model, calls)
+        analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
+        remove_run(before.files if before else None)
+        yield {self.layout.run: run, **self._reset(form, analysis)}
+        shown = 0.0
+        for item in self.shelf.lease.run(
+            compare_request,
+            form.model,
+            request,
+            flops=_expected_flops(analysis, form),
+            fewer_steps=form.fewer_steps,
+            keep=self.states,
+            measure=form.measure,
+        ):
+            if isinstance(item, Comparison):
+                yield self._finished(run, item, analysis)
+            elif time.monotonic() - shown > PREVIEW_SECONDS:
+                shown = time.monotonic()
+                yield self._preview(replace(run, step=item.step), item, analysis, form)
+
+    def _reset(self, form: Form, analysis: Analysis) -> Updates:
+        page, request = self.layout, analysis.request
+        return {
+            **expectation(page, analysis),
+            page.progress: views.progress(0, analysis.job.calls, "Reading the prompts", "live"),
+            page.banner: "",
+            page.scrub_note: views.note(""),
+            page.pictures: empty_grid(request.prompts, analysis.job.groups, form.sides),
+            **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
+            **no_costs(page),
+        }
+
+    def _preview(self, run: Run, step: CompareStep, analysis: Analysis, form: Form) -> Updates:
+        page = self.layout
+        words = "shared" if step.stage == "trunk" else "each prompt on its own"
+        line = f"Step {step.step} of {step.steps}, {words}"
+        sides = {side: getattr(step, side) for side in form.sides}
+        groups = analysis.job.groups
+        return {
+            page.run: run,
+            page.progress: views.progress(step.step, step.steps, line, "live"),
+            page.pictures: live_grid(run.request.prompts, groups, sides),
+        }
+
+    def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
+        page, request = self.layout, done.request
+        files = save_run(done, self.shelf.spec(run.model))
+        run = replace(
+            run,
+            step=run.calls,
+            done=True,
+            files=files,
+            plan=done.shared.plan,
+            previews=results.fork_previews(done.forks),
+            report=done.report,
+        )
+        plans = (done.shared.plan, done.independent.plan)
+        rows = results.picture_rows(done)
+        return {
+            page.run: run,
+            page.progress: views.progress(1, 1, done_words(done), "done"),
+            page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
+            page.plan: plan_view(replace(analysis, request=request), run),
+            page.seconds: results.seconds_bars(done.report, done.groups, *plans),
+            page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
+            page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
+            **_filled(page, files),
+            **self._ready(run),
+        }
+
+    # -- all branch points -------------------------------------------------------------------
+
+    def _scrub(self, form: Form, run: Run | None) -> Running:
+        request = form.check()
+        if run is None or not run.done or not run.fits(request, form.model):
+            raise ValueError("Render first; the branch points of that run can then be scrubbed.")
+        frames: list[Frame] = []
+        job = analyze(request, form.model, self.shelf).job
+        points = branch_points(job.calls, SCRUB_POINTS, job.branch_call)
+        cost = job.cost
+        evaluation = cost.independent_flops.branches / cost.independent_evaluations
+        work = filmstrip_evaluations(job, points) * evaluation
+        for frame in self.shelf.lease.run(
+            filmstrip_request,
+            form.model,
+            request,
+            points,
+            flops=work * (2 if form.fewer_steps else 1),
+            keep=self.states,
+            fewer_steps=form.fewer_steps,
+        ):
+            frames.append(frame)
+            ready = sum(frame.side == "shared" for frame in frames)
+            yield self._scrubbing(frame, ready, len(points))
+        run = replace(run, strip=results.frames_strip(frames))
+        yield self._scrubbed(run, frames, analyze(request, form.model, self.shelf, run))
+
+    def _scrubbing(self, frame: Frame, ready: int, number: int) -> Updates:
+        line = f"{ready} of {plural(number, 'branch point')} ready"
+        return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
+
+    def _scrubbed(self, run: Run, frames: list[Frame], analysis: Analysis) -> Updates:
+        page, job = self.layout, analysis.job
+        spent = sum(frame.output.cost.evaluations for frame in frames)
+        reused = sum(frame.output.reused for frame in frames)
+        line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
+        rows = strip_rows(run.strip, job.branch_call)
+        grid = picture_grid(job.request.prompts, job.groups, rows, "done", run.strip)
+        return {
+            **expectation(page, analysis),
+            page.run: run,
+            page.progress: views.progress(1, 1, line, "done"),
+            page.plan: plan_view(analysis, run),
+            page.pictures: grid,
+            page.scrub_note: views.note(scrub_words(run)),
+            **self._ready(run),
+        }
+
+
+def _filled(page: Layout, files: RunFiles) -> Updates:
+    """The download buttons with the files of a run."""
+    return {
+        getattr(page, name): gr.DownloadButton(value=str(getattr(files, name)), interactive=True)
+        for name in DOWNLOADS
+    }
+
+
+def _expected_flops(analysis: Analysis, form: Form) -> float:
+    """What all sides cost; fewer steps cost as much as the shared side."""
+    cost = analysis.job.cost
+    shared, alone = cost.flops.total, cost.independent_flops.total
+    return alone + shared * (2 if form.fewer_steps else 1)
+
+
+def done_words(done: Comparison) -> str:
+    """What was done, in a line."""
+    request, reused = done.request, sum(done.report["reused"].values())
+    again = f" {plural(reused, 'evaluation')} reused." if reused else ""
+    trained = " The shared pictures are from the model trained for sharing."
+    return (
+        f"Done: {plural(request.steps, 'step')}, seeds {request.seeds[0]} to "
+        f"{request.seeds[-1]}.{trained if request.trained else ''}{again}"
+    )

@@ -1,0 +1,95 @@
+"""From a finished comparison to what the page shows of it: pictures, bars, sentences.
+
+Rendered here or precomputed, both become the same rows of pictures and the same bars. Knows
+nothing of gradio.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from PIL import Image
+
+from sage.core.cost import Cost
+from sage.core.plan import Plan
+from sage.jobs.compare import Comparison, Scores
+from sage.jobs.filmstrip import Frame
+from sage.sd.pipeline import SageOutput
+from sage.ui.html import cost_bars
+from sage.ui.html.cost_bars import Bar
+from sage.ui.html.pictures import Row, picture_source, row_of
+from sage.ui.html.words import STAGES
+from sage.ui.studio.first import Stored
+from sage.ui.studio.strip import Side, Strip, StripRow, make_strip
+
+NO_BARS = "Appears when both sides have run."
+REUSED = "Not measured: evaluations were taken from an earlier run."
+_ORDER = ("independent", "shared", "fewer")
+
+
+def frames_strip(frames: Iterable[Frame], quality: int = 84) -> Strip:
+    """The frames of a filmstrip as one strip."""
+    return make_strip([(frame_row(frame), frame.output.images) for frame in frames], quality)
+
+
+def frame_row(frame: Frame) -> StripRow:
+    """What a frame did and how its pictures fare."""
+    return _strip_row(frame.side, frame.at, frame.output, frame.scores)
+
+
+def picture_rows(done: Comparison) -> list[Row]:
+    """The sides of a finished comparison as rows of the grid, the independent one first."""
+    rows = []
+    for side in (side for side in _ORDER if side in done.outputs):
+        output, scores = done.outputs[side], done.scores[side]
+        at = done.job.branch_call if side == "shared" else output.plan.steps
+        if side == "shared" and done.request.sharing != "groups":
+            at = -1  # a tree has no single branch point
+        rows.append(row_of(_strip_row(side, at, output, scores), output.images))
+    return rows
+
+
+def _strip_row(side: Side, at: int, output: SageOutput, scores: Scores) -> StripRow:
+    plan = output.plan
+    prompts = range(plan.num_prompts)
+    # A guarded group shares less than was asked; in a tree each prompt has its own branch point.
+    steps = [plan.branch_step_of(n) if side == "shared" else plan.steps for n in prompts]
+    return StripRow(side, at, output.cost.evaluations, tuple(steps), scores.twin, scores.clip)
+
+
+def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:
+    """The previews at the forks of a plan as sources of pictures."""
+    return {index: picture_source(picture) for index, picture in forks.items()}
+
+
+def seconds_bars(report: Mapping[str, Any], groups: object, plan: Plan, independent: Plan) -> str:
+    """Measured seconds as bars; a sentence where nothing comparable was measured."""
+    if report["saving"]["seconds"] is None:
+        return cost_bars.no_bars(REUSED)
+    return cost_bars.cost_bars(_bars(report["seconds"], groups, plan, independent), "s", 1)
+
+
+def flops_bars(cost: Cost, groups: object, plan: Plan, independent: Plan) -> str:
+    """Counted FLOPs as bars."""
+    amounts = {"independent": cost.independent_flops, "shared": cost.flops}
+    total = cost.independent_flops.total
+    unit, scale = ("TFLOP", 1e12) if total >= 1e12 else ("GFLOP", 1e9)
+    stages = {side: vars(flops) for side, flops in amounts.items()}
+    return cost_bars.cost_bars(_bars(stages, groups, plan, independent), unit, scale)
+
+
+def _bars(amounts: dict[str, dict], groups: object, plan: Plan, independent: Plan) -> list[Bar]:
+    plans = {"independent": independent, "shared": plan}
+    return [
+        Bar(side, {stage: amounts[side][stage] for stage in STAGES}, groups, plans[side])
+        for side in plans
+    ]
+
+
+def stored_words(stored: Stored) -> str:
+    """Says that a comparison is precomputed, and under which conditions."""
+    report = stored.report
+    return (
+        f"Precomputed: {report['steps']} steps, seeds {report['seeds'][0]} to "
+        f"{report['seeds'][-1]}, {report['device']}, {stored.made['day']}. "
+        "Move the branch point; change anything else to render anew."
+    )

@@ -1,0 +1,163 @@
+import pytest
+from PIL import ImageChops
+
+from sage.core.plan import independent_plan, shared_plan
+from sage.jobs.grid import (
+    Axis,
+    CellDone,
+    CellStep,
+    Grid,
+    GridCost,
+    RowFrame,
+    Trace,
+    axes,
+    plan_grid,
+    render_grid,
+    shown_steps,
+    trace,
+)
+from sage.jobs.job import prepare
+from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.request import Request, parse_request
+
+PROMPTS = "a fox\na dog\na whale"
+NEAR = {"tau_min": -1.0, "tau_max": 1.0}  # everything is one group
+
+
+@pytest.fixture
+def model(tiny):
+    return LoadedModel(ModelSpec("tiny", "Tiny", "nowhere"), tiny)
+
+
+@pytest.fixture
+def base():
+    return parse_request(PROMPTS, steps=10, guidance_scale=3.0, **NEAR)
+
+
+def grid(base, across="share_ratio", down="seed", right=(0.2, 0.8), below=(0, 1)):
+    return Grid(base, Axis.parse(across, right), Axis.parse(down, below))
+
+
+def same(one, other):
+    return all(
+        ImageChops.difference(a, b).getbbox() is None for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_the_cells_are_the_base_with_two_settings_changed(base):
+    cells = grid(base).requests
+    assert [(c.seed, c.share_ratio) for c in cells] == [(0, 0.2), (0, 0.8), (1, 0.2), (1, 0.8)]
+    assert {c.prompts for c in cells} == {base.prompts}
+    assert grid(base).words(1) == "Seed 0, Share ratio, β 0.8"
+
+
+def test_trunks_are_computed_once_and_counted_in_advance(model, base):
+    cells = plan_grid(model, grid(base))
+    # 3 prompts, 10 steps: a trunk of 8 and branches of 2 are 14 evaluations, of 2 and 8 are 26.
+    assert [cell.place for cell in cells] == [1, 0, 3, 2]
+    assert [cell.job.cost.evaluations for cell in cells] == [14, 26, 14, 26]
+    assert [cell.reused for cell in cells] == [0, 2, 0, 2]
+    cost = GridCost.of(cells)
+    assert (cost.runs, cost.evaluations, cost.reused) == (4, 80, 4)
+    done = [item for item in render_grid(cells) if isinstance(item, CellDone)]
+    assert [item.cell for item in done] == [1, 0, 3, 2]
+    assert [item.reused for item in done] == [cell.reused for cell in cells]
+    assert [item.evaluations for item in done] == [14, 26, 14, 26]
+
+
+def test_independent_runs_do_not_depend_on_the_group(model, base):
+    same_plan = plan_grid(model, grid(base, right=(0.0,), below=(0, 1)))
+    assert [cell.reused for cell in same_plan] == [0, 0]
+    flops = model.pipe.cost(same_plan[0].job.plan, base.guidance_scale).flops.total
+    assert same_plan[0].flops == pytest.approx(flops)
+
+
+@pytest.mark.parametrize(
+    ("down", "below"),
+    [("scheduler", ("ddim", "unipc", "euler")), ("trunk", ("mean", "medoid")), ("steps", (4, 6))],
+)
+def test_every_cell_is_what_it_would_be_alone(model, base, down, below):
+    cells = plan_grid(model, grid(base, down=down, below=below))
+    done = {item.cell: item for item in render_grid(cells) if isinstance(item, CellDone)}
+    for cell in cells:
+        assert done[cell.place].reused == cell.reused
+        request = cell.job.request
+        alone = cell.job.sides.shared(
+            request.prompts,
+            plan=cell.job.plan,
+            guidance_scale=request.guidance_scale,
+            seeds=request.seeds,
+            trunk=request.trunk,
+        )
+        assert same(done[cell.place].images, alone.images)
+
+
+def test_stopping_keeps_what_is_finished(model, base):
+    run = render_grid(plan_grid(model, grid(base)))
+    kinds = [type(next(run)) for _ in range(12)]
+    run.close()
+    assert kinds == [CellStep] * 10 + [CellDone, CellStep]
+
+
+@pytest.mark.parametrize("name", axes())
+def test_every_axis_starts_with_values_that_are_allowed(name):
+    axis = Axis.parse(name, axes()[name].axis)
+    assert axis.values == axes()[name].axis
+    assert all(axis.label(value) for value in axis.values)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("sorcery", (1,), "allowed are share_ratio"),
+        ("steps", (), "at least one value"),
+        ("steps", ("ten",), "'ten'; a number"),
+        ("steps", range(2, 9), "number of values"),
+        ("scheduler", ("magic",), "allowed are ddim"),
+        ("trained", ("maybe",), "true and false"),
+        ("guidance_scale", (99,), "allowed are 1 to 20"),
+    ],
+)
+def test_what_is_wrong_with_an_axis_is_said(name, values, words):
+    with pytest.raises(ValueError, match=words):
+        Axis.parse(name, values)
+
+
+def test_typed_values_are_numbers_and_count_once():
+    assert Axis.parse("steps", ["10", 10, "20"]).values == (10, 20)
+    assert Axis.parse("trained", ["off", "on"]).values == (False, True)
+
+
+def test_a_grid_has_two_different_axes_and_an_end(base):
+    with pytest.raises(ValueError, match="two different ones"):
+        grid(base, down="share_ratio", below=(0.1,))
+
+
+def test_a_model_without_an_adapter_says_so(model, base):
+    with pytest.raises(ValueError, match="no adapter"):
+        plan_grid(model, grid(base, down="trained", below=(False, True)))
+
+
+# -- one run, step by step ------------------------------------------------------------------------
+
+
+def test_a_trace_shows_every_row_at_the_chosen_steps(model, base):
+    *frames, end = trace(prepare(model, base), number=5)
+    assert isinstance(end, Trace)
+    assert all(isinstance(frame, RowFrame) for frame in frames)
+    assert tuple(frame.step for frame in frames) == shown_steps(end.plan, 5)
+    assert [len(frame.rows) for frame in frames if frame.step <= 4] == [1, 1, 1]
+    assert all(len(frame.rows) == 3 for frame in frames if frame.step > 4)
+    for frame in frames:
+        assert len(frame.rows) == len(frame.predicted) == len(frame.latents)
+    assert len(end.images) == 3
+
+
+def test_the_steps_shown_hold_both_ends_and_every_split():
+    plan = shared_plan(((0, 1, 2),), 30, 13)
+    assert shown_steps(plan, 10) == (1, 3, 6, 9, 12, 14, 15, 18, 21, 24, 27, 30)
+    assert shown_steps(independent_plan(2, 2), 10) == (1, 2)
+
+
+def test_a_request_stays_what_it_is(base):
+    assert grid(base).base == Request.from_dict(base.to_dict())
