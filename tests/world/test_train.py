@@ -3,12 +3,14 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from sage.world.scenes import Painter, sample_scene
@@ -201,6 +203,21 @@ def test_the_denoiser_learns_from_scenes_that_fit_their_latents(trained, monkeyp
     assert np.abs(again - latents[5:6]).max() < 0.2  # they were made in bfloat16
     others = np.abs(again - latents).mean((1, 2, 3))
     assert others.argmin() == 5
+
+
+def test_alignment_is_learnt_for_half_a_run_and_not_exported(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 4)
+    out = tmp_path / "run"
+    shutil.copytree(trained[0], out, ignore=shutil.ignore_patterns("unet*"))
+    options = ["--steps", "4", "--batch", "2", "--scenes", "8", "--device", "cpu"]
+    train.main(["unet", "--out", str(out), "--align", "0.5", *options], networks.TINY)
+    record = json.loads((out / "unet.jsonl").read_text().splitlines()[-1])
+    # Two of four steps were aligned, and the mean is over all.
+    assert 0.2 < record["apart"] < 1.0
+    assert "align.weight" in learner.load_state(out, "unet")["average"]
+    export.export(out, tmp_path / "model", networks.TINY, world_words())
+    weights = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert not [name for name in weights if "align" in name]
 
 
 def test_hours_are_divided_among_the_stages_that_learn():

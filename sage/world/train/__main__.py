@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from sage.world import probe
 from sage.world.scenes import Scene
@@ -68,6 +68,7 @@ class Run:
     rate: float | None = None
     scenes: int | None = None
     workers: int = 0
+    align: float = 0.0
     folder: Path = MODEL_FOLDER
     saved: Callable[[], None] | None = None
     sizes: networks.Sizes = field(default_factory=networks.Sizes)
@@ -236,7 +237,13 @@ def run_probe(run: Run) -> None:
 
 def run_unet(run: Run) -> None:
     """Train the denoiser on frozen latents and the frozen text tower."""
-    run.learn(stages.Denoiser(run.sizes, frozen(run), run.stream(), run.device))
+    task = run.sizes, frozen(run), run.stream(), run.device
+    if not run.align:
+        run.learn(stages.Denoiser(*task))
+        return
+    tower = CLIPVisionModel.from_pretrained(run.out / "clip", attn_implementation="eager")
+    tower = tower.eval().requires_grad_(False)
+    run.learn(stages.Aligned(*task, tower=tower, weight=run.align))
 
 
 def run_decoder(run: Run) -> None:
@@ -315,6 +322,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--scenes", type=int, help="scenes to encode for the denoiser")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
+    parser.add_argument("--align", type=float, default=0.0, help="weight of alignment to CLIP")
     parser.add_argument("--channels", type=int, help="of a latent")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="checkpoints and logs")
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="of the export")

@@ -57,7 +57,7 @@ class Settings:
 
 
 class Task(Protocol):
-    """What a stage learns."""
+    """What a stage learns; one with an attribute `progress` is told how much of it is done."""
 
     name: str
     model: nn.Module
@@ -119,6 +119,8 @@ class Learner:
         start = time.monotonic()
         seed, batch = next(batches) if batches else self.batch(self.step)
         noise = torch.Generator(self.device).manual_seed(seed)
+        if hasattr(self.task, "progress"):
+            self.task.progress = self.progress
         scalars = self.task.loss(batch, noise)
         scalars["loss"].backward()
         self._update()

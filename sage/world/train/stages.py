@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from sage.world import probe
 from sage.world.labels import Labels, common_content, labels
@@ -280,3 +280,56 @@ class Denoiser(_Stage):
     def states(self, ids: Tensor) -> Tensor:
         """Text states [B, L, D] of the frozen tower."""
         return self.frozen.text(ids.to(self.device)).last_hidden_state.bfloat16()
+
+
+class Aligned(Denoiser):
+    """The UNet, whose middle is also asked to say what CLIP's image tower sees in the picture.
+
+    Representation alignment (REPA, arXiv 2410.06940) with the model's own image tower instead of a
+    large one: a linear map of the UNet's 8×8 states is drawn to the tower's 8×8 patch states of
+    the clean picture. It helps early and holds back later, so it ends half-way (arXiv 2505.16792).
+    """
+
+    END = 0.5  # share of the run
+
+    def __init__(
+        self,
+        sizes: networks.Sizes,
+        frozen: Frozen,
+        stream: Stream,
+        device: torch.device,
+        *,
+        tower: CLIPVisionModel,
+        weight: float,
+    ) -> None:
+        super().__init__(sizes, frozen, stream, device)
+        self.tower, self.weight, self.progress = tower.to(device), weight, 0.0
+        # Saved with the UNet's weights, and left out of its export.
+        self.model.align = nn.Linear(sizes.unet[1], tower.config.hidden_size)
+        self.model.down_blocks[1].register_forward_hook(self._keep)
+        self.kept: Tensor | None = None
+
+    def _keep(self, _: nn.Module, __: tuple, output: tuple) -> None:
+        """Keep the block's states before they are halved: [B, D, h/2, w/2]."""
+        self.kept = output[1][0]
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple:
+        """The denoiser's batch, and the scenes of its rows while alignment lasts."""
+        rows, *rest = super().batch(rng, size)
+        drawn = None
+        if self.progress < self.END:
+            drawn = self.stream.prepare([self.frozen.scenes[i] for i in rows])
+        return (rows, *rest, drawn)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """The denoiser's loss, and how far the states are from the tower's (1 - cosine)."""
+        *plain, drawn = batch
+        terms = super().loss(tuple(plain), noise)
+        mine = self.model.align(self.kept.flatten(2).mT)
+        if drawn is None:
+            return terms | {"loss": terms["loss"] + 0 * mine.sum()}
+        with torch.no_grad():
+            pixels = self.pixels(self.stream.paint(drawn).images)
+            seen = self.tower(pixel_values=pixels).last_hidden_state[:, 1:]
+        apart = 1 - F.cosine_similarity(mine.float(), seen.float(), dim=-1).mean()
+        return terms | {"loss": terms["loss"] + self.weight * apart, "apart": apart}
