@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from sage.world.scenes import Painter, sample_scene
+from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.train import __main__ as train
-from sage.world.train import calibrate, data, export, gpu, learner, networks, pack
+from sage.world.train import calibrate, data, export, gpu, learner, networks, pack, stages
 from sage.world.train.learner import Settings
 from sage.world.train.table import Table, cutout_keys
 from sage.world.words import world_words
@@ -236,6 +237,17 @@ def test_a_stream_is_new_scenes_that_follow_the_generator():
     assert one.masks.shape == (3, 16, 16)
     assert one.masks.max() > 100
     assert stream.draw(np.random.default_rng(5), 3).scenes != one.scenes
+
+
+def test_pictures_of_the_same_content_do_not_repel_each_other():
+    fox = Scene(("fox",), 1, "normal", "snow", "flat", 1)
+    scenes = (fox, replace(fox, seed=2), replace(fox, size="big"), replace(fox, seed=3))
+    assert stages._twins(scenes).int().tolist() == [
+        [0, 1, 0, 1],
+        [1, 0, 0, 1],
+        [0, 0, 0, 0],
+        [1, 1, 0, 0],
+    ]
 
 
 def test_some_captions_are_empty():

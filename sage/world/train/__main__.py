@@ -172,7 +172,7 @@ def run_latents(run: Run) -> None:
     made = zip(missing, data.ahead(prepare, missing, run.workers), strict=True)
     for number, drawn in tqdm(made, desc="latents", total=len(missing), mininterval=5):
         found = stream.paint(drawn)
-        latents = encode(vae, found.images).astype(np.float16)
+        latents = encode(vae, found.images, 500 if run.on_gpu else 50).astype(np.float16)
         new = files[number].with_suffix(".new")
         with open(new, "wb") as handle:
             np.savez(handle, latents=latents, masks=found.masks.cpu().numpy())

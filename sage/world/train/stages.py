@@ -122,9 +122,10 @@ class Clip(_Stage):
 
 def _twins(scenes: tuple[Scene, ...]) -> Tensor:
     """[B, B] true where two different rows show the same content and must not repel."""
+    numbers: dict[tuple, int] = {}
     content = [(s.things, s.count, s.sizes, s.place, s.style) for s in scenes]
-    same = torch.tensor([[a == b for b in content] for a in content])
-    return same & ~torch.eye(len(content), dtype=torch.bool)
+    kind = torch.tensor([numbers.setdefault(facts, len(numbers)) for facts in content])
+    return (kind[:, None] == kind) & ~torch.eye(len(kind), dtype=torch.bool)
 
 
 def _contrast(logits: Tensor, twins: Tensor) -> Tensor:
@@ -326,7 +327,7 @@ class Aligned(Denoiser):
         *plain, drawn = batch
         terms = super().loss(tuple(plain), noise)
         mine = self.model.align(self.kept.flatten(2).mT)
-        if drawn is None:
+        if drawn is None or self.progress >= self.END:
             return terms | {"loss": terms["loss"] + 0 * mine.sum()}
         with torch.no_grad():
             pixels = self.pixels(self.stream.paint(drawn).images)
