@@ -6,8 +6,8 @@ import importlib.util
 import os
 import threading
 
-# Otherwise every start begins with a notice about an image library that is not needed.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Otherwise a start begins with notices, and a long prompt is repeated in the log.
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"} | os.environ
 
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
@@ -15,6 +15,7 @@ with contextlib.suppress(ImportError):
 from sage.jobs.models import available_models, load_model, zero_gpu
 from sage.sd.precision import PRECISIONS
 from sage.ui.demo import build_demo, launch_settings
+from sage.ui.server.start import prepare_process
 from sage.ui.shelf import Shelf
 
 
@@ -27,6 +28,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="public link through gradio.live")
+    parser.add_argument("--proxy", action="store_true", help="believe a proxy's X-Forwarded-*")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     flags = parser.parse_args()
     if flags.mcp and importlib.util.find_spec("mcp") is None:
@@ -37,15 +39,18 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Serves the page until interrupted; whoever renders first waits for the default model."""
     flags = parse_flags()
+    prepare_process()
     how = {"device": flags.device, "precision": flags.precision}
     shelf = Shelf(available_models(flags.model), lambda spec: load_model(spec, **how))
     demo = build_demo(shelf)
-    loading = threading.Thread(target=shelf.warm_up, daemon=True)
-    loading.start()
     if zero_gpu():  # there, models must be in place before the server starts
-        loading.join()
+        shelf.warm_up()
     where = {"server_name": flags.host, "server_port": flags.port, "share": flags.share}
-    demo.launch(**where, mcp_server=flags.mcp or None, **launch_settings())
+    own = launch_settings(flags.proxy, flags.host)
+    demo.launch(**where, mcp_server=flags.mcp or None, prevent_thread_lock=True, **own)
+    if not zero_gpu():  # the page answers meanwhile
+        threading.Thread(target=shelf.warm_up, daemon=True).start()
+    demo.block_thread()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Knows networks by their configuration only; nothing of plans or time.
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -98,7 +98,11 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 
 def model_flops(
-    text_encoder: nn.Module, unet: nn.Module, vae: nn.Module, tokens: int, latent_size: int
+    text_encoder: nn.Module,
+    unet: nn.Module,
+    vae: nn.Module,
+    tokens: int,
+    latent_size: int | tuple[int, int],
 ) -> ModelFlops:
     """FLOPs of one prompt, one denoiser row without guidance, and one decoded picture.
 
@@ -107,18 +111,43 @@ def model_flops(
         unet: A UNet2DConditionModel.
         vae: An AutoencoderKL.
         tokens: Length L of a tokenised prompt.
-        latent_size: Height and width of the latents.
+        latent_size: Height and width of the latents; one number if they are equal.
     """
+    size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
     text, denoiser, decoder = on_meta(text_encoder), on_meta(unet), on_meta(vae)
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    z = torch.zeros(1, unet.config.in_channels, latent_size, latent_size, device="meta")
+    z = torch.zeros(1, unet.config.in_channels, *size, device="meta")
     t = torch.zeros(1, dtype=torch.long, device="meta")
-    cond = torch.zeros(1, tokens, unet.config.cross_attention_dim, device="meta")  # (1, L, D)
+    cond = torch.zeros(1, tokens, text_encoder.config.hidden_size, device="meta")  # (1, L, D)
     return ModelFlops(
         text_encoder=count_flops(lambda: text(ids)),
         denoiser=count_flops(lambda: denoiser(z, t, cond)),
         decoder=count_flops(lambda: decoder.decode(z[:, : vae.config.latent_channels])),
     )
+
+
+class FlopsCache:
+    """Counts that were made, by the configurations they follow from."""
+
+    def __init__(self) -> None:
+        self._counted: dict[Hashable, ModelFlops] = {}
+
+    def count(
+        self,
+        text_encoder: nn.Module,
+        unet: nn.Module,
+        vae: nn.Module,
+        tokens: int,
+        latent_size: tuple[int, int],
+    ) -> ModelFlops:
+        """As `model_flops`; for parts of a configuration that was seen before, from memory."""
+        parts = (text_encoder, unet, vae)
+        plain = [getattr(part, "_orig_mod", part) for part in parts]
+        configs = tuple((type(part), repr(part.config)) for part in plain)
+        key = (configs, tokens, latent_size)
+        if key not in self._counted:
+            self._counted[key] = model_flops(*parts, tokens=tokens, latent_size=latent_size)
+        return self._counted[key]
 
 
 def count_bytes(

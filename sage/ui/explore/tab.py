@@ -5,7 +5,6 @@ how it looks in `sage.ui.html.grids`. A session remembers its grid in an `Explor
 its turn with the rest of the page.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ from threading import Lock
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.components import Component
 from gradio.context import get_render_context
 
@@ -40,11 +38,11 @@ from sage.ui.export.links import link_query
 from sage.ui.html import grids, views
 from sage.ui.html.words import plural, shorten
 from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import require_admission
 from sage.ui.shelf import Shelf
 from sage.ui.turns import Turns
 from sage.ui.work import render_grid_of, trace_request
-
-log = logging.getLogger(__name__)
 
 
 class Speed:
@@ -163,12 +161,12 @@ class Exploring:
         return grids.grid_table(explored.grid, prompts, explored.done, running, explored.chosen)
 
     def _cell(self, explored: Explored) -> str:
-        cell = explored.chosen
-        if cell is None:
+        cell, grid = explored.chosen, explored.grid
+        if cell is None or grid is None:
             return views.note(EMPTY_CELL)
-        address = link_query(explored.grid.requests[cell], explored.model)
+        address = link_query(grid.requests[cell], explored.model)
         shown, plan = explored.done[cell], explored.plans[cell]
-        return grids.cell_details(explored.grid, cell, shown, plan, address)
+        return grids.cell_details(grid, cell, shown, plan, address)
 
     def _tree(self, explored: Explored, look: str) -> str:
         steps = explored.steps
@@ -220,7 +218,7 @@ class Exploring:
             elif time.monotonic() - shown > 0.2:
                 shown = time.monotonic()
                 yield self._on_the_way(explored, item, done / total, len(cells))
-        yield self._finished(explored, form)
+        yield self._finished(explored, grid, form)
 
     def _on_the_way(self, explored: Explored, item: Any, share: float, number: int) -> Updates:
         line = f"Run {len(explored.done) + 1} of {number}: step {item.step} of {item.steps}"
@@ -229,17 +227,17 @@ class Exploring:
             self.parts.table: self._table(explored, "0", running=item.cell),
         }
 
-    def _finished(self, explored: Explored, form: Form) -> Updates:
+    def _finished(self, explored: Explored, grid: Grid, form: Form) -> Updates:
         parts, cells = self.parts, explored.done.values()
         spent, reused = (sum(getattr(c, k) for c in cells) for k in ("evaluations", "reused"))
         line = f"Done: {plural(len(explored.done), 'run')}, {spent - reused} evaluations"
         line += f"; {reused} more were taken from runs that begin alike." if reused else "."
-        _, cost = self._plan(form, explored.grid)
+        _, cost = self._plan(form, grid)
         return {
             parts.progress: views.progress(1, 1, line, "done"),
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             parts.sheet: gr.DownloadButton(
-                value=str(grids.save_grid(explored.grid, explored.done, self._title(explored))),
+                value=str(grids.save_grid(grid, explored.done, self._title(explored))),
                 interactive=True,
             ),
             **self._ready(parts.render, parts.stop),
@@ -287,7 +285,7 @@ class Exploring:
 
     def _trace(self, look: str, form: Form, explored: Explored) -> Running:
         parts = self.parts
-        if explored.chosen is None:
+        if explored.chosen is None or explored.grid is None:
             key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
         else:
             key, request = explored.model, explored.grid.requests[explored.chosen]
@@ -331,14 +329,10 @@ class Exploring:
         """The updates; whatever goes wrong ends them with a sentence."""
         sentence = ""
         try:
+            require_admission()
             yield from updates
-        except ValueError as error:
-            sentence = str(error)
-        except torch.OutOfMemoryError:
-            sentence = "The memory does not suffice: use fewer prompts."
-        except Exception:
-            log.exception("exploring failed")
-            sentence = "Rendering failed. The server's log says why."
+        except Exception as error:
+            sentence = explain(error, "Rendering")
         if sentence:
             line = views.progress(0, 1, sentence, "error")
             yield {progress: line, **self._ready(start, stop)}
@@ -365,7 +359,7 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     gr.on(
-        [component.change for component in parts.form],
+        kit.changes(parts.form),
         tab.estimate,
         asked,
         follows,

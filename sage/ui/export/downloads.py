@@ -5,7 +5,6 @@ Writes files into a folder it is given; knows nothing of gradio.
 
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sage.ui.export.lines import python_lines
 from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.words import percent_text, saved_text, span_text
+from sage.ui.server.files import fresh_folder
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,10 @@ class RunFiles:
     pairs: tuple[tuple[Path, Path], ...]
 
 
-# One folder a process, gone when it ends; a session's part goes when the session does.
-_ROOT = tempfile.TemporaryDirectory(prefix="sage-runs-")
-
-
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
-    folder = Path(tempfile.mkdtemp(dir=_ROOT.name))
-    sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
+    folder = fresh_folder()
+    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
     record, sheet, lines = (
         folder / f"sage-{name}" for name in ("record.json", "grid.png", "run.py")
@@ -93,7 +89,7 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     request, marks = comparison.request, prompt_marks(comparison.groups)
     count = len(request.prompts)
     scores = comparison.clip_scores or {"independent": [None] * count, "shared": [None] * count}
-    sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
+    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
     blocks = [
         Block(
             f"P{n + 1} {prompt}",
