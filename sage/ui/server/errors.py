@@ -169,7 +169,7 @@ class Explaining:
                 await answer(error)(scope, receive, send)
 
 
-def answer(error: Exception) -> JSONResponse:
+def answer(error: BaseException) -> JSONResponse:
     """The response to a request whose route raised."""
     if isinstance(error, HTTPException):
         return refusal(error.status_code, str(error.detail), error.headers)

@@ -191,14 +191,14 @@ class Lanes(Queue):
         """Works on an event; the handlers find its ticket in their context."""
         event, ticket = events[0], _ticket(events[0])
         TICKET.set(ticket)
-        counts = ticket is not None and ticket.refusal is None
-        if counts:
-            self.admission.begin(ticket)
+        counted = ticket if ticket is not None and ticket.refusal is None else None
+        if counted is not None:
+            self.admission.begin(counted)
         try:
             await super().process_events(events, batch, begin_time, fn)
         finally:
-            if counts:
-                self.admission.end(ticket, finished=event.alive)
+            if counted is not None:
+                self.admission.end(counted, finished=event.alive)
             if event.session_hash == event._id:  # a call without a session has no later ones
                 self.blocks.state_holder.forget(event._id)  # type: ignore[attr-defined]
 
