@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 
 import httpx
@@ -351,8 +352,9 @@ def test_a_session_holds_no_second_copy_of_the_page(demo):
 def test_a_session_that_changes_a_component_changes_it_for_itself_only(demo):
     one, other = demo.state_holder["one"], demo.state_holder["other"]
     key = next(key for key, block in demo.blocks.items() if not block.stateful)
-    one[key] = "changed"
-    assert one[key] == "changed"
+    changed = copy(demo.blocks[key])
+    one[key] = changed
+    assert one[key] is changed
     assert other[key] is demo.blocks[key]
 
 
