@@ -140,7 +140,15 @@ class Execution:
     largest: int = 0
     finite: Tensor | bool = True
     _packs: Packs = field(default_factory=dict)
+    _structures: dict[int, tuple[Hashable, torch.dtype]] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
+
+    def structure_of(self, network: Any) -> tuple[Hashable, torch.dtype]:
+        """A network's structure and precision, which are looked up once a run."""
+        key = id(network)
+        if key not in self._structures:
+            self._structures[key] = structure(network), network.dtype
+        return self._structures[key]
 
     def predict(self, part: Part, *rows: Tensor) -> Tensor:
         """The denoiser's predictions, exact if asked for; notes whether they are numbers.
