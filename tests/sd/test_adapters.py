@@ -93,7 +93,7 @@ def old_names(made):
 
 
 FORMATS = {
-    "peft": lambda m: peft_names(m),
+    "peft": peft_names,
     "without prefix": lambda m: {n.removeprefix("unet."): t for n, t in peft_names(m).items()},
     "peft's own prefix": lambda m: {
         f"base_model.model.{n.split('.', 1)[1]}": t for n, t in peft_names(m).items()
@@ -108,7 +108,7 @@ FORMATS = {
         n.replace("text_model.", ""): t for n, t in peft_names(m).items()
     },
     "diffusers": lambda m: convert_state_dict_to_diffusers(peft_names(m)),
-    "kohya": lambda m: kohya_names(m),
+    "kohya": kohya_names,
 }
 
 
@@ -262,7 +262,9 @@ REFUSED = {
     ),
     "nothing of it": (lambda m: {"something.weight": torch.zeros(2)}, "no layers for this UNet"),
     "an alpha alone": (
-        lambda m: kohya_names(m) | {f"lora_unet_{UNET.replace('.', '_')}_to_v.alpha": torch.ones(())},
+        lambda m: (
+            kohya_names(m) | {f"lora_unet_{UNET.replace('.', '_')}_to_v.alpha": torch.ones(())}
+        ),
         "alpha and no matrices",
     ),
 }

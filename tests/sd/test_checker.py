@@ -87,7 +87,9 @@ def test_diffusers_own_checker_gives_what_it_gives_there(threshold, flagged):
     base, pipe = with_real_checker(threshold)
     assert pipe.safety_checker is base.safety_checker
     assert pipe.has_checker
-    *steps, ours = pipe.stream(PROMPTS[:2], share_ratio=0.0, num_inference_steps=3, guidance_scale=3)
+    *steps, ours = pipe.stream(
+        PROMPTS[:2], share_ratio=0.0, num_inference_steps=3, guidance_scale=3
+    )
     theirs = base(
         PROMPTS[:2],
         num_inference_steps=3,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor
-from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""A model that is no Stable Diffusion v1 is refused at loading, in a sentence that says what it is."""
+"""A model that is no Stable Diffusion v1 is refused at loading; a sentence says what it is."""
 
 import json
 import shutil
@@ -50,9 +50,7 @@ WRONG = {
     "learned variance": (lambda: with_unet(out_channels=8), "takes 4 channels and gives 8"),
     "classes": (lambda: with_unet(num_class_embeds=10), "takes a class"),
     "unCLIP": (
-        lambda: with_unet(
-            class_embed_type="projection", projection_class_embeddings_input_dim=16
-        ),
+        lambda: with_unet(class_embed_type="projection", projection_class_embeddings_input_dim=16),
         "takes a class",
     ),
     "SDXL's UNet": (
@@ -64,7 +62,10 @@ WRONG = {
         "Stable Diffusion XL",
     ),
     "LCM": (lambda: with_unet(time_cond_proj_dim=8), "latent consistency model"),
-    "another width": (lambda: with_unet(cross_attention_dim=64), "width 32 and a UNet for width 64"),
+    "another width": (
+        lambda: with_unet(cross_attention_dim=64),
+        "width 32 and a UNet for width 64",
+    ),
     "VAE": (lambda: with_vae_channels(8), "VAE of 8 latent channels"),
     "flow matching": (
         lambda: with_scheduler("FlowMatchEulerDiscreteScheduler"),
