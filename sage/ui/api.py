@@ -188,8 +188,9 @@ def _input(argument: Argument) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Chec
         return gr.Checkbox(default, label=name)
     if isinstance(argument.setting, Choice):
         return kit.Dropdown(list(argument.setting.titles), value=default, label=name)
-    kind = gr.Textbox if isinstance(default, str) else kit.Number
-    return kind(default, label=name)
+    if isinstance(default, str):
+        return gr.Textbox(default, label=name)
+    return kit.Number(default, label=name)
 
 
 def _endpoint(

@@ -39,7 +39,9 @@ def frame_row(frame: Frame) -> StripRow:
 def picture_rows(done: Comparison) -> list[Row]:
     """The sides of a finished comparison as rows of the grid, the independent one first."""
     rows = []
-    for side in (side for side in _ORDER if side in done.outputs):
+    for side in _ORDER:
+        if side not in done.outputs:
+            continue
         output, scores = done.outputs[side], done.scores[side]
         at = done.job.branch_call if side == "shared" else output.plan.steps
         if side == "shared" and done.request.sharing != "groups":
