@@ -97,9 +97,8 @@ def test_under_five_times_the_load_everything_cheap_is_quick_and_nothing_is_lost
         outcomes, seconds, number, rate = asyncio.run(_overload(url))
         grown = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
     said = {k: {q: round(quantile(v, q), 3) for q in (0.5, 0.95, 0.99)} for k, v in seconds.items()}
-    print(
-        f"{rate:.1f} renders/s asked for, machine {slower:.1f} times slower; {dict(outcomes)}; {said}; +{grown:.0f} MB"
-    )
+    print(f"{rate:.1f} renders/s asked for; the machine is {slower:.1f} times slower than alone")
+    print(dict(outcomes), said, f"+{grown:.0f} MB")
     assert not [outcome for outcome in outcomes if "wrong" in outcome or "error" in outcome]
     assert outcomes["right"] + outcomes["refused"] == number  # none lost, none twice
     assert outcomes["refused"] > number / 2
