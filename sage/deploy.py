@@ -24,7 +24,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 10 * 2**20  # above it the hub takes a file only through LFS or Xet
-LEFT_OUT = ("tests/", ".ci/", ".pytest.ini", ".ruff.toml", ".gitignore", ".gitattributes")
+LEFT_OUT = (
+    *("tests/", ".ci/", ".github/", ".pytest.ini", ".ruff.toml", ".gitignore", ".gitattributes"),
+    *(".pre-commit-config.yaml", ".pyrightconfig.json"),
+)
 BINARY = {".safetensors", ".png", ".webp", ".jpg", ".gif", ".ttf", ".woff2", ".npz", ".bin"}
 THUMBNAIL = "assets/ui/page.png"
 
@@ -314,7 +317,9 @@ def summary(tree: Tree) -> str:
 
 def main(arguments: Sequence[str] | None = None, api: Callable[[], Any] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m sage.deploy", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m sage.deploy", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--repo", type=repo_name, help="the Space, OWNER/NAME")
     parser.add_argument("--dry-run", action="store_true", help="check and list, upload nothing")
     parser.add_argument("--private", action="store_true", help="a new Space is private")

@@ -113,11 +113,10 @@ class Comparison:
         return self.outputs.get("fewer")
 
     @property
-    def clip_scores(self) -> dict[str, tuple[float | None, ...] | None] | None:
+    def clip_scores(self) -> dict[str, tuple[float | None, ...]] | None:
         """The CLIP scores of each side; None without a CLIP image encoder."""
-        if self.scores["shared"].clip is None:
-            return None
-        return {side: scores.clip for side, scores in self.scores.items()}
+        clips = {side: s.clip for side, s in self.scores.items() if s.clip is not None}
+        return clips if len(clips) == len(self.scores) else None
 
     @property
     def twin_distance(self) -> tuple[float | None, ...]:
@@ -209,6 +208,8 @@ class _Lane:
         """Runs to the end."""
         for item in self._stream:
             self._take(item)
+        if self._output is None:
+            raise RuntimeError("The run ended without an output.")
         return self._output
 
     def forks(self, plan: Plan) -> dict[int, Image.Image]:
@@ -300,7 +301,7 @@ def score(
     if pipe.clip is None:
         return Scores(twin, None)
     texts = pipe.embed(prompts)  # known since the prompts were grouped
-    clip = clip_score(pipe.clip.embed_images(output.images), texts).tolist()
+    clip = clip_score(pipe.clip.embed_images(output.pictures), texts).tolist()
     return Scores(twin, unflagged(clip, output.flagged))
 
 
@@ -311,7 +312,9 @@ def unflagged(scores: Sequence[float], flagged: Sequence[bool]) -> tuple[float |
 
 def _pixels(output: SageOutput) -> Tensor:
     """[N, H, W, 3] in [0, 1]."""
-    arrays = [torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8) for im in output.images]
+    arrays = [
+        torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8) for im in output.pictures
+    ]
     return torch.stack(arrays).float() / 255
 
 
@@ -341,6 +344,8 @@ def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores])
         },
         "flagged": {side: list(output.flagged) for side, output in outputs.items()},
         "reused": {side: output.reused for side, output in outputs.items()},
+        "memory_retries": {side: output.memory_retries for side, output in outputs.items()},
+        "exact": all(output.exact for output in outputs.values()),
         "saving": {
             "evaluations": cost.saving,
             "flops": cost.flops_saving,

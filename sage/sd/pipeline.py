@@ -123,6 +123,17 @@ class SageOutput:
     exact: bool = False
 
     @property
+    def pictures(self) -> list[Image.Image]:
+        """The images of a run whose `output_type` is "pil".
+
+        Raises:
+            TypeError: If they are arrays, tensors or latents.
+        """
+        if not isinstance(self.images, list):
+            raise TypeError(f"The images are a {type(self.images).__name__}, not pictures.")
+        return self.images
+
+    @property
     def nsfw_content_detected(self) -> list[bool]:
         """Diffusers' name of `flagged`."""
         return list(self.flagged)
@@ -134,9 +145,11 @@ class SagePipeline(ModelPipeline):
     Attributes:
         max_rows: Most rows that go through a network in one call, guidance not counted; it is fewer
             where memory is short. More rows than this take no less time for each.
+        exact_rows: Passes in every call of the denoiser with `exact`; 0 is what suits the device.
     """
 
     max_rows: int = 32
+    exact_rows: int = 0
 
     @cached_property
     def _embeddings(self) -> texts.EmbeddingCache:
@@ -647,14 +660,15 @@ class SagePipeline(ModelPipeline):
         self, x: Tensor, t: Tensor, cond: Tensor, execution: Execution, passes: int = 1
     ) -> Tensor:
         """The UNet's output for passes, of which each row has so many."""
-        dtype = self.unet.dtype  # latents stay float32 between steps, the network runs in its own
+        key, dtype = execution.structure_of(self.unet)
         part = Part(
             "denoiser",
             lambda z, t, cond: self.unet(z, t, cond).sample,
             passes * self.max_rows,
-            structure(self.unet),
+            key,
             partial(count_bytes, self.unet, tuple(x.shape[1:]), tuple(cond.shape[1:])),
         )
+        # Latents stay float32 between steps; the network runs in its own precision.
         return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
 
     @property
@@ -668,7 +682,8 @@ class SagePipeline(ModelPipeline):
 
     def _execution(self, exact: bool) -> Execution:
         device = self._execution_device
-        return Execution(device, exact, self._known, check=not self._is_heavy)
+        check = not self._is_heavy and not self.exact_rows
+        return Execution(device, exact, self._known, check, self.exact_rows)
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Cheap pictures of latents [R, C, h, w], in the size of the real ones.
@@ -687,7 +702,7 @@ class SagePipeline(ModelPipeline):
         own = vars(self).get("run_safety_checker") or type(self).run_safety_checker
         return self.safety_checker is not None or own is not _NO_CHECKER
 
-    def _checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
+    def checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
         """Finished pictures in [-1, 1], and which of them the safety checker made black."""
         pixels, found = self.run_safety_checker(pixels, pixels.device, self.dtype)
         flags = [False] * len(pixels) if found is None else [bool(flag) for flag in found]
@@ -707,14 +722,14 @@ class SagePipeline(ModelPipeline):
             "decoder",
             lambda z: self.vae.decode(z).sample,
             self.max_rows,
-            structure(self.vae),
+            execution.structure_of(self.vae)[0],
             partial(count_bytes, self.vae, tuple(latents.shape[1:])),
         )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         pixels = torch.cat(execution.one_by_one(decoder, z))
         if not bool(torch.isfinite(pixels).all()):
             raise FloatingPointError("The decoder produced a value that is not a number.")
-        checker = Part("safety checker", self._checked, self.max_rows)
+        checker = Part("safety checker", self.checked, self.max_rows)
         pixels, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
         images = self.image_processor.postprocess(torch.cat(pixels), output_type=output_type)
         return images, tuple(flag for some in flags for flag in some)

@@ -10,7 +10,7 @@ from sage.ui.api import add_endpoints
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
-from sage.ui.kit import QUICK, on_change, start_button, stop_button
+from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
 from sage.ui.server.files import workplace
 from sage.ui.server.limits import BOUNDS
@@ -95,7 +95,8 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     replans += [page.branch_call, page.fewer_steps]
     on_change(replans, handlers.estimate, asked, follows, "on_branch")
     on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
-    set_by["sharing"].change(
+    gr.on(
+        changes([set_by["sharing"]]),
         handlers.pick_sharing,
         [set_by["sharing"]],
         [page.branch_call, set_by["budget"]],
@@ -112,7 +113,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         **QUICK,
     )
     gr.on(
-        [part.change for part in calls],
+        changes(calls),
         handlers.resize,
         [*calls, page.share_ratio],
         [page.branch_call],

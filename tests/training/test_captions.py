@@ -213,8 +213,8 @@ def test_pictures_without_captions_and_the_reverse_are_counted(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [b"", b"   ", b"\xef\xbb\xbf", b"null", b"5", b"[]", b"{}", b'"text"', b"{broken",
-     b"\x89PNG\r\n", b"[" * 100_000, b'{"images": 5, "annotations": 7}', b'{"a": 1}', b"[1, 2]", b"\xff" * 40,
-     json.dumps(FOX).encode()[:-20], b"\x1f\x8b\x08\0"],
+     b"\x89PNG\r\n", b"[" * 100_000, b'{"images": 5, "annotations": 7}', b'{"a": 1}', b"[1, 2]",
+     b"\xff" * 40, json.dumps(FOX).encode()[:-20], b"\x1f\x8b\x08\0"],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_named_and_another_one_is_read(tmp_path, content):
     folder_of(tmp_path, content, name="captions_b.json")

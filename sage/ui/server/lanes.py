@@ -5,6 +5,7 @@ what nobody reads to its end, and summarises its history in a table after every 
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from gradio.utils import run_coro_in_background
 
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.errors import UnheardError
+from sage.ui.server.files import clear_old, workplace
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
 
@@ -187,15 +189,18 @@ class Lanes(Queue):
         self, events: list[Event], batch: bool, begin_time: float, fn: BlockFunction
     ) -> None:
         """Works on an event; the handlers find its ticket in their context."""
-        ticket = _ticket(events[0])
+        event, ticket = events[0], _ticket(events[0])
         TICKET.set(ticket)
-        if ticket is None or ticket.refusal is not None:
-            return await super().process_events(events, batch, begin_time, fn)
-        self.admission.begin(ticket)
+        counted = ticket if ticket is not None and ticket.refusal is None else None
+        if counted is not None:
+            self.admission.begin(counted)
         try:
             await super().process_events(events, batch, begin_time, fn)
         finally:
-            self.admission.end(ticket, finished=events[0].alive)
+            if counted is not None:
+                self.admission.end(counted, finished=event.alive)
+            if event.session_hash == event._id:  # a call without a session has no later ones
+                self.blocks.state_holder.forget(event._id)  # type: ignore[attr-defined]
 
     # -- clearing away -----------------------------------------------------------------------
 
@@ -204,6 +209,13 @@ class Lanes(Queue):
             await asyncio.sleep(BOUNDS.sweep_seconds)
             with suppress(Exception):  # it comes round again
                 await self.sweep()
+                await asyncio.to_thread(self._sweep_files)
+
+    def _sweep_files(self) -> None:
+        """Removes files that can no longer be downloaded, and their names."""
+        clear_old(workplace())
+        for names in self.blocks.temp_file_sets:
+            names.difference_update([name for name in list(names) if not os.path.exists(name)])
 
     async def sweep(self, now: float | None = None) -> None:
         """Drops runs, messages and names of sessions that nobody reads."""

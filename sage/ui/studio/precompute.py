@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sage.jobs.compare import compare
+from sage.jobs.compare import Comparison, compare
 from sage.jobs.filmstrip import Frame, filmstrip
 from sage.jobs.job import prepare
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
@@ -31,6 +31,7 @@ def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Store
     request, keep = example_request(example, model.spec), StateStore()
     job = prepare(model, replace(request, guarded=False))
     *_, done = compare(job, fewer_steps=True, keep=keep)
+    assert isinstance(done, Comparison)
     points = sorted({*range(0, job.calls + 1, every), job.calls, job.branch_call})
     frames = filmstrip(job, points, keep=keep, fewer_steps=True)
     return Stored(

@@ -236,8 +236,9 @@ class Rendering:
         spent = sum(frame.output.cost.evaluations for frame in frames)
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
-        rows = strip_rows(run.strip, job.branch_call)
-        grid = picture_grid(job.request.prompts, job.groups, rows, "done", run.strip)
+        strip = run.strip
+        rows = strip_rows(strip, job.branch_call) if strip else []
+        grid = picture_grid(job.request.prompts, job.groups, rows, "done", strip)
         return {
             **expectation(page, analysis),
             page.run: run,
