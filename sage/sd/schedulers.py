@@ -101,6 +101,9 @@ def denoiser_calls(scheduler: Scheduler, steps: int) -> int:
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed.")
+    levels_known = scheduler.config.get("num_train_timesteps", steps)
+    if steps > levels_known:
+        raise ValueError(f"steps is {steps}; this model has {levels_known} noise levels.")
     if isinstance(scheduler, DDIMScheduler):
         return steps
     levels = copy.deepcopy(scheduler)

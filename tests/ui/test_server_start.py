@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 
-from .visitors import ROOT
+from .visitors import ROOT, stretch
 
 START = """
 import os, sys, tempfile, time, threading
@@ -56,6 +56,7 @@ def started(tmp_path_factory):
 @pytest.mark.slow
 def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(started):
     url, process, _ = started
+    slower = stretch()  # the promise is for a machine that does nothing else
     port, end = httpx.URL(url).port, time.monotonic() + 120
     while True:
         assert process.poll() is None
@@ -69,7 +70,7 @@ def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(s
     with httpx.Client(timeout=30) as client:
         page = client.get(url)
         assert page.status_code == 200
-        assert time.monotonic() - start <= 1.0
+        assert time.monotonic() - start <= 1.0 * slower
         assert "SAGE" in page.text
         while "loading" not in process.stdout.readline():
             assert process.poll() is None
@@ -78,7 +79,7 @@ def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(s
             begun = time.monotonic()
             assert client.get(url + path).status_code == 200
             seconds.append(time.monotonic() - begun)
-    assert max(seconds) <= 1.0, seconds
+    assert max(seconds) <= 1.0 * slower, seconds
 
 
 @pytest.mark.slow
