@@ -5,7 +5,6 @@ import ctypes
 from sage.ui.server import logs
 from sage.ui.server.files import end_on_sigterm, workplace
 
-
 # Of glibc's <malloc.h>: blocks above a threshold are mapped alone, and the number of heaps.
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
 
