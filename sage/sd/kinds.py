@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -349,7 +349,7 @@ def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
     return ""
 
 
-def _scheduler_reason(scheduler: SchedulerMixin) -> str:
+def _scheduler_reason(scheduler: Any) -> str:
     """Flow matching and EDM have noise levels of another kind than Stable Diffusion v1."""
     name = type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod"):

@@ -232,4 +232,4 @@ class ModelPipeline(StableDiffusionPipeline):
 
 def _parts_of(kind: type[StableDiffusionPipeline]) -> set[str]:
     parts, _ = kind._get_signature_keys(kind)
-    return parts
+    return set(parts)
