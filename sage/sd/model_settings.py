@@ -12,6 +12,7 @@ import torch
 
 from sage.core.settings import settings_of
 from sage.sd.preview import LatentRGB
+from sage.sd.vocabulary import Vocabulary
 
 PAPER = settings_of()
 FILE_NAME = "sage.json"
@@ -29,6 +30,7 @@ class ModelSettings:
         share_ratio: Usual share of steps in common.
         latent_rgb: Preview colours; None is fitted to the decoder when first needed.
         known_words: Words the model was trained on; None if it was trained on the open web.
+        vocabulary: What it can show, by name; None as well for the open web.
     """
 
     tau_min: float = PAPER["tau_min"].default
@@ -38,6 +40,7 @@ class ModelSettings:
     share_ratio: float = PAPER["share_ratio"].default
     latent_rgb: LatentRGB | None = None
     known_words: frozenset[str] | None = None
+    vocabulary: Vocabulary | None = None
 
     @classmethod
     def read(cls, folder: str | Path, base: "ModelSettings | None" = None) -> "ModelSettings":
@@ -51,6 +54,8 @@ class ModelSettings:
             ValueError: If the file is not JSON or a value has the wrong kind.
         """
         path, known = Path(folder) / FILE_NAME, base or cls()
+        if (vocabulary := Vocabulary.read(folder)) is not None:
+            known = replace(known, vocabulary=vocabulary)
         if not path.is_file():
             return known
         try:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sage.core.grouping import cosine_similarity
-from sage.jobs.request import PaperDefaults
+from sage.core.settings import Sampling
 from sage.studies.engine import figures
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.linkage import complete_linkage
@@ -84,7 +84,7 @@ def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
         return sources, [f"MS COCO captions: {COCO.name} is not in this checkout."]
     lines = COCO.read_text("utf-8").splitlines()
     captions = [json.loads(line)["caption"] for line in lines]
-    low, high = PaperDefaults.tau_min, PaperDefaults.tau_max
+    low, high = Sampling().tau_min, Sampling().tau_max
     encoders: dict[str, Callable[[], Callable[[Sequence[str]], Tensor]]] = {
         "all-MiniLM-L6-v2": mini_lm
     }

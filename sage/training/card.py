@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sage.jobs.compare import versions
+from sage.jobs.conditions import versions
 from sage.training.data import PromptGroups
 from sage.training.settings import TrainSettings
 

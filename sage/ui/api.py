@@ -5,87 +5,80 @@ pictures; their docstrings are what a client reads. The page has its own, privat
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
 
-from sage.core.cost import Cost
-from sage.jobs.arrangement import Arrangement, arrange, calibration_of, find_groups
+from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, settings_of
 from sage.jobs.compare import Comparison
-from sage.jobs.compare import compare as render_both
+from sage.jobs.job import find_groups, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import CHOICES, LIMITS, Request, parse_request
-from sage.jobs.variants import shared_side
+from sage.jobs.request import Request, parse_request
 from sage.sd.pipeline import SageOutput
-from sage.ui.export.links import OWN
+from sage.ui import kit
+from sage.ui.kit import RENDER_QUEUE, sentences
 from sage.ui.lease import Lease
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import FIRST_EXAMPLE
-
-RENDER_QUEUE = {"concurrency_id": "render", "concurrency_limit": 1}
-
-# Each name of `Question`, in the words that a client or a language model reads.
-WORDS = {
-    "prompts": "2 to 16 prompts, one a line, at most 300 characters each.",
-    "model": 'key of a model in the page\'s picker; "" is the first one.',
-    "tau_min": "lowest cosine similarity inside a group; 0 is the model's own.",
-    "tau_max": "highest cosine similarity inside a group; 0 is the model's own.",
-    "max_group_size": "largest group, 1 to 16.",
-    "share_ratio": "share of the steps that a group has in common, 0 to 1.",
-    "steps": "sampling steps, 2 to 100; 0 is the model's own number.",
-    "guidance_scale": "classifier-free guidance, 1 to 20; 0 is the model's own.",
-    "seed": "seed of the first prompt; the others count up from it.",
-    "trained": "whether the shared side runs with the adapter that was trained for sharing.",
-    "scheduler": "which scheduler samples.",
-    "trunk": "what a trunk follows while prompts share it.",
-    "fresh_noise": "share of each prompt's noise that is renewed where it splits off, 0 to 1.",
-    "sharing": "groups with one branch point, a tree within a budget, or adaptive splitting.",
-    "budget": "for a tree: share of independent sampling's evaluations to spend, 0.1 to 1.",
-    "guarded": "whether groups that are predicted to suffer share less, or not at all.",
-}
+from sage.ui.work import compare_request
 
 
 @dataclass(frozen=True)
-class Question:
-    """What a client sends, unchecked; the defaults are those of the endpoints."""
+class Argument:
+    """An argument of the endpoints: its default, and its words for a client or a language model."""
 
-    prompts: str = FIRST_EXAMPLE.text
-    model: str = ""
-    tau_min: float = 0.0
-    tau_max: float = 0.0
-    max_group_size: int = LIMITS["max_group_size"].default
-    share_ratio: float = LIMITS["share_ratio"].default
-    steps: int = 0
-    guidance_scale: float = 0.0
-    seed: int = LIMITS["seed"].default
-    trained: bool = False
-    scheduler: str = CHOICES["scheduler"].default
-    trunk: str = CHOICES["trunk"].default
-    fresh_noise: float = LIMITS["fresh_noise"].default
-    sharing: str = CHOICES["sharing"].default
-    budget: float = LIMITS["budget"].default
-    guarded: bool = False
-
-    def check(self, shelf: Shelf) -> tuple[Request, LoadedModel]:
-        """The question as a request, and its model.
-
-        Raises:
-            ValueError: With one sentence, if anything is not allowed.
-        """
-        model = shelf.get(self.model or shelf.default.key)
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        prompts = values.pop("prompts")
-        del values["model"]
-        values |= {name: _unless_zero(values[name]) for name in (*OWN, "steps")}
-        return parse_request(prompts, **values, defaults=model.spec), model
+    name: str
+    default: Any
+    words: str
+    setting: Setting | None = None
 
 
-def _unless_zero(value: Any) -> Any:
-    """None, which is the model's own, for 0; anything else is for `parse_request` to judge."""
-    return None if value == 0 and not isinstance(value, bool) else value
+def arguments(kind: type[Request] = Request) -> tuple[Argument, ...]:
+    """What the endpoints take: prompts, a model, and every setting."""
+    prompts = (
+        f"{NUM_PROMPTS.allowed} prompts, one a line, at most {PROMPT_CHARS.high} characters each."
+    )
+    model = 'key of a model in the page\'s picker; "" is the first one.'
+    return (
+        Argument("prompts", FIRST_EXAMPLE.text, prompts),
+        Argument("model", "", model),
+        *(_argument(one) for one in settings_of(kind).values()),
+    )
+
+
+def _argument(setting: Setting) -> Argument:
+    """A setting of the model's own has the default 0, since a client's number cannot be null."""
+    words = setting.help.removesuffix(".")
+    if not isinstance(setting.default, bool) and not isinstance(setting, Choice):
+        words += f", {setting.allowed}"
+    words += "; 0 is the model's own." if _zero_is_own(setting) else "."
+    default = 0 if _zero_is_own(setting) else setting.default
+    return Argument(setting.name, type(setting.default)(default), words, setting)
+
+
+def _zero_is_own(setting: Setting) -> bool:
+    # A share ratio of 0 is independent sampling: that one has a default in numbers.
+    return setting.of_model and setting.name != "share_ratio"
+
+
+def check_arguments(
+    values: Mapping[str, Any], shelf: Shelf, kind: type[Request] = Request
+) -> tuple[Request, LoadedModel]:
+    """What a client sent as a request, and its model.
+
+    Raises:
+        ValueError: With one sentence, if anything is not allowed.
+    """
+    rest = dict(values)
+    prompts, key = rest.pop("prompts"), rest.pop("model")
+    model = shelf.get(key or shelf.default.key)
+    for name, one in settings_of(kind).items():
+        value = rest[name]
+        if _zero_is_own(one) and value == 0 and not isinstance(value, bool):
+            rest[name] = None
+    return parse_request(prompts, **rest, defaults=model.spec), model
 
 
 def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:
@@ -104,15 +97,22 @@ def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:
 
 
 def estimate(request: Request, model: LoadedModel, lease: Lease) -> dict:
-    """What sharing would cost and save: evaluations and FLOPs, counted without rendering."""
-    arrangement, cost = _arranged(request, model)
+    """What sharing would cost and save: evaluations and FLOPs, counted without rendering.
+
+    An adaptive run is decided while sampling: its numbers hold if nothing parts before the branch
+    point, and "settled" is false.
+    """
+    job = prepare(model, request)
+    cost = job.cost
     sides = {"shared": cost.flops, "independent": cost.independent_flops}
     return {
         "model": model.spec.key,
-        "groups": [list(group) for group in arrangement.groups],
+        "groups": [list(group) for group in job.groups],
         "steps": request.steps,
+        "calls": job.calls,
+        "settled": job.settled,
         "share_ratio": request.share_ratio,
-        "branch_step": request.branch_step,
+        "branch_step": job.branch_call,
         "evaluations": {
             "shared": cost.evaluations,
             "independent": cost.independent_evaluations,
@@ -127,21 +127,13 @@ def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tupl
 
     While it runs, the report is the progress (step, steps, stage) and the galleries are empty.
     """
-    _, cost = _arranged(request, model)
+    cost = prepare(model, request).cost
     flops = cost.flops.total + cost.independent_flops.total
-    for item in lease.run(render_both, model.spec.key, request, flops=flops):
+    for item in lease.run(compare_request, model.spec.key, request, flops=flops):
         if isinstance(item, Comparison):
             yield _gallery(item, item.independent), _gallery(item, item.shared), item.report
         else:
             yield gr.skip(), gr.skip(), {k: getattr(item, k) for k in ("step", "steps", "stage")}
-
-
-def _arranged(request: Request, model: LoadedModel) -> tuple[Arrangement, Cost]:
-    pipe = shared_side(model, request)
-    steps = pipe.denoiser_calls(request.steps)
-    known = calibration_of(model.spec, request.trained)
-    arrangement = arrange(find_groups(pipe, request), request, steps, calibration=known)
-    return arrangement, arrangement.cost(pipe)
 
 
 def _gallery(done: Comparison, output: SageOutput) -> list[tuple[Any, str]]:
@@ -149,10 +141,10 @@ def _gallery(done: Comparison, output: SageOutput) -> list[tuple[Any, str]]:
     return list(zip(output.images, captions, strict=True))
 
 
-def add_endpoints(shelf: Shelf) -> None:
+def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
     """Registers the endpoints in the current Blocks, on components that are never shown."""
     with gr.Row(visible=False):
-        inputs = [_input(field.name, field.default) for field in fields(Question)]
+        inputs = [_input(argument) for argument in arguments(kind)]
         galleries = [gr.Gallery(label="independent"), gr.Gallery(label="shared")]
         answer = gr.JSON(label="answer")
         button = gr.Button()
@@ -163,54 +155,61 @@ def add_endpoints(shelf: Shelf) -> None:
         (compare, [*galleries, answer], RENDER_QUEUE),
     ):
         button.click(
-            _endpoint(function, shelf),
+            _endpoint(function, shelf, kind),
             inputs,
             outputs,
             api_name=function.__name__,
-            api_description=description(function),
+            api_description=description(function, kind),
             **queue,
         )
 
 
-def description(function: Callable[..., Any]) -> str:
+def description(function: Callable[..., Any], kind: type[Request] = Request) -> str:
     """What an endpoint does and what it takes, as a client reads it."""
-    lines = "\n".join(f"{name}: {words}" for name, words in WORDS.items())
+    lines = "\n".join(f"{argument.name}: {argument.words}" for argument in arguments(kind))
     return f"{inspect.getdoc(function)}\n\n{lines}"
 
 
-def _input(name: str, default: Any) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Checkbox:
+def _input(argument: Argument) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Checkbox:
+    name, default = argument.name, argument.default
     if isinstance(default, bool):
         return gr.Checkbox(default, label=name)
-    if name in CHOICES:
-        return gr.Dropdown(list(CHOICES[name].titles), value=default, label=name)
-    kind = gr.Textbox if isinstance(default, str) else gr.Number
+    if isinstance(argument.setting, Choice):
+        return kit.Dropdown(list(argument.setting.titles), value=default, label=name)
+    kind = gr.Textbox if isinstance(default, str) else kit.Number
     return kind(default, label=name)
 
 
-def _endpoint(function: Callable[..., Any], shelf: Shelf) -> Callable[..., Any]:
-    """The function as a listener that takes the fields of `Question`."""
+def _endpoint(
+    function: Callable[..., Any], shelf: Shelf, kind: type[Request]
+) -> Callable[..., Any]:
+    """The function as a listener that takes all arguments."""
+    taken = arguments(kind)
+    names = [argument.name for argument in taken]
 
     def answer(*values: Any) -> Any:
-        with _sentences():
-            return function(*Question(*values).check(shelf), shelf.lease)
+        with sentences():
+            asked = check_arguments(dict(zip(names, values, strict=True)), shelf, kind)
+            return function(*asked, shelf.lease)
 
     def answer_in_parts(*values: Any) -> Iterator[Any]:
-        with _sentences():
-            yield from function(*Question(*values).check(shelf), shelf.lease)
+        with sentences():
+            asked = check_arguments(dict(zip(names, values, strict=True)), shelf, kind)
+            yield from function(*asked, shelf.lease)
 
     listener = answer_in_parts if inspect.isgeneratorfunction(function) else answer
-    listener.__signature__ = inspect.signature(Question)  # the names that clients see
+    parameters = [
+        inspect.Parameter(
+            argument.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=argument.default,
+            annotation=type(argument.default),
+        )
+        for argument in taken
+    ]
+    listener.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     listener.__name__ = function.__name__
     # Gradio reads the words for each argument of an MCP tool from here.
-    arguments = "".join(f"\n    {name}: {words}" for name, words in WORDS.items())
-    listener.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:{arguments}"
+    lines = "".join(f"\n    {argument.name}: {argument.words}" for argument in taken)
+    listener.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:{lines}"
     return listener
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """A ValueError's sentence reaches the client; any other error stays in the log."""
-    try:
-        yield
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error

@@ -1,17 +1,16 @@
 """Puts the page together: layout, listeners, endpoints, and the settings it is served with."""
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from sage.ui.api import RENDER_QUEUE, add_endpoints
+from sage.ui.api import add_endpoints
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
+from sage.ui.kit import QUICK, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import EXAMPLE_SETS
@@ -22,10 +21,6 @@ from sage.ui.theme import page_theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
 HOUR = 3600
-
-# A listener of the page answers at once, without a place in the queue and without a spinner; its
-# name is for the log. "private" keeps it out of the list of endpoints.
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
@@ -42,7 +37,7 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
                 arrived = _wire_inputs(demo, layout, handlers)
-                wire_travel(layout, Travel(layout, handlers, shelf), arrived, QUICK)
+                wire_travel(layout, Travel(layout, handlers, shelf), arrived)
                 _wire_rendering(layout, Rendering(layout, shelf))
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
@@ -80,37 +75,50 @@ def _paint(handlers: Handlers) -> None:
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     """Everything that acts at once: no listener here renders. Returns the event of arrival."""
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
+    set_by = page.controls
     arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
-    bounds = (page.tau_min, page.tau_max, page.max_group_size, page.budget)
     # One listener for all of these: answers to two could arrive in the wrong order.
-    regroups = (page.model, page.prompts, *bounds)
-    _on_change(regroups, handlers.analyze, asked, follows, "on_prompts")
-    replans = (page.branch_step, page.guidance_scale, page.scheduler, page.trunk, page.fresh_noise)
-    switches = (page.trained, page.insist, page.fewer_steps)
-    _on_change((*replans, *switches), handlers.estimate, asked, follows, "on_branch")
-    _on_change((page.seed,), handlers.mark_earlier, asked, follows, "on_seed")
-    page.sharing.change(
+    bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "budget")]
+    on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
+    apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
+    replans = [part for part in set_by.values() if part not in apart]
+    replans += [page.branch_call, page.fewer_steps]
+    on_change(replans, handlers.estimate, asked, follows, "on_branch")
+    on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
+    set_by["sharing"].change(
         handlers.pick_sharing,
-        [page.sharing],
-        [page.branch_step, page.budget],
+        [set_by["sharing"]],
+        [page.branch_call, set_by["budget"]],
         api_name="on_sharing",
         **QUICK,
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)
-    page.steps.change(
+    calls = [set_by["steps"], set_by["scheduler"]]
+    # Only a visitor's own hand changes the ratio; the slider also moves when the steps change.
+    page.branch_call.input(
+        handlers.keep_ratio,
+        [page.branch_call, *calls],
+        [page.share_ratio],
+        api_name="on_ratio",
+        **QUICK,
+    )
+    gr.on(
+        [part.change for part in calls],
         handlers.resize,
-        [page.steps, page.share_ratio],
-        [page.branch_step],
+        [*calls, page.share_ratio],
+        [page.branch_call],
         api_name="on_steps",
         **QUICK,
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
     page.model.input(
         handlers.pick_model,
-        [page.model, page.share_ratio],
-        [*own, page.branch_step, page.model_note],
+        [page.model, set_by["scheduler"]],
+        [*own, page.branch_call, page.model_note, page.share_ratio],
         api_name="on_model",
         **QUICK,
     )
-    page.random_seed.click(handlers.random_seed, None, [page.seed], api_name="on_random", **QUICK)
+    page.random_seed.click(
+        handlers.random_seed, None, [set_by["seed"]], api_name="on_random", **QUICK
+    )
     _wire_examples(page, handlers)
     return arrived
 
@@ -120,54 +128,20 @@ def _wire_examples(page: Layout, handlers: Handlers) -> None:
         button.click(
             partial(handlers.fill, example),
             [page.model],
-            [page.prompts, page.tau_min, page.tau_max, page.insist],
+            [page.prompts, *(page.controls[n] for n in ("tau_min", "tau_max", "guarded"))],
             api_name=f"fill_{example.key}",
             **QUICK,
         )
 
 
-def _on_change(
-    components: Sequence[Component],
-    handler: Callable[..., Any],
-    inputs: list[Component],
-    outputs: list[Component],
-    name: str,
-) -> None:
-    """One listener for several components; only the last of a burst of changes counts."""
-    gr.on(
-        [component.change for component in components],
-        handler,
-        inputs,
-        outputs,
-        api_name=name,
-        trigger_mode="always_last",
-        **QUICK,
-    )
-
-
 def _wire_rendering(page: Layout, rendering: Rendering) -> None:
     """Render, scrub and stop; one rendering at a time, and it never blocks what acts at once."""
     busy = [page.turn, page.progress, page.render, page.scrub, page.stop]
+    inputs = [page.turn, *page.form, page.run]
     for button, handler, name in (
         (page.render, rendering.render, "render"),
         (page.scrub, rendering.scrub, "scrub"),
     ):
-        started = button.click(rendering.announce, None, busy, api_name=f"on_{name}", **QUICK)
-        started.then(
-            handler,
-            [page.turn, *page.form, page.run],
-            page.results,
-            api_name=name,
-            show_progress="hidden",
-            api_visibility="private",
-            trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-            **RENDER_QUEUE,
-        )
-    heard = page.stop.click(rendering.hear_stop, None, [page.stop], api_name="on_stop", **QUICK)
-    heard.then(
-        rendering.stop,
-        [page.turn, page.run],
-        [*busy, page.banner],
-        api_name="after_stop",
-        **QUICK,
-    )
+        start_button(button, (rendering.announce, busy), (handler, inputs, page.results), name)
+    ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner])
+    stop_button(page.stop, ending, "stop")

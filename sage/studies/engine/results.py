@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sage.jobs.compare import versions
+from sage.jobs.conditions import versions
 from sage.studies.engine.judges import METRIC, METRICS
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured

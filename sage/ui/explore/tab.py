@@ -1,13 +1,13 @@
 """The tab "Explore": a grid over two settings, a cell of it large, and one run step by step.
 
-Listeners only: the components are in `explore_parts`, what is computed lies in `sage.jobs.grid`,
+Listeners only: the components are in `parts`, what is computed lies in `sage.jobs.grid`,
 how it looks in `sage.ui.html.grids`. A session remembers its grid in an `Explored`; rendering takes
 its turn with the rest of the page.
 """
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -18,19 +18,11 @@ import torch
 from gradio.components import Component
 from gradio.context import get_render_context
 
-from sage.jobs.grid import (
-    Axis,
-    CellDone,
-    Grid,
-    GridCost,
-    Job,
-    Trace,
-    plan_grid,
-    render_grid,
-    trace,
-)
+from sage.jobs.grid import Cell, CellDone, Grid, GridCost, Trace, plan_grid
+from sage.jobs.job import prepare
+from sage.jobs.models import ModelSpec
 from sage.jobs.request import Request
-from sage.ui.api import RENDER_QUEUE
+from sage.ui import kit
 from sage.ui.explore.parts import (
     ALL,
     EMPTY_CELL,
@@ -46,16 +38,13 @@ from sage.ui.explore.parts import (
 )
 from sage.ui.export.links import link_query
 from sage.ui.html import grids, views
-from sage.ui.html.prose import STOPPING
 from sage.ui.html.words import plural, shorten
+from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
 from sage.ui.shelf import Shelf
 from sage.ui.turns import Turns
+from sage.ui.work import render_grid_of, trace_request
 
 log = logging.getLogger(__name__)
-
-Updates = dict[Component, Any]
-Running = Generator[Updates, None, None]
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
 
 class Speed:
@@ -109,12 +98,7 @@ class Exploring:
 
     def pick_model(self, key: str) -> Updates:
         """A model's own steps and guidance, and its adapter if it has one."""
-        parts, spec = self.parts, self.shelf.spec(key)
-        return {
-            parts.steps: spec.steps,
-            parts.guidance_scale: spec.guidance_scale,
-            parts.trained: gr.Checkbox(value=False, visible=spec.adapter is not None),
-        }
+        return kit.own_values(self.parts.controls, self.shelf.spec(key))
 
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
@@ -138,12 +122,11 @@ class Exploring:
             parts.table: gr.skip() if explored.done else empty,
         }
 
-    def _plan(self, form: Form, grid: Grid) -> tuple[tuple[Job, ...], GridCost]:
+    def _plan(self, form: Form, grid: Grid) -> tuple[tuple[Cell, ...], GridCost]:
         """The runs of a grid, with the model's own bounds of similarity."""
         model = self.shelf.get(form.model)
-        own = {"tau_min": model.spec.tau_min, "tau_max": model.spec.tau_max}
-        jobs = plan_grid(model, replace(grid, base=replace(grid.base, **own)))
-        return jobs, GridCost.of(jobs)
+        cells = plan_grid(model, replace(grid, base=_with_bounds(grid.base, model.spec)))
+        return cells, GridCost.of(cells)
 
     def _show(self, form: Form) -> gr.Dropdown:
         prompts = form.request().prompts
@@ -214,11 +197,11 @@ class Exploring:
 
     def _render(self, form: Form) -> Running:
         parts, grid = self.parts, form.grid()
-        jobs, cost = self._plan(form, grid)
-        plans = {job.cell: job.plan for job in jobs}
-        grid = replace(grid, base=_with_bounds(grid.base, jobs[0].request))
+        cells, cost = self._plan(form, grid)
+        plans = {cell.place: cell.job.plan for cell in cells}
+        grid = replace(grid, base=_with_bounds(grid.base, self.shelf.spec(form.model)))
         explored, done, total = Explored(form.model, grid, plans), 0.0, max(cost.flops, 1.0)
-        flops = {job.cell: job.flops for job in jobs}
+        flops = {cell.place: cell.flops for cell in cells}
         which, shown = "0", 0.0
         yield {
             parts.explored: explored,
@@ -227,7 +210,7 @@ class Exploring:
             parts.table: self._table(explored, which),
             parts.sheet: gr.DownloadButton(interactive=False),
         }
-        for item in self.shelf.lease.run(render_grid, form.model, jobs, flops=cost.flops):
+        for item in self.shelf.lease.run(render_grid_of, form.model, grid, flops=cost.flops):
             if isinstance(item, CellDone):
                 self.speed.measured(form.model, item)
                 done += flops[item.cell]
@@ -236,7 +219,7 @@ class Exploring:
                 yield {parts.explored: explored, parts.table: self._table(explored, which)}
             elif time.monotonic() - shown > 0.2:
                 shown = time.monotonic()
-                yield self._on_the_way(explored, item, done / total, len(jobs))
+                yield self._on_the_way(explored, item, done / total, len(cells))
         yield self._finished(explored, form)
 
     def _on_the_way(self, explored: Explored, item: Any, share: float, number: int) -> Updates:
@@ -264,10 +247,6 @@ class Exploring:
 
     def _title(self, explored: Explored) -> str:
         return self.shelf.spec(explored.model).title
-
-    def hear_stop(self) -> Any:
-        """Shown at once after the click; what was reached is said when it has stopped."""
-        return gr.Button(STOPPING, interactive=False)
 
     def stop(self, turn: str, explored: Explored) -> Updates:
         """Asks the grid to end; it says so itself, unless it has not begun."""
@@ -312,9 +291,10 @@ class Exploring:
             key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
         else:
             key, request = explored.model, explored.grid.requests[explored.chosen]
-        (job,) = plan_grid(self.shelf.get(key), _one_cell(request))
+        job = prepare(self.shelf.get(key), request)
         steps = Steps(request, job.plan, ())
-        for item in self.shelf.lease.run(trace, key, request, flops=job.flops):
+        flops = job.cost.flops.total
+        for item in self.shelf.lease.run(trace_request, key, request, flops=flops):
             if isinstance(item, Trace):
                 steps = replace(steps, plan=item.plan, end=item)
                 line, at, tone = "Done: the branches have become pictures.", 1.0, "done"
@@ -364,19 +344,14 @@ class Exploring:
             yield {progress: line, **self._ready(start, stop)}
 
 
-def _with_bounds(request: Request, own: Any) -> Request:
-    """A request with the bounds of similarity of a model or of another request."""
+def _with_bounds(request: Request, own: ModelSpec) -> Request:
+    """A request with a model's own bounds of similarity."""
     return replace(request, tau_min=own.tau_min, tau_max=own.tau_max)
-
-
-def _one_cell(request: Request) -> Grid:
-    axes = (Axis(name, (getattr(request, name),)) for name in ("share_ratio", "seed"))
-    return Grid(request, *axes)
 
 
 def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
     *form, explored = values
-    return Form(*form), explored
+    return Form.of(form), explored
 
 
 # -- listeners -------------------------------------------------------------------------------------
@@ -387,7 +362,7 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     follows = [parts.cost, parts.render, parts.trace, parts.show, parts.table]
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
-    own = [parts.steps, parts.guidance_scale, parts.trained]
+    own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     gr.on(
         [component.change for component in parts.form],
@@ -403,9 +378,9 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     results = [*follows, parts.stop, parts.progress, parts.sheet, parts.cell, parts.explored]
     busy = [parts.turn, parts.progress, parts.render, parts.stop]
     work = (tab.render, [parts.turn, *asked], results)
-    _start(parts.render, (tab.announce, busy), work, "explore")
+    start_button(parts.render, (tab.announce, busy), work, "explore")
     said = [parts.progress, parts.table, parts.render, parts.stop]
-    _end(parts.stop, tab.hear_stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
+    stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
     chosen = [parts.explored, parts.table, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]
     parts.table.click(tab.choose, picked, chosen, api_name="explore_choose", **QUICK)
@@ -416,44 +391,9 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
 def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
     busy = [parts.trace_progress, parts.trace, parts.stop_trace]
     work = (tab.trace, [parts.trace_turn, parts.look, *asked], [*busy, parts.tree, parts.explored])
-    _start(parts.trace, (tab.announce_trace, [parts.trace_turn, *busy]), work, "explore_steps")
+    announce = (tab.announce_trace, [parts.trace_turn, *busy])
+    start_button(parts.trace, announce, work, "explore_steps")
     ending = (tab.stop_trace, [parts.trace_turn], busy)
-    _end(parts.stop_trace, tab.hear_stop, ending, "explore_stop_steps")
+    stop_button(parts.stop_trace, ending, "explore_stop_steps")
     look = [parts.look, parts.explored]
     parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)
-
-
-def _start(
-    button: gr.Button,
-    announce: tuple[Callable[..., Updates], list[Component]],
-    work: tuple[Callable[..., Running], list[Component], list[Component]],
-    name: str,
-) -> None:
-    """A button that says at once that it was heard, and renders when its turn comes.
-
-    Args:
-        button: The button.
-        announce: What is said at once, and the components that say it.
-        work: The listener that renders, its inputs and its outputs.
-        name: Of the listener.
-    """
-    heard = button.click(announce[0], None, announce[1], api_name=f"on_{name}", **QUICK)
-    heard.then(
-        *work,
-        api_name=name,
-        show_progress="hidden",
-        api_visibility="private",
-        trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-        **RENDER_QUEUE,
-    )
-
-
-def _end(
-    button: gr.Button,
-    hear: Callable[[], Any],
-    stop: tuple[Callable[..., Updates], list[Component], list[Component]],
-    name: str,
-) -> None:
-    """A button that says at once that it was heard, and then asks the rendering to end."""
-    heard = button.click(hear, None, [button], api_name=f"on_{name}", **QUICK)
-    heard.then(*stop, api_name=name, **QUICK)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from sage.core.settings import SCHEDULERS
 from sage.jobs.compare import Comparison
 from sage.jobs.models import ModelSpec
-from sage.jobs.request import CHOICES
 from sage.ui.export.lines import python_lines
 from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.palette import prompt_marks
@@ -126,7 +126,7 @@ def _settings_words(comparison: Comparison, model: str) -> list[str]:
     }[request.sharing]
     asked = [
         model + (" with its adapter for sharing" if request.trained else ""),
-        f"{request.steps} steps ({CHOICES['scheduler'].titles[request.scheduler]}), {how}",
+        f"{request.steps} steps ({SCHEDULERS[request.scheduler]}), {how}",
         f"guidance {request.guidance_scale:.3g}",
         f"seeds {request.seeds[0]} to {request.seeds[-1]}",
         f"groups of similarity {request.tau_min:.2f} to {request.tau_max:.2f}",

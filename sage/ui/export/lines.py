@@ -7,8 +7,10 @@ splitting, the guard) is written out as it was run.
 from collections.abc import Sequence
 
 from sage.core.plan import Group, Plan, branch_step_from_ratio, shared_plan
+from sage.core.settings import settings_of
 from sage.jobs.models import ASSETS, ModelSpec
 from sage.jobs.request import Request
+from sage.jobs.sides import PLAIN
 
 LINE = 92  # characters
 _SAVE = """\
@@ -54,9 +56,8 @@ def _imports(request: Request, spec: ModelSpec, dtype: str, plain: bool) -> str:
     lines += ["from sage.sd.clip import ClipEncoder"] if spec.clip_source else []
     lines += ["from sage.sd.pipeline import SagePipeline"]
     lines += [] if plain else ["from sage.core.plan import Plan, Segment"]
-    lines += (
-        ["from sage.sd.schedulers import make_scheduler"] if request.scheduler != "ddim" else []
-    )
+    if request.scheduler != PLAIN:
+        lines += ["from sage.sd.schedulers import make_scheduler"]
     return "\n".join(lines)
 
 
@@ -72,7 +73,7 @@ def _loading(request: Request, spec: ModelSpec, device: str, dtype: str) -> str:
     if spec.student:
         lines.append(f"pipe.merge_lora({_quoted(_asset(str(spec.student)))})")
     lines += [f"pipe.to({_quoted(device)})"] if device != "cpu" else []
-    if request.scheduler != "ddim":
+    if request.scheduler != PLAIN:
         name = _quoted(request.scheduler)
         lines.append(f"pipe.scheduler = make_scheduler({name}, like=pipe.scheduler)")
     return "\n".join(lines)
@@ -93,8 +94,7 @@ def _prompts(request: Request) -> str:
 
 
 def _running(request: Request, spec: ModelSpec, plan: Plan | None) -> str:
-    own = {"trunk": request.trunk} if request.trunk != "mean" else {}
-    own |= {"fresh_noise": request.fresh_noise} if request.fresh_noise else {}
+    own = _own_settings(request)
     extra = f", {_keywords(**own)}" if own else ""
     adapter = spec.adapter if request.trained else None
     on = [f"pipe.use_lora({_quoted(_asset(str(adapter)))})"] if adapter else []
@@ -112,6 +112,19 @@ def _running(request: Request, spec: ModelSpec, plan: Plan | None) -> str:
             "independent = pipe(prompts, share_ratio=0, **common)",
         ]
     )
+
+
+# Written in places of their own: groups, branch point, the common arguments.
+_SAID = {"tau_min", "tau_max", "max_group_size", "share_ratio", "steps", "guidance_scale", "seed"}
+
+
+def _own_settings(request: Request) -> dict[str, object]:
+    """What else a pipeline is asked for, where it differs from the default."""
+    return {
+        name: getattr(request, name)
+        for name, one in settings_of(type(request)).items()
+        if one.for_pipeline and name not in _SAID and getattr(request, name) != one.default
+    }
 
 
 def _bounds(request: Request) -> str:

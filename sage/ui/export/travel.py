@@ -10,12 +10,13 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from sage.jobs.request import LIMITS
+from sage.jobs.sides import PLAIN
 from sage.ui.export.links import Settings, link_query, prompts_text, read_link, read_record
 from sage.ui.html import views
+from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form
-from sage.ui.studio.handlers import Handlers, Updates
+from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import Layout
 
 RECORD_BYTES, LINK_BYTES = 2**20, 2**16
@@ -42,7 +43,7 @@ class Travel:
 
     def link(self, *values: Any) -> Updates:
         """The query that rebuilds the form; the browser puts its own address before it."""
-        form = Form(*values)
+        form = Form.of(values)
         try:
             query = link_query(form.check(), form.model)
         except ValueError as error:
@@ -95,59 +96,66 @@ class Travel:
         return read_link(str(query or "")[:LINK_BYTES], self._models())
 
     def _steps(self, values: dict[str, Any], before: int) -> Updates:
-        """Steps and share ratio; from these the page moves the slider of the branch point."""
-        if not {"steps", "share_ratio", "model"} & set(values):
-            return {self.layout.opened: gr.skip()}
-        own = self.shelf.spec(values["model"]).steps if "model" in values else before
-        ratio = values.get("share_ratio", LIMITS["share_ratio"].default)
-        return {self.layout.steps: values.get("steps", own), self.layout.share_ratio: ratio}
+        """Steps, scheduler and share ratio; from these the page moves the branch slider."""
+        page, own = self.layout, self.shelf.default
+        if not {"steps", "share_ratio", "model", "scheduler"} & set(values):
+            return {page.opened: gr.skip()}
+        steps = before
+        if "model" in values:
+            own = self.shelf.spec(values["model"])
+            steps = own.steps
+        updates = {
+            page.controls["steps"]: values.get("steps", steps),
+            page.share_ratio: values.get("share_ratio", own.share_ratio),
+        }
+        if "scheduler" in values:
+            updates[page.controls["scheduler"]] = values["scheduler"]
+        return updates
 
     def _fill(self, settings: Settings, source: str) -> Updates:
-        """Everything but steps and branch point, which are in place by then."""
+        """Everything but steps, scheduler and branch point, which are in place by then."""
         page, values = self.layout, dict(settings.values)
-        spec = self.shelf.spec(values.get("model", self.shelf.default.key))
+        model = values.pop("model", None)
         updates: Updates = {}
-        if "model" in values:
-            ratio = values.get("share_ratio", LIMITS["share_ratio"].default)
-            updates |= self.handlers.pick_model(values.pop("model"), ratio)
-            for part in (page.steps, page.branch_step):
+        if model is not None:
+            updates |= self.handlers.pick_model(model, values.get("scheduler", PLAIN))
+            for part in (page.controls["steps"], page.branch_call, page.share_ratio):
                 updates.pop(part, None)
         if "prompts" in values:
             updates[page.prompts] = prompts_text(values.pop("prompts"))
-        if "guarded" in values:
-            updates[page.insist] = not values.pop("guarded")
         if "trained" in values:
-            possible = spec.adapter is not None
-            updates[page.trained] = gr.Checkbox(value=values.pop("trained"), visible=possible)
-        plain = (name for name in values if name not in ("steps", "share_ratio"))
-        updates |= {getattr(page, name): values[name] for name in plain}
+            possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
+            trained = gr.Checkbox(value=values.pop("trained"), visible=possible)
+            updates[page.controls["trained"]] = trained
+        in_place = ("steps", "share_ratio", "scheduler")
+        plain = (name for name in values if name not in in_place)
+        updates |= {page.controls[name]: values[name] for name in plain}
         sentence = settings.problem or OPENED.format(source)
         return {**updates, page.opened: views.banner(sentence)}
 
 
-def wire_travel(page: Layout, travel: Travel, arrived: Any, quick: dict[str, Any]) -> None:
+def wire_travel(page: Layout, travel: Travel, arrived: Any) -> None:
     """Wires links and records.
 
     Args:
         page: The Studio's components.
         travel: The listeners.
         arrived: The event after which the page stands, so that a link may change it.
-        quick: Settings of listeners that act at once.
     """
-    _then_fill(page, travel, arrived, "link", quick)
+    _then_fill(page, travel, arrived, "link")
     page.copy_link.click(
-        travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **quick
+        travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **QUICK
     ).then(None, [page.link], [page.link], js=ADDRESS, api_name="show_link").then(
         None, [page.link], None, js=COPY, api_name="copy_link"
     )
     for event, name in ((page.upload.upload, "file"), (page.load_text.click, "text")):
         source = page.upload if name == "file" else page.paste
         take = travel.read_file if name == "file" else travel.read_text
-        begun = event(take, [source], [page.paste], api_name=f"take_{name}", **quick)
-        _then_fill(page, travel, begun, name, quick)
+        begun = event(take, [source], [page.paste], api_name=f"take_{name}", **QUICK)
+        _then_fill(page, travel, begun, name)
 
 
-def _then_fill(page: Layout, travel: Travel, begun: Any, name: str, quick: dict[str, Any]) -> None:
+def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
     """After an event, fills the form in an order in which it is always valid.
 
     First the steps, then the branch point that lies within them, then the rest: each change wakes
@@ -158,8 +166,9 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str, quick: dict[
     fill, steps = (
         (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
     )
+    calls = [page.controls["steps"], page.controls["scheduler"]]
     filled: list[Component] = [
-        *(part for part in page.form if part not in (page.branch_step, page.steps)),
+        *(part for part in page.form if part not in (page.branch_call, *calls)),
         *(part for part in page.own_settings if part not in page.form),
         *(() if page.model_note in page.own_settings else (page.model_note,)),
         page.opened,
@@ -167,30 +176,30 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str, quick: dict[
     ]
     begun.then(
         steps,
-        [source, page.steps],
-        [page.steps, page.share_ratio, page.opened],
+        [source, page.controls["steps"]],
+        [*calls, page.share_ratio, page.opened],
         js=QUERY if link else None,
         api_name=f"steps_of_{name}",
-        **quick,
+        **QUICK,
     ).then(
         travel.handlers.resize,
-        [page.steps, page.share_ratio],
-        [page.branch_step],
+        [*calls, page.share_ratio],
+        [page.branch_call],
         api_name=f"branch_of_{name}",
-        **quick,
+        **QUICK,
     ).then(
         fill,
         [source],
         filled,
         js="() => [location.search]" if link else None,
         api_name=f"open_{name}",
-        **quick,
+        **QUICK,
     ).then(
         travel.handlers.analyze,
         [*page.form, page.run],
         page.consequences,
         api_name=f"after_{name}",
-        **quick,
+        **QUICK,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from sage.core.plan import Plan, Row
-from sage.jobs.grid import AXES, Frame, Grid, GridCost, Trace, value_words
+from sage.jobs.grid import Grid, GridCost, RowFrame, Trace, axes
 from sage.jobs.request import Request
 from sage.ui.export.sheet import Block, draw_sheet
 from sage.ui.export.sheet import Shot as SheetShot
@@ -149,9 +149,9 @@ def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) 
     )
     varied = {grid.across.name, grid.down.name}
     rows = "".join(
-        f"<tr{_strong(name in varied)}><th scope='row'>{escape(title)}</th>"
-        f"<td>{escape(value_words(name, getattr(request, name)))}</td></tr>"
-        for name, (title, _) in AXES.items()
+        f"<tr{_strong(name in varied)}><th scope='row'>{escape(axis.label)}</th>"
+        f"<td>{escape(axis.words(getattr(request, name)))}</td></tr>"
+        for name, axis in axes().items()
     )
     spent = f"{shown.evaluations} evaluations"
     spent += f", {shown.reused} of them shared with other runs" if shown.reused else ""
@@ -212,7 +212,7 @@ class _Leaf:
 
 
 def step_tree(
-    request: Request, plan: Plan, frames: Sequence[Frame], end: Trace | None, latents: bool
+    request: Request, plan: Plan, frames: Sequence[RowFrame], end: Trace | None, latents: bool
 ) -> str:
     """Previews of every row at several steps, laid out as the tree that the plan is.
 
@@ -265,7 +265,7 @@ def _name_cell(leaf: _Leaf) -> str:
     )
 
 
-def _node(column: int, leaves: Sequence[_Leaf], picture: Image.Image, frame: Frame) -> str:
+def _node(column: int, leaves: Sequence[_Leaf], picture: Image.Image, frame: RowFrame) -> str:
     """A row's preview; a trunk stands in the middle of the lines of its prompts."""
     lines = [leaf.line for leaf in leaves]
     kind = "trunk" if len(leaves) > 1 else "branch"
@@ -289,7 +289,9 @@ def _end(column: int, leaf: _Leaf, picture: Image.Image) -> str:
 def save_grid(grid: Grid, done: Mapping[int, Shown], model: str) -> Path:
     """All cells on one PNG, to download; in the system's folder for temporary files."""
     base = grid.base
-    common = [f"{title} {value_words(name, getattr(base, name))}" for name, title in _fixed(grid)]
+    varied = {grid.across.name, grid.down.name}
+    fixed = (axis for name, axis in axes().items() if name not in varied)
+    common = [f"{axis.label} {axis.words(getattr(base, axis.name))}" for axis in fixed]
     notes = [f"{model}; {', '.join(common)}.", f"Prompts: {'; '.join(base.prompts)}."]
     blocks = [
         Block(
@@ -303,11 +305,6 @@ def save_grid(grid: Grid, done: Mapping[int, Shown], model: str) -> Path:
     path = Path(tempfile.mkdtemp(prefix="sage-grid-")) / "sage-grid.png"
     sheet.save(path)
     return path
-
-
-def _fixed(grid: Grid) -> list[tuple[str, str]]:
-    varied = {grid.across.name, grid.down.name}
-    return [(name, title) for name, (title, _) in AXES.items() if name not in varied]
 
 
 def _picture(source: str) -> Image.Image:

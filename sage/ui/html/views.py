@@ -4,15 +4,15 @@ Pure functions from data to strings. Everything a visitor typed passes `html.esc
 nowhere else; knows nothing of gradio or of how pictures are made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from sage.core.cost import Cost
 from sage.core.grouping import Grouping
 from sage.core.guard import Verdict
 from sage.core.plan import Group, Plan
-from sage.jobs.arrangement import Arrangement
-from sage.jobs.request import Request
+from sage.jobs.job import Job
 from sage.ui.html.palette import Mark
 from sage.ui.html.palette import group_marks as marks_of
 from sage.ui.html.words import (
@@ -75,29 +75,21 @@ def badge(mark: Mark) -> str:
     )
 
 
-def group_chips(
-    arrangement: Arrangement,
-    prompts: Sequence[str],
-    unseen: Sequence[str],
-    shares: bool,
-    guarded: bool,
-) -> str:
+def group_chips(job: Job, unseen: Sequence[str], guarded: bool) -> str:
     """One chip a group: its letter, its prompts, and whether sharing is predicted to be safe.
 
     Args:
-        arrangement: Who shares with whom.
-        prompts: N texts.
+        job: Who shares with whom.
         unseen: Words that the model has never met.
-        shares: Whether any two prompts share a step.
         guarded: Whether a rendering would heed the prediction.
     """
-    groups = arrangement.groups
-    parts = zip(groups, marks_of(groups), arrangement.verdicts, strict=True)
+    groups, prompts = job.groups, job.request.prompts
+    parts = zip(groups, marks_of(groups), job.verdicts, strict=True)
     chips = "".join(
-        _chip(group, mark, prompts, unseen, guard_words(arrangement, group, verdict, guarded))
+        _chip(group, mark, prompts, unseen, guard_words(job, group, verdict, guarded))
         for group, mark, verdict in parts
     )
-    advice = "" if shares else note(_no_group_advice(arrangement.grouping), "warn")
+    advice = "" if job.shares else note(_advice(job), "warn")
     return f'{advice}<ul class="sage-chips">{chips}</ul>'
 
 
@@ -116,16 +108,13 @@ def _chip(
     )
 
 
-def guard_words(
-    arrangement: Arrangement, group: Group, verdict: Verdict | None, guarded: bool
-) -> str:
+def guard_words(job: Job, group: Group, verdict: Verdict | None, guarded: bool) -> str:
     """Whether sharing is predicted to be safe for a group, and what follows; "" if unknown."""
     if verdict is None or verdict.kind == "unknown":
         return ""
     if verdict.safe:
         return f'<span class="sage-guard" title="{escape(verdict.reason)}">safe to share</span>'
-    plan, asked = arrangement.plan, arrangement.request.branch_step
-    shared = plan.branch_step_of(group[0])
+    asked, shared = job.branch_call, job.plan.branch_step_of(group[0])
     if shared >= asked and guarded:  # pictures that are there already, whatever the guard says
         effect = f"Shown as asked; Render would {'shorten it' if verdict.shorter else 'not share'}."
     elif shared >= asked:
@@ -135,11 +124,20 @@ def guard_words(
     return f'<span class="sage-guard sage-warn">{escape(verdict.reason)} {effect}</span>'
 
 
+def _advice(job: Job) -> str:
+    """What to do when nothing is shared, from the reason."""
+    if any(len(group) > 1 for group in job.groups):
+        if job.branch_call == 0:
+            return "No step is shared: move the branch point to let the groups share."
+        return "No group shares a step, because it is predicted to suffer."
+    return _no_group_advice(job.grouping)
+
+
 def _no_group_advice(grouping: Grouping) -> str:
-    """What to do when nothing is shared, from the commonest reason."""
-    kinds = [pair.kind for pair in grouping.pairs]
-    if "near_duplicate" in kinds and "too_far" not in kinds:
-        return "All pairs are near-duplicates: raise the upper bound to let them share."
+    kinds = {pair.kind for pair in grouping.pairs}
+    if "near_duplicate" in kinds:
+        every = "All pairs are" if kinds == {"near_duplicate"} else "Some pairs are"
+        return f"{every} near-duplicates: raise the upper bound to let them share."
     if grouping.max_group_size == 1:
         return "Groups of one share nothing: allow larger groups under Advanced."
     return (
@@ -162,17 +160,13 @@ def pairs_table(grouping: Grouping) -> str:
     )
 
 
-def estimate(cost: Cost, plan: Plan, request: Request, shares: bool) -> str:
-    """What sharing is expected to save, before anything is rendered.
-
-    Args:
-        cost: Of the plan.
-        plan: What will be run.
-        request: What is asked for.
-        shares: Whether any two prompts share a step.
-    """
+def estimate(job: Job) -> str:
+    """What sharing is expected to save, before anything is rendered."""
+    cost = job.cost
+    if not job.settled:
+        return _undecided(job)
     return (
-        f'<p class="sage-branch">{_shared_words(plan, request) if shares else "Nothing is shared"}'
+        f'<p class="sage-branch">{_shared_words(job) if job.shares else "Nothing is shared"}'
         '</p><div class="sage-figures">'
         f"{_figure(percent_text(cost.saving), 'evaluations saved')}"
         f"{_figure(f'{cost.evaluations} of {cost.independent_evaluations}', 'evaluations')}"
@@ -181,10 +175,22 @@ def estimate(cost: Cost, plan: Plan, request: Request, shares: bool) -> str:
     )
 
 
-def _shared_words(plan: Plan, request: Request) -> str:
+def _undecided(job: Job) -> str:
+    """An adaptive run has no plan yet: only its bounds are known."""
+    most = f"{percent_text(job.cost.saving)} at most"
+    return (
+        '<p class="sage-branch">Decided while sampling '
+        f"<small>up to {job.branch_call} of {plural(job.calls, 'step')} shared</small></p>"
+        '<div class="sage-figures">'
+        f"{_figure(most, 'evaluations saved')}"
+        f"{_figure('–', 'evaluations')}{_figure('–', 'FLOPs counted')}</div>"
+    )
+
+
+def _shared_words(job: Job) -> str:
     """Until when prompts share, in words."""
-    stops, most = plan.branch_steps, "up to " if request.sharing == "adaptive" else ""
-    words = f"{most}{span_text(stops)} of {plural(plan.steps, 'step')} shared"
+    plan, stops = job.plan, job.plan.branch_steps
+    words = f"{span_text(stops)} of {plural(plan.steps, 'step')} shared"
     if len(stops) > 1:
         return words
     return f"{words} <small>share ratio β = {stops[0] / plan.steps:.2f}</small>"
@@ -217,25 +223,25 @@ def banner(sentence: str) -> str:
     return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""
 
 
-def saving_words(report: dict, plan: Plan) -> str:
+def saving_words(report: Mapping[str, Any], plan: Plan, cost: Cost) -> str:
     """The saving of a finished comparison as sentences.
 
     Args:
-        report: Of the comparison.
-        plan: What the shared side ran.
+        report: Of the comparison, whose seconds were measured.
+        plan: What its shared side ran.
+        cost: Of the pictures that are shown, at whatever branch point.
     """
-    flops, runs = report["flops"], report["evaluations"]
-    saving = report["saving"]
     return (
         f"<p>{_seconds_words(report, plan)}</p>"
-        f"<p>It used <b>{runs['shared']} of {runs['independent']}</b> denoiser evaluations "
-        f"({saved_text(saving['evaluations'], 'fewer')}) and "
-        f"<b>{flops_text(flops['shared']['total'])}</b> of "
-        f"{flops_text(flops['independent']['total'])} ({saved_text(saving['flops'])}), counted.</p>"
+        f"<p>It uses <b>{cost.evaluations} of {cost.independent_evaluations}</b> denoiser "
+        f"evaluations ({saved_text(cost.saving, 'fewer')}) and "
+        f"<b>{flops_text(cost.flops.total)}</b> of "
+        f"{flops_text(cost.independent_flops.total)} ({saved_text(cost.flops_saving)}), "
+        "counted.</p>"
     )
 
 
-def _seconds_words(report: dict, plan: Plan) -> str:
+def _seconds_words(report: Mapping[str, Any], plan: Plan) -> str:
     seconds, saved = report["seconds"], report["saving"]["seconds"]
     stops = plan.branch_steps if report["sharing"] == "groups" else ()
     shared = f" with {span_text(stops)} shared" if stops else ""
@@ -255,7 +261,7 @@ def no_saving() -> str:
     return "<p>&nbsp;</p><p>&nbsp;</p>"
 
 
-def _place(report: dict) -> str:
+def _place(report: Mapping[str, Any]) -> str:
     return f"{report['model']} on {report['device']}, {plural(report['steps'], 'step')}"
 
 

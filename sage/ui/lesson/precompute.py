@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sage.core.metrics import pixel_distance
 from sage.core.plan import Plan, independent_plan, shared_plan
-from sage.jobs.compare import versions
+from sage.jobs.conditions import versions
 from sage.jobs.models import LoadedModel, builtin_model, load_model
 from sage.sd.features import pixels_of
 from sage.sd.pipeline import SagePipeline, SageStep

@@ -1,4 +1,4 @@
-"""What follows from a form without rendering: groups, plan, costs, and what is ready to show.
+"""What follows from a form without rendering: the job, and what is ready to show.
 
 The example sets are answered from what was precomputed, anything else by the model, which is loaded
 at that moment if it is not yet. Knows nothing of gradio.
@@ -7,11 +7,9 @@ at that moment if it is not yet. Knows nothing of gradio.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sage.core.cost import Cost
-from sage.jobs.arrangement import Arrangement, arrange, calibration_of, find_groups
-from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.job import Job, arrange, prepare
+from sage.jobs.models import ModelSpec
 from sage.jobs.request import Request
-from sage.jobs.variants import plain_side, shared_side
 from sage.ui.html.matrix import matrix_order
 from sage.ui.html.words import unseen_words
 from sage.ui.shelf import Shelf
@@ -26,31 +24,27 @@ class Analysis:
 
     Attributes:
         request: What is asked for.
-        spec: Of the model.
-        arrangement: Who shares with whom.
-        cost: Of the plan.
+        job: What is shown for it: as asked, or as the pictures that are ready were made.
         unseen: Words that the model has never met.
         truncated: Prompts that are longer than the model reads.
         stored: The precomputed comparison of it, if there is one.
     """
 
     request: Request
-    spec: ModelSpec
-    arrangement: Arrangement
-    cost: Cost
+    job: Job
     unseen: tuple[str, ...]
     truncated: tuple[int, ...] = ()
     stored: Stored | None = None
 
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the model."""
+        return self.job.spec
+
     @cached_property
     def order(self) -> tuple[int, ...]:
         """The prompts in the order of matrix and plan."""
-        return matrix_order(self.arrangement.grouping.similarity, self.arrangement.groups)
-
-    @property
-    def shares(self) -> bool:
-        """Whether any two prompts share a step."""
-        return any(len(segment.members) > 1 for segment in self.arrangement.plan.segments)
+        return matrix_order(self.job.grouping.similarity, self.job.groups)
 
 
 def analyze(request: Request, key: str, shelf: Shelf, run: Run | None = None) -> Analysis:
@@ -63,30 +57,17 @@ def analyze(request: Request, key: str, shelf: Shelf, run: Run | None = None) ->
         run: What is on the page.
 
     Raises:
-        ValueError: If the model cannot be had, or cannot do what is asked for.
+        ValueError: If the model cannot be loaded, or cannot do what is asked for.
     """
     spec = shelf.spec(key)
     unseen = unseen_words(request.prompts, spec.settings.known_words)
-    shown = _as_shown(request, key, run)
-    stored = find_stored(request, key)
+    shown, stored = _as_shown(request, key, run), find_stored(request, key)
     if stored is not None:
-        known = calibration_of(spec, request.trained)
-        steps = stored.strip.rows[0].at
-        arrangement = arrange(stored.grouping, shown, steps, calibration=known)
-        cost = stored.cost(arrangement.plan)
-        return Analysis(request, spec, arrangement, cost, unseen, stored=stored)
-    return _by_model(request, shown, shelf.get(key), unseen)
-
-
-def _by_model(
-    request: Request, shown: Request, model: LoadedModel, unseen: tuple[str, ...]
-) -> Analysis:
-    pipe = plain_side(model, request)
-    steps = pipe.denoiser_calls(request.steps)
-    known = calibration_of(model.spec, request.trained)
-    arrangement = arrange(find_groups(pipe, request), shown, steps, calibration=known)
-    cost = arrangement.cost(shared_side(model, request))
-    return Analysis(request, model.spec, arrangement, cost, unseen, pipe.truncated(request.prompts))
+        job = arrange(stored.grouping, shown, spec, stored.flops)
+        return Analysis(request, job, unseen, stored=stored)
+    model = shelf.get(key)
+    truncated = model.pipe.truncated(request.prompts)
+    return Analysis(request, prepare(model, shown), unseen, truncated)
 
 
 def _as_shown(request: Request, key: str, run: Run | None) -> Request:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from sage.jobs.request import Defaults, Request, parse_request
+from sage.core.settings import ModelDefaults
+from sage.jobs.request import Request, parse_request
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class ExampleSet:
         """One prompt a line."""
         return "\n".join(self.prompts)
 
-    def bounds(self, own: Defaults) -> tuple[float, float]:
+    def bounds(self, own: ModelDefaults) -> tuple[float, float]:
         """The bounds of similarity under which it is shown, given a model's own."""
         return (-1.0, 1.0) if self.forced else (own.tau_min, own.tau_max)
 
 
-def example_request(example: ExampleSet, own: Defaults) -> Request:
+def example_request(example: ExampleSet, own: ModelDefaults) -> Request:
     """What the page asks for when an example is picked and nothing else is changed."""
     low, high = example.bounds(own)
     return parse_request(

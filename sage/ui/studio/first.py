@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from sage.core.cost import Cost, ModelFlops, plan_cost
+from sage.core.cost import ModelFlops
 from sage.core.grouping import Grouping, group_prompts
-from sage.core.plan import Plan, independent_plan, shared_plan
+from sage.core.plan import Plan, branch_step_from_ratio, independent_plan, shared_plan
 from sage.jobs.request import Request
 from sage.ui.studio.form import same_but_branch_point
 from sage.ui.studio.strip import Strip
@@ -64,11 +64,9 @@ class Stored:
     @cached_property
     def plan(self) -> Plan:
         """The shared plan that was measured."""
-        return shared_plan(self.grouping.groups, self.independent.steps, self.request.branch_step)
-
-    def cost(self, plan: Plan) -> Cost:
-        """What a plan costs, from the stored FLOPs."""
-        return plan_cost(plan, self.flops, self.request.guidance_scale > 1)
+        calls = self.independent.steps
+        point = branch_step_from_ratio(self.request.share_ratio, calls)
+        return shared_plan(self.grouping.groups, calls, point)
 
     def save(self, folder: Path) -> None:
         """Writes it as KEY.json and KEY.webp."""

@@ -1,36 +1,49 @@
 """What a visitor has set on the page, and what a session remembers of its last rendering."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from sage.core.plan import Plan
-from sage.jobs.request import LIMITS, Limit, Request, parse_request
+from sage.core.settings import Number, settings_of
+from sage.jobs.job import calls_of
+from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
 from sage.ui.studio.strip import Strip
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a visitor has set, unchecked, in the order of `Layout.form`."""
+    """What a visitor has set, unchecked.
+
+    Attributes:
+        prompts: One a line.
+        model: Key of the model.
+        branch_call: First call of the denoiser that is not shared: the branch slider.
+        fewer_steps: Whether the equal-NFE baseline is shown too.
+        measure: Whether both sides run from the start, so that seconds can be compared.
+        settings: By the names of `Sampling`; the share ratio follows from the branch slider.
+    """
 
     prompts: str
     model: str
-    tau_min: float
-    tau_max: float
-    max_group_size: int
-    branch_step: int
-    steps: int
-    guidance_scale: float
-    seed: int
-    trained: bool
-    scheduler: str
-    trunk: str
-    fresh_noise: float
-    sharing: str
-    budget: float
-    insist: bool
+    branch_call: float
     fewer_steps: bool
     measure: bool
+    settings: Mapping[str, Any]
+
+    FIELDS: ClassVar = ("prompts", "model", "branch_call", "fewer_steps", "measure")
+
+    @classmethod
+    def setting_names(cls, kind: type[Request] = Request) -> tuple[str, ...]:
+        """The settings that have a control of their own."""
+        return tuple(name for name in settings_of(kind) if name != "share_ratio")
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "Form":
+        """The form from the values of `Layout.form`."""
+        head, rest = values[: len(cls.FIELDS)], values[len(cls.FIELDS) :]
+        return cls(*head, dict(zip(cls.setting_names(), rest, strict=True)))
 
     def check(self) -> Request:
         """The form as a request.
@@ -38,30 +51,27 @@ class Form:
         Raises:
             ValueError: With one sentence a visitor understands.
         """
-        steps = int(LIMITS["steps"].check(self.steps))
-        point = Limit("The branch point", 0, 0, steps, 1).check(self.branch_step)
-        return parse_request(
-            self.prompts,
-            tau_min=self.tau_min,
-            tau_max=self.tau_max,
-            max_group_size=self.max_group_size,
-            share_ratio=point / steps,
-            steps=steps,
-            guidance_scale=self.guidance_scale,
-            seed=self.seed,
-            trained=self.trained,
-            scheduler=self.scheduler,
-            trunk=self.trunk,
-            fresh_noise=self.fresh_noise,
-            sharing=self.sharing,
-            budget=self.budget,
-            guarded=not self.insist,
-        )
+        request = parse_request(self.prompts, **self.settings)
+        calls = calls_of(request)
+        return replace(request, share_ratio=branch_point(calls).check(self.branch_call) / calls)
 
     @property
     def sides(self) -> tuple[str, ...]:
         """The rows of pictures that are asked for."""
         return ("independent", "shared", *(["fewer"] if self.fewer_steps else []))
+
+
+def branch_point(calls: int) -> Number:
+    """The branch slider's range, in calls of the denoiser."""
+    return Number(
+        subject="The branch point",
+        label="Shared steps",
+        help="first step that is no longer shared.",
+        default=0,
+        low=0,
+        high=calls,
+        step=1,
+    )
 
 
 @dataclass(frozen=True)
@@ -71,17 +81,20 @@ class Run:
     Attributes:
         request: What was asked for.
         model: Key of the model.
-        step: Steps finished.
+        calls: Calls of the denoiser for one picture.
+        step: How many of them are finished.
         done: Whether it came to its end.
         files: Pictures and record on disk, once done.
         strip: Pictures at other branch points; within them the branch point may move.
         stored: Key of the precomputed comparison it is; "" if it was rendered here.
         plan: What was run, once done.
         previews: For a segment of the plan that split, the source of its preview.
+        report: Of the run, once done.
     """
 
     request: Request
     model: str
+    calls: int
     step: int = 0
     done: bool = False
     files: RunFiles | None = None
@@ -89,6 +102,7 @@ class Run:
     stored: str = ""
     plan: Plan | None = None
     previews: Mapping[int, str] = field(default_factory=dict)
+    report: Mapping[str, Any] | None = None
 
     def fits(self, request: Request, model: str) -> bool:
         """Whether its pictures are, or hold, what the form asks for now."""

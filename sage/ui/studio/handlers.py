@@ -1,8 +1,8 @@
 """What acts at once: translates between the page's widgets and the analysis of a form.
 
-A handler takes widget values, checks them with `sage.jobs.request`, calls the library and returns
-updates for components. It renders nothing, computes nothing itself and keeps nothing between
-calls: what a session needs to remember lies in its `Run`.
+A handler takes widget values, checks them through `Form`, calls the library and returns updates
+for components. It renders nothing, computes nothing itself and keeps nothing between calls: what a
+session needs to remember lies in its `Run`.
 """
 
 import secrets
@@ -10,26 +10,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from sage.core.plan import branch_step_from_ratio
+from sage.core.settings import NUM_PROMPTS, Sampling, settings_of
+from sage.jobs.job import calls_of
 from sage.jobs.models import LoadedModel, ModelSpec
-from sage.jobs.request import LIMITS, Request
+from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
+from sage.ui import kit
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
 from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
 from sage.ui.html.plan_drawing import empty_plan, plan_drawing
+from sage.ui.kit import Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze, strip_of
 from sage.ui.studio.examples import ExampleSet
-from sage.ui.studio.first import find_stored
+from sage.ui.studio.first import Stored, find_stored
 from sage.ui.studio.form import Form, Run
 from sage.ui.studio.layout import Layout
 
-Updates = dict[Component, Any]
 TEASER = "Type two or more prompts, one a line, to see how similar they are."
 EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
 UNFINISHED = "Stopped: these pictures are unfinished."
@@ -72,12 +74,12 @@ class Handlers:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
             return self._nothing(str(error), form, run)
-        page, request = self.layout, analysis.request
-        grouping, groups = analysis.arrangement.grouping, analysis.arrangement.groups
-        matrix = similarity_matrix(grouping, request.prompts, groups, analysis.order)
+        page, job = self.layout, analysis.job
+        prompts = analysis.request.prompts
+        matrix = similarity_matrix(job.grouping, prompts, job.groups, analysis.order)
         return {
             page.prompts_note: _with_truncation(analysis),
-            page.pairs: views.pairs_table(grouping),
+            page.pairs: views.pairs_table(job.grouping),
             page.similarity: matrix,
             **self._estimate(analysis, form, run),
         }
@@ -89,24 +91,34 @@ class Handlers:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
             return self._nothing(str(error), form, run)
-        ratio = analysis.request.share_ratio
-        return {self.layout.share_ratio: ratio, **self._estimate(analysis, form, run)}
+        return self._estimate(analysis, form, run)
 
-    def resize(self, steps: float, share_ratio: float) -> Updates:
-        """Keeps the share ratio when the number of steps changes."""
+    def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> float:
+        """The share ratio that a visitor chose with the branch slider."""
+        calls = self._calls(steps, scheduler)
+        return branch_call / calls if calls else gr.skip()
+
+    def resize(self, steps: float, scheduler: str, share_ratio: float) -> Updates:
+        """Keeps the share ratio when the number of calls changes."""
+        calls = self._calls(steps, scheduler)
+        if not calls:
+            return {self.layout.branch_call: gr.skip()}
+        point = branch_step_from_ratio(share_ratio, calls)
+        return {self.layout.branch_call: kit.Slider(maximum=calls, value=point)}
+
+    def _calls(self, steps: float, scheduler: str) -> int:
+        """Calls of the denoiser; 0 where a number or a name is not allowed."""
         try:
-            steps = int(LIMITS["steps"].check(steps))
+            return calls_of(Sampling.of(steps=steps, scheduler=scheduler))
         except ValueError:
-            return {self.layout.branch_step: gr.skip()}
-        point = branch_step_from_ratio(share_ratio, steps)
-        return {self.layout.branch_step: gr.Slider(maximum=steps, value=point)}
+            return 0
 
     def pick_sharing(self, sharing: str) -> Updates:
         """A tree has a budget in place of a branch point."""
         tree = sharing == "tree"
         return {
-            self.layout.branch_step: gr.Slider(visible=not tree),
-            self.layout.budget: gr.Slider(visible=tree),
+            self.layout.branch_call: gr.Slider(visible=not tree),
+            self.layout.controls["budget"]: gr.Slider(visible=tree),
         }
 
     def mark_earlier(self, *values: Any) -> Updates:
@@ -121,72 +133,60 @@ class Handlers:
             }
         return {
             self.layout.banner: banner(run, request, form.model),
-            **self._scrubbing(None, run, request, form.model),
+            **self._scrubbing(run, request, form.model),
         }
 
     def _estimate(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         page, request = self.layout, analysis.request
-        arrangement = analysis.arrangement
-        shown = self._stored(analysis, form, run) if analysis.stored else {}
+        shown = self._stored(analysis, run) if analysis.stored else {}
         run = shown.get(page.run, run)
-        model = self.shelf.loaded(form.model)
+        empty = empty_grid(request.prompts, analysis.job.groups, form.sides)
         return {
-            page.model_note: views.note(_model_words(model)),
+            page.model_note: views.note(_model_words(self.shelf.loaded(form.model))),
             **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
-            page.pictures: gr.skip()
-            if run
-            else empty_grid(request.prompts, arrangement.groups, form.sides),
-            **self._counted(analysis, run),
-            **self._scrubbing(analysis, run, request, analysis.spec.key),
+            page.pictures: gr.skip() if run else empty,
+            **self._scrubbing(run, request, analysis.spec.key),
             **shown,
+            **self._counted(analysis, run),
         }
 
-    def _stored(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
+    def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
-        stored, request = analysis.stored, analysis.request
-        if run is not None and run.fits(request, analysis.spec.key):
+        stored, job = analysis.stored, analysis.job
+        if stored is None or (run is not None and run.fits(analysis.request, job.spec.key)):
             return {}
-        page, strip = self.layout, stored.strip
-        groups, prompts = analysis.arrangement.groups, request.prompts
-        steps = stored.request.steps
-        report = stored.report
-        plans = (stored.plan, stored.independent)
+        page, strip, calls = self.layout, stored.strip, job.calls
+        rows = strip_rows(strip, job.branch_call)
+        bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
         return {
-            page.run: Run(request, stored.model, steps, done=True, strip=strip, stored=stored.key),
-            page.progress: views.progress(steps, steps, results.stored_words(stored), "done"),
-            page.pictures: picture_grid(
-                prompts, groups, strip_rows(strip, request.branch_step), "done", strip
-            ),
-            page.seconds: results.seconds_bars(report, groups, *plans),
-            page.saving: views.saving_words(report, stored.plan),
-            page.archive: gr.DownloadButton(interactive=False),
-            page.record: gr.DownloadButton(interactive=False),
-            page.sheet: gr.DownloadButton(interactive=False),
-            page.lines: gr.DownloadButton(interactive=False),
+            page.run: _stored_run(stored, analysis),
+            page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
+            page.pictures: picture_grid(job.request.prompts, job.groups, rows, "done", strip),
+            page.seconds: bars,
+            **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
         }
 
     def _counted(self, analysis: Analysis, run: Run | None) -> Updates:
-        """FLOPs follow the branch point, because they are counted; seconds were measured."""
-        if strip_of(analysis, run) is None:
+        """What is counted follows the branch point; seconds stay where they were measured."""
+        if strip_of(analysis, run) is None or run is None or run.report is None:
             return {}
-        arrangement = analysis.arrangement
-        plans = (arrangement.plan, arrangement.independent)
-        bars = results.flops_bars(analysis.cost, arrangement.groups, *plans)
-        return {self.layout.flops: bars}
+        page, job = self.layout, analysis.job
+        bars = results.flops_bars(job.cost, job.groups, job.plan, job.independent)
+        words = views.saving_words(run.report, run.plan or job.plan, job.cost)
+        return {page.flops: bars, page.saving: words}
 
-    def _scrubbing(
-        self, analysis: Analysis | None, run: Run | None, request: Request, model: str
-    ) -> Updates:
+    def _scrubbing(self, run: Run | None, request: Request, model: str) -> Updates:
         """Whether the branch points can be rendered, or are there already."""
         page = self.layout
-        fits = run is not None and run.done and run.fits(request, model)
-        if fits and run.strip is not None:
-            words = scrub_words(run)
-            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(words)}
-        possible = fits and request.sharing == "groups"
+        if run is None or not (run.done and run.fits(request, model)):
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
+        if run.strip is not None:
+            note = views.note(scrub_words(run))
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
+        possible = request.sharing == "groups"
         return {page.scrub: gr.Button(interactive=possible), page.scrub_note: views.note("")}
 
     def _nothing(self, sentence: str, form: Form, run: Run | None) -> Updates:
@@ -209,8 +209,8 @@ class Handlers:
 
     # -- choices -----------------------------------------------------------------------------
 
-    def pick_model(self, key: str, share_ratio: float) -> Updates:
-        """Loads a model and takes over its own bounds, steps and guidance."""
+    def pick_model(self, key: str, scheduler: str) -> Updates:
+        """Loads a model and takes over its own bounds, steps, guidance and share of steps."""
         try:
             model = self.shelf.get(key)
         except ValueError as error:
@@ -218,71 +218,81 @@ class Handlers:
         spec = model.spec
         return {
             self.layout.model_note: views.note(_model_words(model)),
+            self.layout.share_ratio: spec.share_ratio,
             **self._own(spec),
-            **self.resize(spec.steps, share_ratio),  # else the branch point could lie outside
+            **self.resize(spec.steps, scheduler, spec.share_ratio),
         }
 
     def _own(self, spec: ModelSpec) -> Updates:
         page = self.layout
         return {
             page.model: spec.key,
-            page.tau_min: spec.tau_min,
-            page.tau_max: spec.tau_max,
-            page.steps: spec.steps,
-            page.guidance_scale: spec.guidance_scale,
-            page.trained: gr.Checkbox(value=False, visible=spec.adapter is not None),
+            **kit.own_values(page.controls, spec),
             page.known_box: gr.Accordion(visible=spec.settings.known_words is not None),
             page.known: views.known_things(known_words(spec.settings)),
         }
 
     def fill(self, example: ExampleSet, key: str) -> Updates:
         """An example set: its prompts, the bounds under which it is shown, and the guard."""
-        page = self.layout
+        controls = self.layout.controls
         low, high = example.bounds(self.shelf.spec(key))
         return {
-            page.prompts: example.text,
-            page.tau_min: low,
-            page.tau_max: high,
-            page.insist: example.forced,
+            self.layout.prompts: example.text,
+            controls["tau_min"]: low,
+            controls["tau_max"]: high,
+            controls["guarded"]: not example.forced,
         }
 
     def random_seed(self) -> int:
-        """A fresh seed; every possible one is allowed by the limits."""
-        return secrets.randbelow(int(LIMITS["seed"].high) - int(LIMITS["num_prompts"].high))
+        """A fresh seed; every prompt's own counts up from it and stays within the limits."""
+        return secrets.randbelow(int(settings_of()["seed"].high) - int(NUM_PROMPTS.high))
 
 
 def split(values: Sequence[Any]) -> tuple[Form, Run | None]:
     """The widgets' values as a form, and the session's run."""
     *form, run = values
-    return Form(*form), run
+    return Form.of(form), run
+
+
+def _stored_run(stored: Stored, analysis: Analysis) -> Run:
+    """A precomputed comparison as what the session remembers."""
+    return Run(
+        analysis.request,
+        stored.model,
+        analysis.job.calls,
+        step=analysis.job.calls,
+        done=True,
+        strip=stored.strip,
+        stored=stored.key,
+        plan=stored.plan,
+        report=stored.report,
+    )
 
 
 def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
-    arrangement, plan, previews = analysis.arrangement, analysis.arrangement.plan, {}
+    job, previews = analysis.job, {}
+    plan, prompts = job.plan, analysis.request.prompts
     ran = run is not None and run.plan and run.request == analysis.request
     # A strip shows the branch point as asked, also where the guard had shortened the run itself.
     if ran and (run.strip is None or run.plan == plan):
         plan, previews = run.plan, run.previews
-    prompts = analysis.request.prompts
-    return plan_drawing(plan, arrangement.groups, prompts, analysis.order, previews)
+    return plan_drawing(plan, job.groups, prompts, analysis.order, previews)
 
 
 def expectation(page: Layout, analysis: Analysis) -> Updates:
     """Who will share, whether that is safe, and what it will cost."""
-    request, shares = analysis.request, analysis.shares
-    arrangement, unseen = analysis.arrangement, analysis.unseen
-    chips = views.group_chips(arrangement, request.prompts, unseen, shares, request.guarded)
-    estimate = views.estimate(analysis.cost, arrangement.plan, request, shares)
-    return {page.chips: chips, page.estimate: estimate}
+    job = analysis.job
+    chips = views.group_chips(job, analysis.unseen, analysis.request.guarded)
+    return {page.chips: chips, page.estimate: views.estimate(job)}
 
 
 def scrub_words(run: Run) -> str:
     """What can be scrubbed."""
-    strip = run.strip
-    if len(strip.points) > run.request.steps:
+    number = len(run.strip.points) if run.strip else 0
+    if number > run.calls:
         return "All branch points are ready: move the slider above."
-    return f"Ready at {len(strip.points)} branch points: move the slider above."
+    return f"Ready at {number} branch points: move the slider above."
 
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:
@@ -303,6 +313,13 @@ def no_costs(page: Layout) -> Updates:
     }
 
 
+def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
+    """What a model was trained on, as titled lists; empty if it was trained on the open web."""
+    words, vocabulary = settings.known_words, settings.vocabulary
+    topics = {} if vocabulary is None else dict(vocabulary.topics)
+    return topics if words is None else {**topics, "every word": sorted(words)}
+
+
 def _with_truncation(analysis: Analysis) -> str:
     note = views.prompts_note(analysis.request.prompts, analysis.unseen)
     if not analysis.truncated:
@@ -315,18 +332,3 @@ def _model_words(model: LoadedModel | None) -> str:
     if model is None:
         return NOT_YET
     return model.note or f"Runs on {model.device_name}."
-
-
-def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
-    """What a model was trained on, as titled lists; empty if it was trained on the open web."""
-    words = settings.known_words
-    if words is None:
-        return {}
-    from sage.world import vocabulary
-
-    things: dict[str, list[str]] = {}
-    for thing in vocabulary.THINGS:
-        if set(vocabulary.words_of(thing.name)) <= words:
-            things.setdefault(thing.category, []).append(thing.name)
-    places = [place.phrases[0] for place in vocabulary.PLACES]
-    return {**things, "place": places, "every word": sorted(words)}

@@ -11,9 +11,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sage.jobs.arrangement import find_groups
 from sage.jobs.compare import compare
 from sage.jobs.filmstrip import Frame, filmstrip
+from sage.jobs.job import prepare
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
 from sage.sd.store import StateStore
 from sage.ui.studio.examples import EXAMPLE_SETS, ExampleSet, example_request
@@ -29,16 +29,16 @@ def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Store
     As it is asked for, whatever the guard says: what sharing does is what is to be seen.
     """
     request, keep = example_request(example, model.spec), StateStore()
-    *_, done = compare(model, replace(request, guarded=False), fewer_steps=True, keep=keep)
-    steps = done.arrangement.plan.steps
-    points = sorted({*range(0, steps + 1, every), steps, request.branch_step})
-    frames = filmstrip(model, request, points, keep=keep, fewer_steps=True)
+    job = prepare(model, replace(request, guarded=False))
+    *_, done = compare(job, fewer_steps=True, keep=keep)
+    points = sorted({*range(0, job.calls + 1, every), job.calls, job.branch_call})
+    frames = filmstrip(job, points, keep=keep, fewer_steps=True)
     return Stored(
         key=example.key,
         request=request,
         report=done.report,
-        similarity=tuple(map(tuple, find_groups(model.pipe, request).similarity.tolist())),
-        flops=model.pipe.flops,
+        similarity=tuple(map(tuple, job.grouping.similarity.tolist())),
+        flops=job.flops,
         strip=frames_strip(_logged(frames, example.key)),
         made={"day": datetime.now(UTC).date().isoformat(), "weights": weights_digest(model.spec)},
     )

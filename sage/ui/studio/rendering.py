@@ -6,7 +6,6 @@ a step when its turn is stopped or its generator closed. What acts at once is in
 
 import logging
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,29 +13,30 @@ from typing import Any
 import gradio as gr
 import torch
 
-from sage.jobs.compare import CompareStep, Comparison, compare
-from sage.jobs.filmstrip import Frame, branch_points, filmstrip, filmstrip_evaluations
+from sage.jobs.compare import CompareStep, Comparison
+from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
+from sage.jobs.job import calls_of
 from sage.sd.store import StateStore
-from sage.ui.export.downloads import remove_run, save_run
+from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
-from sage.ui.html.prose import STOPPING
 from sage.ui.html.words import plural
+from sage.ui.kit import Running, Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze
 from sage.ui.studio.form import Form, Run
 from sage.ui.studio.handlers import (
     UNFINISHED,
-    Updates,
     expectation,
     no_costs,
     plan_view,
     scrub_words,
     split,
 )
-from sage.ui.studio.layout import Layout
+from sage.ui.studio.layout import DOWNLOADS, Layout
 from sage.ui.turns import Turns
+from sage.ui.work import compare_request, filmstrip_request
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser sho
 SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
 KEPT_BYTES = 192 * 2**20  # latents of earlier runs, for all visitors together
 RENDERING = "Rendering …"
-Steps = Generator[Updates, None, None]
 
 
 class Rendering:
@@ -72,21 +71,17 @@ class Rendering:
             page.stop: gr.Button("Stop", interactive=True),
         }
 
-    def render(self, turn: str, *values: Any) -> Steps:
+    def render(self, turn: str, *values: Any) -> Running:
         """Renders both sides with previews, until it is done or its turn is stopped."""
         form, before = split(values)
         steps = self._explained(self._render(form, before))
         yield from self.turns.work(turn, steps, partial(self._last_words, None))
 
-    def scrub(self, turn: str, *values: Any) -> Steps:
+    def scrub(self, turn: str, *values: Any) -> Running:
         """Renders the run on the page at many branch points, for scrubbing without any call."""
         form, run = split(values)
         steps = self._explained(self._scrub(form, run))
         yield from self.turns.work(turn, steps, partial(self._last_words, run))
-
-    def hear_stop(self) -> Updates:
-        """Shown at once after the click; what was reached is said when it has stopped."""
-        return {self.layout.stop: gr.Button(STOPPING, interactive=False)}
 
     def stop(self, turn: str, run: Run | None) -> Updates:
         """Asks the rendering to end; it says so itself, unless it has not begun."""
@@ -102,15 +97,14 @@ class Rendering:
         if run is None or run.done:
             line = views.progress(0, 1, "Stopped; the pictures are those from before.")
             return {page.progress: line, **self._ready(run)}
-        steps = run.request.steps
-        line = f"Stopped after step {run.step} of {steps}."
+        line = f"Stopped after step {run.step} of {run.calls}."
         return {
-            page.progress: views.progress(run.step, steps, line, "warn"),
+            page.progress: views.progress(run.step, run.calls, line, "warn"),
             page.banner: views.banner(UNFINISHED),
             **self._ready(run),
         }
 
-    def _explained(self, updates: Steps) -> Steps:
+    def _explained(self, updates: Running) -> Running:
         """The updates; whatever goes wrong ends them with a sentence."""
         try:
             yield from updates
@@ -139,15 +133,16 @@ class Rendering:
 
     # -- both sides --------------------------------------------------------------------------
 
-    def _render(self, form: Form, before: Run | None) -> Steps:
+    def _render(self, form: Form, before: Run | None) -> Running:
         request = form.check()
-        run = Run(request, form.model)
+        calls = calls_of(request)
+        run = Run(request, form.model, calls)
         analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
         remove_run(before.files if before else None)
         yield {self.layout.run: run, **self._reset(form, analysis)}
         shown = 0.0
         for item in self.shelf.lease.run(
-            compare,
+            compare_request,
             form.model,
             request,
             flops=_expected_flops(analysis, form),
@@ -165,14 +160,11 @@ class Rendering:
         page, request = self.layout, analysis.request
         return {
             **expectation(page, analysis),
-            page.progress: views.progress(0, request.steps, "Reading the prompts", "live"),
+            page.progress: views.progress(0, analysis.job.calls, "Reading the prompts", "live"),
             page.banner: "",
             page.scrub_note: views.note(""),
-            page.pictures: empty_grid(request.prompts, analysis.arrangement.groups, form.sides),
-            page.archive: gr.DownloadButton(interactive=False),
-            page.record: gr.DownloadButton(interactive=False),
-            page.sheet: gr.DownloadButton(interactive=False),
-            page.lines: gr.DownloadButton(interactive=False),
+            page.pictures: empty_grid(request.prompts, analysis.job.groups, form.sides),
+            **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
             **no_costs(page),
         }
 
@@ -181,7 +173,7 @@ class Rendering:
         words = "shared" if step.stage == "trunk" else "each prompt on its own"
         line = f"Step {step.step} of {step.steps}, {words}"
         sides = {side: getattr(step, side) for side in form.sides}
-        groups = analysis.arrangement.groups
+        groups = analysis.job.groups
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
@@ -193,11 +185,12 @@ class Rendering:
         files = save_run(done, self.shelf.spec(run.model))
         run = replace(
             run,
-            step=request.steps,
+            step=run.calls,
             done=True,
             files=files,
             plan=done.shared.plan,
             previews=results.fork_previews(done.forks),
+            report=done.report,
         )
         plans = (done.shared.plan, done.independent.plan)
         rows = results.picture_rows(done)
@@ -208,28 +201,25 @@ class Rendering:
             page.plan: plan_view(replace(analysis, request=request), run),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
-            page.saving: views.saving_words(done.report, done.shared.plan),
-            page.archive: gr.DownloadButton(value=str(files.archive), interactive=True),
-            page.record: gr.DownloadButton(value=str(files.record), interactive=True),
-            page.sheet: gr.DownloadButton(value=str(files.sheet), interactive=True),
-            page.lines: gr.DownloadButton(value=str(files.lines), interactive=True),
+            page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
+            **_filled(page, files),
             **self._ready(run),
         }
 
     # -- all branch points -------------------------------------------------------------------
 
-    def _scrub(self, form: Form, run: Run | None) -> Steps:
+    def _scrub(self, form: Form, run: Run | None) -> Running:
         request = form.check()
         if run is None or not run.done or not run.fits(request, form.model):
             raise ValueError("Render first; the branch points of that run can then be scrubbed.")
         frames: list[Frame] = []
-        steps = run.plan.steps
-        points = branch_points(steps, SCRUB_POINTS, min(request.branch_step, steps))
-        analysis = analyze(request, form.model, self.shelf)
-        evaluation = analysis.cost.independent_flops.branches / (steps * len(request.prompts))
-        work = filmstrip_evaluations(analysis.arrangement, points) * evaluation
+        job = analyze(request, form.model, self.shelf).job
+        points = branch_points(job.calls, SCRUB_POINTS, job.branch_call)
+        cost = job.cost
+        evaluation = cost.independent_flops.branches / cost.independent_evaluations
+        work = filmstrip_evaluations(job, points) * evaluation
         for frame in self.shelf.lease.run(
-            filmstrip,
+            filmstrip_request,
             form.model,
             request,
             points,
@@ -248,25 +238,35 @@ class Rendering:
         return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
 
     def _scrubbed(self, run: Run, frames: list[Frame], analysis: Analysis) -> Updates:
-        page, request, groups = self.layout, analysis.request, analysis.arrangement.groups
+        page, job = self.layout, analysis.job
         spent = sum(frame.output.cost.evaluations for frame in frames)
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
-        rows = strip_rows(run.strip, request.branch_step)
+        rows = strip_rows(run.strip, job.branch_call)
+        grid = picture_grid(job.request.prompts, job.groups, rows, "done", run.strip)
         return {
             **expectation(page, analysis),
             page.run: run,
             page.progress: views.progress(1, 1, line, "done"),
             page.plan: plan_view(analysis, run),
-            page.pictures: picture_grid(request.prompts, groups, rows, "done", run.strip),
+            page.pictures: grid,
             page.scrub_note: views.note(scrub_words(run)),
             **self._ready(run),
         }
 
 
+def _filled(page: Layout, files: RunFiles) -> Updates:
+    """The download buttons with the files of a run."""
+    return {
+        getattr(page, name): gr.DownloadButton(value=str(getattr(files, name)), interactive=True)
+        for name in DOWNLOADS
+    }
+
+
 def _expected_flops(analysis: Analysis, form: Form) -> float:
     """What all sides cost; fewer steps cost as much as the shared side."""
-    shared, alone = analysis.cost.flops.total, analysis.cost.independent_flops.total
+    cost = analysis.job.cost
+    shared, alone = cost.flops.total, cost.independent_flops.total
     return alone + shared * (2 if form.fewer_steps else 1)
 
 

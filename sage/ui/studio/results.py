@@ -5,6 +5,7 @@ nothing of gradio.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from PIL import Image
 
@@ -40,7 +41,7 @@ def picture_rows(done: Comparison) -> list[Row]:
     rows = []
     for side in (side for side in _ORDER if side in done.outputs):
         output, scores = done.outputs[side], done.scores[side]
-        at = done.request.branch_step if side == "shared" else output.plan.steps
+        at = done.job.branch_call if side == "shared" else output.plan.steps
         if side == "shared" and done.request.sharing != "groups":
             at = -1  # a tree has no single branch point
         rows.append(row_of(_strip_row(side, at, output, scores), output.images))
@@ -60,7 +61,7 @@ def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:
     return {index: picture_source(picture) for index, picture in forks.items()}
 
 
-def seconds_bars(report: dict, groups: object, plan: Plan, independent: Plan) -> str:
+def seconds_bars(report: Mapping[str, Any], groups: object, plan: Plan, independent: Plan) -> str:
     """Measured seconds as bars; a sentence where nothing comparable was measured."""
     if report["saving"]["seconds"] is None:
         return cost_bars.no_bars(REUSED)

@@ -1,0 +1,41 @@
+"""What runs in a lease (`sage.ui.lease`): functions of a loaded model and plain values.
+
+A job holds pipelines and cannot travel to another process, so it is prepared where it is run.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sage.jobs.compare import CompareStep, Comparison, compare
+from sage.jobs.filmstrip import Frame, filmstrip
+from sage.jobs.grid import CellDone, CellStep, Grid, RowFrame, Trace, plan_grid, render_grid, trace
+from sage.jobs.job import prepare
+from sage.jobs.models import LoadedModel
+from sage.jobs.request import Request
+from sage.sd.store import StateStore
+
+
+def compare_request(
+    model: LoadedModel, request: Request, **options: Any
+) -> Iterator[CompareStep | Comparison]:
+    """Both sides of a request; options as of `sage.jobs.compare.compare`."""
+    yield from compare(prepare(model, request), **options)
+
+
+def filmstrip_request(
+    model: LoadedModel, request: Request, points: Sequence[int], **options: Any
+) -> Iterator[Frame]:
+    """A request at many branch points; options as of `sage.jobs.filmstrip.filmstrip`."""
+    yield from filmstrip(prepare(model, request), points, **options)
+
+
+def render_grid_of(
+    model: LoadedModel, grid: Grid, keep: StateStore | None = None
+) -> Iterator[CellStep | CellDone]:
+    """The runs of a grid."""
+    yield from render_grid(plan_grid(model, grid), keep)
+
+
+def trace_request(model: LoadedModel, request: Request) -> Iterator[RowFrame | Trace]:
+    """One run, step by step."""
+    yield from trace(prepare(model, request))
