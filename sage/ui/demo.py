@@ -20,6 +20,7 @@ from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
+STYLES = ("style", "tree", "lesson", "explore")
 HOUR = 3600
 
 
@@ -52,7 +53,13 @@ def launch_settings() -> dict[str, Any]:
     """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
     return {
         "theme": page_theme(),
-        "css_paths": [ASSETS / "style.css", ASSETS / "lesson.css", ASSETS / "explore.css"],
+        "head": f"<script>{(ASSETS / 'tree.js').read_text(encoding='utf-8')}</script>",
+        "css_paths": [
+            ASSETS / "style.css",
+            ASSETS / "tree.css",
+            ASSETS / "lesson.css",
+            ASSETS / "explore.css",
+        ],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
@@ -88,7 +95,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     set_by["sharing"].change(
         handlers.pick_sharing,
         [set_by["sharing"]],
-        [page.branch_call, set_by["budget"]],
+        [set_by["budget"]],
         api_name="on_sharing",
         **QUICK,
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)

@@ -3,11 +3,13 @@
 Pure functions from a run's numbers to HTML; a number's conditions are said elsewhere on the page.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import median
+from typing import Any
 
+from sage.core.cost import Cost
 from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
 
 # Root mean square pixel differences up to which two pictures are called so; seen on the built-in
@@ -57,7 +59,7 @@ class Outcome:
     at: int | None = None
 
 
-def outcome_of(report: dict) -> Outcome:
+def outcome_of(report: Mapping[str, Any]) -> Outcome:
     """The numbers of a finished run, out of its report."""
     sharing = sorted({n for part in report["plan"] for n in _members(part)})
     runs, flops, fewer = report["evaluations"], report["flops"], report.get("fewer_steps")
@@ -73,11 +75,11 @@ def outcome_of(report: dict) -> Outcome:
     )
 
 
-def _members(part: dict) -> list[int]:
+def _members(part: Mapping[str, Any]) -> list[int]:
     return part["members"] if len(part["members"]) > 1 else []
 
 
-def seconds_of(report: dict, at: int | None) -> Seconds | None:
+def seconds_of(report: Mapping[str, Any], at: int | None) -> Seconds | None:
     """The measured times of a report; None if a side took something from an earlier run."""
     if report["saving"]["seconds"] is None:
         return None
@@ -86,26 +88,50 @@ def seconds_of(report: dict, at: int | None) -> Seconds | None:
     return Seconds(tuple(repeats["shared"]), tuple(repeats["independent"]), at)
 
 
+def expected_words(cost: Cost, *, settled: bool = True) -> str:
+    """What is expected before anything has run: what is counted, and nothing else."""
+    spent, alone = cost.evaluations, cost.independent_evaluations
+    words = f"Expected: {_counted(spent, alone)}. Render shows how near the pictures come."
+    if not settled:
+        saved = percent_text(cost.saving)
+        words = f"Up to <b>{saved} saved</b>: how much is decided while sampling."
+    elif spent == alone:
+        words = _nothing(alone)
+    return f'<div class="sage-outcome"><p class="sage-result">{words}</p></div>'
+
+
 def outcome_words(outcome: Outcome) -> str:
     """What is saved and how near the pictures are, and what fewer steps would have done."""
     fewer = _fewer_words(outcome)
     second = f'<p class="sage-rival">{fewer}</p>' if fewer else ""
-    return f'<p class="sage-result">{_saved_words(outcome)}</p>{second}'
+    place = "" if outcome.at is None else f' data-point="{outcome.at}"'
+    return (
+        f'<div class="sage-outcome"{place}><p class="sage-result">{_saved_words(outcome)}</p>'
+        f"{second}</div>"
+    )
 
 
 def _saved_words(outcome: Outcome) -> str:
     spent, alone = outcome.evaluations
     if spent == alone or not outcome.near:
-        return f"<b>Nothing is saved</b>: all {alone} evaluations are each prompt’s own."
-    saved = percent_text(1 - spent / alone) + " saved"
-    if spent > alone:
-        saved = percent_text(spent / alone - 1) + " more spent"
+        return _nothing(alone)
     arithmetic = saved_text(1 - outcome.flops[0] / outcome.flops[1])
     parts = [
-        f"<b>{saved}</b>: {spent} evaluations instead of {alone}, {arithmetic} arithmetic",
+        f"{_counted(spent, alone)}, {arithmetic} arithmetic",
         *([_seconds_words(outcome)] if outcome.seconds else []),
     ]
     return f"{', '.join(parts)}. Sharing gives <b>{nearness(outcome.near)}</b>."
+
+
+def _nothing(alone: int) -> str:
+    return f"<b>Nothing is saved</b>: all {alone} evaluations are each prompt’s own."
+
+
+def _counted(spent: int, alone: int) -> str:
+    saved = percent_text(1 - spent / alone) + " saved"
+    if spent > alone:
+        saved = percent_text(spent / alone - 1) + " more spent"
+    return f"<b>{saved}</b>: {spent} evaluations instead of {alone}"
 
 
 def nearness(distances: Sequence[float]) -> str:

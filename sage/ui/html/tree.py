@@ -19,7 +19,8 @@ def plan_tree(
     order: Sequence[int] | None = None,
     previews: Mapping[int, str] | None = None,
     *,
-    movable: bool = True,
+    point: int = 0,
+    sharing: str = "groups",
     best: int | None = None,
 ) -> str:
     """The plan as an empty figure with the data that the script draws.
@@ -30,8 +31,9 @@ def plan_tree(
         order: The prompts from top to bottom; group by group without it.
         previews: For the index of a segment, the source of a picture of what it had reached when
             it split.
-        movable: Whether one branch point says it all, so that the browser can redraw the plan
-            while the handle moves.
+        point: The branch point that was asked for.
+        sharing: How prompts share: the browser can redraw "groups" while the handle moves, and a
+            "tree" has no handle.
         best: The branch point that is recommended; None if there is none.
     """
     order = list(order or [n for group in groups for n in group])
@@ -42,7 +44,8 @@ def plan_tree(
         "groups": [list(group) for group in groups],
         "colors": [mark.color for mark in prompt_marks(groups)],
         "previews": {str(index): source for index, source in (previews or {}).items()},
-        "movable": movable,
+        "point": point,
+        "sharing": sharing,
         "best": best,
     }
     return (

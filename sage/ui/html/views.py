@@ -218,6 +218,11 @@ def progress(step: int, steps: int, sentence: str, tone: str = "quiet") -> str:
     )
 
 
+def address(query: str) -> str:
+    """The address of the form, for the script to put into the browser's own."""
+    return f'<i hidden data-query="{escape(query)}"></i>'
+
+
 def banner(sentence: str) -> str:
     """A remark above the results, such as "for earlier settings"; nothing if empty."""
     return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""

@@ -18,11 +18,13 @@ from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
+from sage.ui.export.links import link_query
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
+from sage.ui.html.outcome import expected_words, outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
-from sage.ui.html.plan_drawing import empty_plan, plan_drawing
+from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
@@ -115,11 +117,7 @@ class Handlers:
 
     def pick_sharing(self, sharing: str) -> Updates:
         """A tree has a budget in place of a branch point."""
-        tree = sharing == "tree"
-        return {
-            self.layout.branch_call: gr.Slider(visible=not tree),
-            self.layout.controls["budget"]: gr.Slider(visible=tree),
-        }
+        return {self.layout.controls["budget"]: gr.Slider(visible=sharing == "tree")}
 
     def mark_earlier(self, *values: Any) -> Updates:
         """Says whether the pictures still belong to the form, after a change of the seed."""
@@ -145,6 +143,8 @@ class Handlers:
             page.model_note: views.note(_model_words(self.shelf.loaded(form.model))),
             **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
+            page.outcome: outcome_view(analysis, run),
+            page.address: views.address(link_query(request, analysis.spec.key)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
             page.pictures: gr.skip() if run else empty,
@@ -160,11 +160,15 @@ class Handlers:
             return {}
         page, strip, calls = self.layout, stored.strip, job.calls
         rows = strip_rows(strip, job.branch_call)
+        outcomes = results.strip_outcomes(job, strip, stored.report)
+        prompts = job.request.prompts
         bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
         return {
             page.run: _stored_run(stored, analysis),
             page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
-            page.pictures: picture_grid(job.request.prompts, job.groups, rows, "done", strip),
+            page.pictures: picture_grid(
+                prompts, job.groups, rows, "done", strip, outcomes=outcomes
+            ),
             page.seconds: bars,
             **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
         }
@@ -200,8 +204,9 @@ class Handlers:
             page.chips: views.note("Groups appear here."),
             page.pairs: views.note("No pairs yet."),
             page.similarity: empty_matrix(TEASER),
-            page.plan: empty_plan("The plan appears here."),
+            page.plan: empty_tree("The tree appears here."),
             page.estimate: views.no_estimate(),
+            page.outcome: "",
             page.banner: banner(run, None, form.model),
             page.render: gr.Button(interactive=False),
             page.scrub: gr.Button(interactive=False),
@@ -272,12 +277,34 @@ def _stored_run(stored: Stored, analysis: Analysis) -> Run:
 def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
     job, previews = analysis.job, {}
-    plan, prompts = job.plan, analysis.request.prompts
+    plan = job.plan
     ran = run is not None and run.plan and run.request == analysis.request
     # A strip shows the branch point as asked, also where the guard had shortened the run itself.
     if ran and (run.strip is None or run.plan == plan):
         plan, previews = run.plan, run.previews
-    return plan_drawing(plan, job.groups, prompts, analysis.order, previews)
+    point, sharing = job.branch_call, job.request.sharing
+    return plan_tree(
+        plan,
+        job.groups,
+        analysis.order,
+        previews,
+        point=point,
+        sharing=sharing,
+        best=analysis.best,
+    )
+
+
+def outcome_view(analysis: Analysis, run: Run | None) -> str:
+    """What the pictures on the page came to; before there are any, what is expected."""
+    job = analysis.job
+    if run is not None and run.done and run.fits(analysis.request, analysis.spec.key):
+        strip = strip_of(analysis, run)
+        if strip is not None:
+            point = strip.nearest(job.branch_call)
+            return results.strip_outcome(job, strip, run.report, point)
+        if run.report is not None:
+            return outcome_words(outcome_of(run.report))
+    return expected_words(job.cost, settled=job.settled)
 
 
 def expectation(page: Layout, analysis: Analysis) -> Updates:
@@ -291,8 +318,8 @@ def scrub_words(run: Run) -> str:
     """What can be scrubbed."""
     number = len(run.strip.points) if run.strip else 0
     if number > run.calls:
-        return "All branch points are ready: move the slider above."
-    return f"Ready at {number} branch points: move the slider above."
+        return "All branch points are ready: move the branch point."
+    return f"Ready at {number} branch points: move the branch point."
 
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:

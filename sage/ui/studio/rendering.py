@@ -19,6 +19,7 @@ from sage.jobs.job import calls_of
 from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
+from sage.ui.html.outcome import outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
 from sage.ui.html.words import plural
 from sage.ui.kit import Running, Updates
@@ -30,6 +31,7 @@ from sage.ui.studio.handlers import (
     UNFINISHED,
     expectation,
     no_costs,
+    outcome_view,
     plan_view,
     scrub_words,
     split,
@@ -160,6 +162,8 @@ class Rendering:
         page, request = self.layout, analysis.request
         return {
             **expectation(page, analysis),
+            page.plan: plan_view(analysis, None),
+            page.outcome: outcome_view(analysis, None),
             page.progress: views.progress(0, analysis.job.calls, "Reading the prompts", "live"),
             page.banner: "",
             page.scrub_note: views.note(""),
@@ -177,7 +181,7 @@ class Rendering:
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
-            page.pictures: live_grid(run.request.prompts, groups, sides),
+            page.pictures: live_grid(run.request.prompts, groups, sides, step.step),
         }
 
     def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
@@ -199,6 +203,7 @@ class Rendering:
             page.progress: views.progress(1, 1, done_words(done), "done"),
             page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
             page.plan: plan_view(replace(analysis, request=request), run),
+            page.outcome: outcome_words(outcome_of(done.report)),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
             page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
@@ -243,12 +248,16 @@ class Rendering:
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
         rows = strip_rows(run.strip, job.branch_call)
-        grid = picture_grid(job.request.prompts, job.groups, rows, "done", run.strip)
+        outcomes = results.strip_outcomes(job, run.strip, run.report)
+        grid = picture_grid(
+            job.request.prompts, job.groups, rows, "done", run.strip, outcomes=outcomes
+        )
         return {
             **expectation(page, analysis),
             page.run: run,
             page.progress: views.progress(1, 1, line, "done"),
             page.plan: plan_view(analysis, run),
+            page.outcome: outcome_view(analysis, run),
             page.pictures: grid,
             page.scrub_note: views.note(scrub_words(run)),
             **self._ready(run),
