@@ -193,7 +193,7 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
             stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
             page.add("stop", stop, Role.RESULT)
             scrub = gr.Button(
-                "Every branch point", interactive=False, elem_id="scrub", min_width=120
+                "All branch points", interactive=False, elem_id="scrub", min_width=150
             )
             page.add("scrub", scrub, Role.RESULT)
             page.control("seed", shelf)

@@ -108,10 +108,9 @@ def _bars(amounts: dict[str, dict], groups: object, plan: Plan, independent: Pla
 
 
 def stored_words(stored: Stored) -> str:
-    """Says that a comparison is precomputed, and under which conditions."""
-    report = stored.report
+    """Says that a comparison is precomputed; its conditions stand with the costs."""
+    seeds = stored.report["seeds"]
     return (
-        f"Precomputed: {report['steps']} steps, seeds {report['seeds'][0]} to "
-        f"{report['seeds'][-1]}, {report['device']}, {stored.made['day']}. "
+        f"Precomputed: {stored.report['steps']} steps, seeds {seeds[0]} to {seeds[-1]}. "
         "Move the branch point; change anything else to render anew."
     )
