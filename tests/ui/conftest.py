@@ -91,7 +91,7 @@ def make_form(**changes):
         "tau_min": 0.95,
         "tau_max": 1.0,
         "max_group_size": 5,
-        "branch_step": 4,
+        "branch_call": 4,
         "steps": 10,
         "guidance_scale": 3.0,
         "seed": 7,
@@ -101,11 +101,33 @@ def make_form(**changes):
         "fresh_noise": 0.0,
         "sharing": "groups",
         "budget": 0.7,
-        "insist": False,
+        "guarded": True,
         "fewer_steps": True,
         "measure": True,
     }
-    return Form(**(values | changes))
+    values |= changes
+    head = {name: values.pop(name) for name in Form.FIELDS}
+    return Form(**head, settings={name: values[name] for name in Form.setting_names()})
+
+
+def changed(form, **changes):
+    """A form with other values, of its own fields or of settings."""
+    own = {name: changes.pop(name) for name in Form.FIELDS if name in changes}
+    return replace(form, **own, settings={**form.settings, **changes})
+
+
+def values_of(form, *rest):
+    """What gradio hands to a listener: the widgets' values, in the order of `Layout.form`."""
+    return (*(getattr(form, name) for name in Form.FIELDS), *form.settings.values(), *rest)
+
+
+def names_of(layout):
+    """The components' names, of the layout's parts and of its controls."""
+    return {
+        part: name
+        for name, part in (*layout.parts.items(), *layout.controls.items())
+        if not isinstance(part, tuple)
+    }
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from sage.jobs.request import CHOICES, LIMITS
-from sage.ui.api import WORDS
+from sage.core.settings import settings_of
+from sage.ui.api import arguments as api_arguments
 
 from .conftest import PROMPTS, SLOW_RUN, raises_sentence
 
@@ -50,6 +50,9 @@ BAD = [
     ({"guidance_scale": 1e9}, "guidance"),
     ({"seed": -5}, "seed"),
     ({"seed": 2**63}, "seed"),
+    ({"steps": "12"}, "a number is needed"),
+    ({"steps": "\uff11\uff12"}, "a number is needed"),
+    ({"seed": None}, "a number is needed"),
     ({"fresh_noise": 2}, "fresh"),
     ({"sharing": "tree", "budget": 0.01}, "budget"),
     ({"trained": True}, "no adapter"),
@@ -80,7 +83,9 @@ def test_parameters_are_named_documented_and_have_defaults(client, demo):
         found = {p["parameter_name"]: p for p in endpoint["parameters"]}
         assert list(found) == NAMES
         assert all(p["parameter_has_default"] for p in found.values())
-        assert found["max_group_size"]["parameter_default"] == LIMITS["max_group_size"].default
+        assert (
+            found["max_group_size"]["parameter_default"] == settings_of()["max_group_size"].default
+        )
         listener = next(f for f in demo.fns.values() if f"/{f.api_name}" == name)
         assert all(re.search(rf"^{p}: ", listener.api_description, re.M) for p in NAMES)
 
@@ -89,7 +94,7 @@ def test_a_choice_is_one_of_the_list(client):
     surface = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     found = {p["parameter_name"]: p["type"] for p in surface["/compare"]["parameters"]}
     for name in ("scheduler", "trunk", "sharing"):
-        assert found[name]["enum"] == list(CHOICES[name].titles)
+        assert found[name]["enum"] == list(settings_of()[name].titles)
     with pytest.raises(AppError, match="sorcery"):
         client.predict(prompts=PROMPTS, scheduler="sorcery", api_name="/estimate")
 
@@ -100,7 +105,7 @@ def test_a_tool_for_language_models_explains_every_argument(demo):
         listener = next(f for f in demo.fns.values() if f.api_name == name)
         words, arguments, _ = get_function_description(listener.fn)
         assert words.endswith(".")
-        assert arguments == WORDS
+        assert arguments == {one.name: one.words for one in api_arguments()}
         assert list(arguments) == NAMES
 
 

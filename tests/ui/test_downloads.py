@@ -14,6 +14,7 @@ from PIL import Image
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.compare import compare
+from sage.jobs.job import prepare
 from sage.jobs.models import builtin_model, load_model, stable_diffusion_v1_5
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import remove_run, save_run
@@ -31,7 +32,7 @@ def taken():
     """A comparison of few steps on the built-in model, and its files."""
     model = load_model(builtin_model(), "cpu")
     request = parse_request(PROMPTS, steps=4, share_ratio=0.5, seed=3, defaults=model.spec)
-    *_, done = compare(model, request)
+    *_, done = compare(prepare(model, request))
     files = save_run(done, model.spec)
     yield done, files
     remove_run(files)

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from sage.jobs.grid import AXES, CellDone
+from sage.jobs.grid import CellDone, axes
 from sage.ui.explore.parts import (
     ALL,
     LATENTS,
@@ -48,12 +48,13 @@ def tab(shelf):
 
 def asked(explored=None, **changes):
     values = FORM | changes
-    return [*(values[name] for name in Form.__dataclass_fields__), explored or Explored()]
+    return [*(values[name] for name in (*Form.FIELDS, *axes())), explored or Explored()]
 
 
 def last(tab, updates):
     """What stands on the page when all updates have arrived, by the names of the parts."""
-    names = {getattr(tab.parts, n): n for n in tab.parts.__dataclass_fields__}
+    names = {part: name for name, part in tab.parts.parts.items()}
+    names |= {part: name for name, part in tab.parts.controls.items()}
     shown = {}
     for update in updates:
         shown |= {names[part]: value for part, value in update.items()}
@@ -118,7 +119,8 @@ def test_a_grid_is_rendered_cell_by_cell(tab):
 def test_a_finished_grid_says_what_it_took(tab, rendered):
     assert "Done: 4 runs, 28 evaluations." in rendered["progress"]
     assert "estimated from the speed of the last run" in rendered["cost"]
-    assert rendered["explored"].finished
+    explored = rendered["explored"]
+    assert len(explored.done) == len(explored.grid.requests)
     sheet = rendered["sheet"].value
     assert Image.open(sheet["path"] if isinstance(sheet, dict) else sheet).width > 1000
 
@@ -215,7 +217,7 @@ def test_what_a_visitor_types_is_escaped(tab):
         assert "<script" not in html
 
 
-@pytest.mark.parametrize("name", AXES)
+@pytest.mark.parametrize("name", axes())
 def test_every_axis_offers_its_values(name):
     with gr.Blocks():
         picker = axis_values(name)
@@ -237,7 +239,7 @@ def test_speed_is_that_of_the_last_run():
 def test_the_adapter_is_offered_only_where_a_model_has_one(shelf):
     assert "trained" not in offered_axes(shelf)
     with_one = [replace(shelf.default, adapter=Path("adapter")), *shelf.specs]
-    assert offered_axes(Shelf(with_one, shelf.get)) == list(AXES)
+    assert offered_axes(Shelf(with_one, shelf.get)) == list(axes())
 
 
 def test_a_model_brings_its_own_steps_and_guidance_and_its_adapter_if_it_has_one(shelf):

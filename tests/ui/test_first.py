@@ -10,8 +10,8 @@ import torch
 from sage.core.cost import evaluations
 from sage.core.metrics import pixel_distance
 from sage.core.plan import independent_plan, shared_plan
-from sage.jobs.arrangement import arrange
 from sage.jobs.filmstrip import filmstrip
+from sage.jobs.job import arrange, prepare
 from sage.jobs.models import builtin_model, load_model
 from sage.ui.demo import build_demo
 from sage.ui.html.views import saving_words
@@ -24,7 +24,7 @@ from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers
 from sage.ui.studio.layout import build_layout
 from sage.ui.studio.precompute import precompute, weights_digest
 
-from .conftest import make_form
+from .conftest import make_form, values_of
 
 SPEC = builtin_model()
 ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
@@ -43,16 +43,23 @@ def page():
         return Handlers(build_layout(shelf), shelf)
 
 
+def job_of(stored):
+    request = replace(stored.request, guarded=False)
+    return arrange(stored.grouping, request, SPEC, stored.flops)
+
+
 def form_of(stored, **changes):
-    request = stored.request
-    values = request.to_dict() | {"prompts": "\n".join(request.prompts), "model": SPEC.key}
-    values |= {"branch_step": request.branch_step, "insist": not request.guarded}
-    known = {name: values[name] for name in vars(make_form()) if name in values}
-    return make_form(**(known | changes))
+    values = stored.request.to_dict() | {"model": SPEC.key}
+    values |= {
+        "prompts": "\n".join(stored.request.prompts),
+        "branch_call": job_of(stored).branch_call,
+    }
+    del values["share_ratio"]
+    return make_form(**(values | changes))
 
 
 def values(form, run=None):
-    return (*vars(form).values(), run)
+    return values_of(form, run)
 
 
 def test_there_is_one_for_every_example_set_as_the_page_asks_for_it():
@@ -77,8 +84,10 @@ def test_they_were_made_with_these_weights(stored):
 def test_groups_plan_and_costs_agree_with_the_code(stored):
     report, request = stored.report, stored.request
     assert [list(group) for group in stored.grouping.groups] == report["groups"]
-    plan = shared_plan(stored.grouping.groups, request.steps, request.branch_step)
-    cost = stored.cost(plan)
+    job = job_of(stored)
+    cost, plan = job.cost, job.plan
+    assert plan == stored.plan
+    assert job.calls == request.steps
     assert cost.evaluations == report["evaluations"]["shared"] == evaluations(plan)
     assert cost.independent_evaluations == report["evaluations"]["independent"]
     assert cost.flops.total == pytest.approx(report["flops"]["shared"]["total"], rel=1e-6)
@@ -89,7 +98,7 @@ def test_groups_plan_and_costs_agree_with_the_code(stored):
 def test_every_row_of_the_strip_spent_what_its_plan_says(stored):
     groups, steps = stored.grouping.groups, stored.request.steps
     strip = stored.strip
-    assert {0, stored.request.branch_step, steps} <= set(strip.points)
+    assert {0, job_of(stored).branch_call, steps} <= set(strip.points)
     for point in strip.points:
         assert strip.shared(point).evaluations == evaluations(shared_plan(groups, steps, point))
         fewer = strip.fewer(point)
@@ -97,14 +106,15 @@ def test_every_row_of_the_strip_spent_what_its_plan_says(stored):
         assert fewer.evaluations > strip.shared(point).evaluations - strip.num_prompts
     assert strip.shared(0).twin == (0.0,) * strip.num_prompts
     report = stored.report
-    assert strip.shared(stored.request.branch_step).twin == pytest.approx(
+    assert strip.shared(job_of(stored).branch_call).twin == pytest.approx(
         report["twin_distance"], abs=1e-5
     )
 
 
 def test_pictures_agree_with_the_model():
     stored = ALL["far"]
-    frames = filmstrip(load_model(SPEC, "cpu"), stored.request, [stored.request.branch_step])
+    job = prepare(load_model(SPEC, "cpu"), stored.request)
+    frames = filmstrip(job, [job.branch_call])
     for frame in frames:
         row = next(r for r in stored.strip.rows if (r.side, r.at) == (frame.side, frame.at))
         for n, image in enumerate(frame.output.images):
@@ -150,7 +160,7 @@ def test_the_page_is_served_with_the_first_comparison_in_it():
 def test_the_branch_point_moves_through_what_is_stored(page):
     layout, stored = page.layout, ALL["tight"]
     run = page.welcome(*values(form_of(stored)))[layout.run]
-    moved = page.estimate(*values(form_of(stored, branch_step=20), run))
+    moved = page.estimate(*values(form_of(stored, branch_call=20), run))
     assert "20 of 30 steps shared" in moved[layout.estimate]
     assert "T* = 20" in moved[layout.plan]
     assert moved[layout.banner] == ""
@@ -160,24 +170,25 @@ def test_the_branch_point_moves_through_what_is_stored(page):
 
 
 def test_what_was_rendered_under_the_guard_is_not_announced_as_what_is_stored(page):
-    layout, form = page.layout, form_of(ALL["far"], insist=False, branch_step=18)
+    layout, form = page.layout, form_of(ALL["far"], guarded=True, branch_call=18)
     stored = page.estimate(*values(form))
     assert "18 of 30 steps shared" in stored[layout.estimate]
     assert "Shown as asked; Render would shorten it." in stored[layout.chips]
-    rendered = Run(form.check(), SPEC.key, 30, done=True)
+    rendered = Run(form.check(), SPEC.key, 30, step=30, done=True)
     after = page.estimate(*values(form, rendered))
     assert "18 of 30" not in after[layout.estimate]
     assert "steps instead." in after[layout.chips]
     assert after[layout.banner] == ""
-    insisting = page.estimate(*values(form_of(ALL["far"], branch_step=18)))
+    insisting = page.estimate(*values(form_of(ALL["far"], branch_call=18)))
     assert "Shared anyway." in insisting[layout.chips]
 
 
 def test_the_saving_names_the_steps_that_were_shared_not_those_asked_for():
     report, groups = ALL["two"].report, ALL["two"].grouping.groups
-    assert "30 steps with 10 shared." in saving_words(report, shared_plan(groups, 30, 10))
-    assert "with 10 to 12 shared." in saving_words(report, shared_plan(groups, 30, [12, 10]))
-    assert "30 steps." in saving_words(report, independent_plan(4, 30))
+    cost = job_of(ALL["two"]).cost
+    assert "30 steps with 10 shared." in saving_words(report, shared_plan(groups, 30, 10), cost)
+    assert "with 10 to 12 shared." in saving_words(report, shared_plan(groups, 30, [12, 10]), cost)
+    assert "30 steps." in saving_words(report, independent_plan(4, 30), cost)
 
 
 def test_another_example_replaces_the_one_before(page):
@@ -227,5 +238,4 @@ def _quick(example, own):
 
 def test_arranging_a_stored_request_gives_its_plan():
     for stored in ALL.values():
-        unguarded = replace(stored.request, guarded=False)
-        assert arrange(stored.grouping, unguarded, stored.request.steps).plan == stored.plan
+        assert job_of(stored).plan == stored.plan

@@ -7,7 +7,9 @@ import gradio as gr
 import pytest
 
 from sage.core.calibration import Calibration
-from sage.jobs.request import LIMITS
+from sage.core.settings import settings_of
+from sage.ui.html.prose import STOPPING
+from sage.ui.kit import acknowledge_stop
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.form import Form
@@ -15,12 +17,12 @@ from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, known_words
 from sage.ui.studio.rendering import done_words
 from sage.ui.studio.results import REUSED
 
-from .conftest import PROMPTS, raises_sentence
+from .conftest import PROMPTS, changed, raises_sentence, values_of
 
 
 def values(form, run=None):
     """What gradio hands to a listener: the widgets' values, then the session's run."""
-    return (*vars(form).values(), run)
+    return values_of(form, run)
 
 
 def turn(rendering):
@@ -49,17 +51,17 @@ def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
 
 def test_the_estimate_follows_the_branch_point_and_leaves_the_groups_alone(page, form):
     layout = page.layout
-    updates = page.estimate(*values(replace(form, branch_step=10)))
+    updates = page.estimate(*values(changed(form, branch_call=10)))
     assert "10 of 10 steps shared" in updates[layout.estimate]
-    assert updates[layout.share_ratio] == 1
+    assert page.keep_ratio(10, 10, "ddim") == 1
     assert layout.similarity not in updates
     assert layout.prompts_note not in updates
 
 
 def test_changing_the_steps_keeps_the_share(page):
-    slider = page.resize(50, 0.4)[page.layout.branch_step]
+    slider = page.resize(50, "ddim", 0.4)[page.layout.branch_call]
     assert (slider.maximum, slider.value) == (50, 20)
-    assert page.resize(None, 0.4) == {page.layout.branch_step: gr.skip()}
+    assert page.resize(1000.5, "ddim", 0.4) == {page.layout.branch_call: gr.skip()}
 
 
 @pytest.mark.parametrize(
@@ -73,8 +75,8 @@ def test_changing_the_steps_keeps_the_share(page):
         ({"tau_min": 0.9, "tau_max": 0.5}, "lowest"),
         ({"steps": None}, "steps"),
         ({"steps": 10**9}, "steps"),
-        ({"branch_step": 99}, "branch point"),
-        ({"branch_step": None}, "branch point"),
+        ({"branch_call": 99}, "branch point"),
+        ({"branch_call": None}, "branch point"),
         ({"guidance_scale": float("inf")}, "guidance"),
         ({"max_group_size": 2.5}, "whole number"),
         ({"seed": -1}, "seed"),
@@ -95,7 +97,7 @@ def test_changing_the_steps_keeps_the_share(page):
 def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(
     page, rendering, form, change, words
 ):
-    bad = replace(form, **change)
+    bad = changed(form, **change)
     layout = page.layout
     for handler in (page.analyze, page.estimate):
         updates = handler(*values(bad))
@@ -108,7 +110,7 @@ def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(
 
 @pytest.mark.parametrize("prompts", ["", "  \n ", None])
 def test_an_empty_box_is_an_invitation_and_no_error(page, form, prompts):
-    updates = page.analyze(*values(replace(form, prompts=prompts)))
+    updates = page.analyze(*values(changed(form, prompts=prompts)))
     assert TEASER in updates[page.layout.prompts_note]
     assert "sage-error" not in updates[page.layout.prompts_note]
 
@@ -134,7 +136,7 @@ def test_rendering_shows_previews_then_everything(rendering, form):
 
 
 def test_fewer_steps_can_be_left_out(rendering, form):
-    updates, _ = rendered(rendering, replace(form, fewer_steps=False))
+    updates, _ = rendered(rendering, changed(form, fewer_steps=False))
     assert "fewer" not in updates[-1][rendering.layout.pictures]
 
 
@@ -144,13 +146,13 @@ def test_fewer_steps_can_be_left_out(rendering, form):
         {"sharing": "tree", "budget": 0.6},
         {"sharing": "adaptive"},
         {"scheduler": "dpm++2m"},
-        {"scheduler": "heun", "steps": 6, "branch_step": 3},
+        {"scheduler": "heun", "steps": 6, "branch_call": 3},
         {"trunk": "prediction"},
         {"fresh_noise": 0.3},
     ],
 )
 def test_every_way_of_sharing_renders(rendering, form, change):
-    updates, run = rendered(rendering, replace(form, **change))
+    updates, run = rendered(rendering, changed(form, **change))
     last = updates[-1]
     assert run.done, last[rendering.layout.progress]
     assert last[rendering.layout.pictures].count("<img") == 12
@@ -158,20 +160,20 @@ def test_every_way_of_sharing_renders(rendering, form, change):
 
 
 def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
-    tree = replace(form, sharing="tree", budget=0.6)
+    tree = changed(form, sharing="tree", budget=0.6)
     updates = page.analyze(*values(tree))
     assert "of 40" in updates[page.layout.estimate]
     spent = int(updates[page.layout.estimate].split(" of 40")[0].rsplit(">", 1)[1])
     assert spent <= 24
     shown = page.pick_sharing("tree")
-    assert shown[page.layout.branch_step].visible is False
-    assert shown[page.layout.budget].visible is True
+    assert shown[page.layout.branch_call].visible is False
+    assert shown[page.layout.controls["budget"]].visible is True
 
 
 def test_without_measuring_what_is_there_is_reused_and_no_time_is_compared(rendering, form):
-    quick = replace(form, measure=False)
+    quick = changed(form, measure=False)
     rendered(rendering, form)
-    updates, _ = rendered(rendering, replace(quick, branch_step=5))
+    updates, _ = rendered(rendering, replace(quick, branch_call=5))
     last = updates[-1]
     # The independent side is there altogether, the shared one up to the earlier branch point.
     assert "reused" in last[rendering.layout.progress]
@@ -202,18 +204,17 @@ def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering
     reused = int(last[layout.progress].split("Done: ")[1].split(" of ")[0])
     assert reused > 40
     # Within the strip the branch point may move; the pictures are not for earlier settings.
-    moved = page.estimate(*values(replace(form, branch_step=9), run))
+    moved = page.estimate(*values(changed(form, branch_call=9), run))
     assert moved[layout.banner] == ""
     assert moved[layout.pictures] == gr.skip()
-    assert EARLIER in page.estimate(*values(replace(form, guidance_scale=2), run))[layout.banner]
+    assert EARLIER in page.estimate(*values(changed(form, guidance_scale=2), run))[layout.banner]
 
 
 def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
     rendering, form, monkeypatch
 ):
     strict = Calibration((0.0,), (0.0, 1.0), ((0.0, 1.0),), 0.25, "distance", {})
-    for place in ("sage.ui.studio.analysis", "sage.jobs.compare"):
-        monkeypatch.setattr(f"{place}.calibration_of", lambda spec, trained=False: strict)
+    monkeypatch.setattr("sage.jobs.job.calibration_of", lambda _: strict)
     layout = rendering.layout
     updates, run = rendered(rendering, form)
     assert "2 of 10 steps shared" in updates[0][layout.estimate]
@@ -237,7 +238,7 @@ def test_only_a_finished_run_of_groups_can_be_scrubbed(page, rendering, form):
     scrub = page.layout.scrub
     assert page.analyze(*values(form))[scrub].interactive is False
     assert page.analyze(*values(form, run))[scrub].interactive is True
-    other = replace(form, seed=8)
+    other = changed(form, seed=8)
     assert page.mark_earlier(*values(other, run))[scrub].interactive is False
 
 
@@ -273,36 +274,36 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     layout = page.layout
     assert page.analyze(*values(form, run))[layout.banner] == ""
     for other in (
-        replace(form, prompts=PROMPTS + "\na cat"),
-        replace(form, tau_min=0.5),
-        replace(form, prompts=""),
-        replace(form, model="slow"),
+        changed(form, prompts=PROMPTS + "\na cat"),
+        changed(form, tau_min=0.5),
+        changed(form, prompts=""),
+        changed(form, model="slow"),
     ):
         assert EARLIER in page.analyze(*values(other, run))[layout.banner]
-    assert EARLIER in page.estimate(*values(replace(form, branch_step=5), run))[layout.banner]
-    assert EARLIER in page.mark_earlier(*values(replace(form, seed=8), run))[layout.banner]
+    assert EARLIER in page.estimate(*values(changed(form, branch_call=5), run))[layout.banner]
+    assert EARLIER in page.mark_earlier(*values(changed(form, seed=8), run))[layout.banner]
     assert page.mark_earlier(*values(form, run))[layout.banner] == ""
     assert (
-        EARLIER in page.mark_earlier(*values(replace(form, seed=None, steps=1), run))[layout.banner]
+        EARLIER in page.mark_earlier(*values(changed(form, seed=None, steps=1), run))[layout.banner]
     )
 
 
 def test_old_pictures_stay_when_prompts_change(page, rendering, form):
     _, run = rendered(rendering, form)
-    other = replace(form, prompts="a fox\na dog")
+    other = changed(form, prompts="a fox\na dog")
     assert page.analyze(*values(other, run))[page.layout.pictures] == gr.skip()
 
 
 def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(page, rendering, form):
     layout, mine, run = page.layout, turn(rendering), None
-    asked = replace(form, steps=100, branch_step=40)
+    asked = changed(form, steps=100, branch_call=40)
     steps = rendering.render(mine, *values(asked))
     for updates in steps:
         run = updates.get(layout.run, run)
         if run is not None and run.step >= 3:
             break
     # The click changes one button only: the words belong to the run.
-    assert set(rendering.hear_stop()) == {layout.stop}
+    assert acknowledge_stop().value == STOPPING
     assert rendering.stop(mine, run) == {layout.stop: gr.skip()}
     (stopped,) = steps
     assert not run.done
@@ -343,7 +344,7 @@ def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, f
     def broken(*_, **__):
         raise KeyError("/secret/path")
 
-    monkeypatch.setattr("sage.ui.studio.rendering.compare", broken)
+    monkeypatch.setattr("sage.ui.studio.rendering.compare_request", broken)
     *_, last = rendering.render(turn(rendering), *values(form))
     assert "Rendering failed" in last[rendering.layout.progress]
     assert "secret" not in str(last)
@@ -352,16 +353,16 @@ def test_an_unexpected_error_frees_the_buttons_and_tells_no_secrets(rendering, f
 
 def test_a_model_brings_its_own_bounds_and_what_it_knows(page):
     layout = page.layout
-    updates = page.pick_model("tiny", 0.5)
-    assert (updates[layout.tau_min], updates[layout.tau_max]) == (0.95, 1.0)
-    assert updates[layout.guidance_scale] == 3.0
+    updates = page.pick_model("tiny", "ddim")
+    assert (updates[layout.controls["tau_min"]], updates[layout.controls["tau_max"]]) == (0.95, 1.0)
+    assert updates[layout.controls["guidance_scale"]] == 3.0
     assert "fox" in updates[layout.known]
-    assert updates[layout.steps] == 30
-    assert (updates[layout.branch_step].maximum, updates[layout.branch_step].value) == (30, 15)
+    assert updates[layout.controls["steps"]] == 30
+    assert (updates[layout.branch_call].maximum, updates[layout.branch_call].value) == (30, 12)
     gone = page.pick_model("gone", 0.5)
     assert "Gone cannot be loaded here: no such host" in gone[layout.model_note]
     assert "more lines" not in gone[layout.model_note]
-    assert layout.tau_min not in gone
+    assert layout.controls["tau_min"] not in gone
 
 
 def test_a_model_of_the_open_web_lists_nothing(shelf):
@@ -370,7 +371,7 @@ def test_a_model_of_the_open_web_lists_nothing(shelf):
 
 def test_random_seeds_are_allowed(page):
     for _ in range(20):
-        assert 0 <= page.random_seed() <= LIMITS["seed"].high
+        assert 0 <= page.random_seed() <= settings_of()["seed"].high
 
 
 def test_the_shelf_loads_a_model_once(shelf):
@@ -394,15 +395,16 @@ def test_an_example_brings_its_own_bounds_and_overrules_the_guard_only_where_it_
     for example in EXAMPLE_SETS:
         updates = page.fill(example, "tiny")
         assert updates[layout.prompts] == example.text
-        assert updates[layout.insist] == example.forced
+        assert updates[layout.controls["guarded"]] == (not example.forced)
         low = -1.0 if example.forced else page.shelf.default.tau_min
-        assert updates[layout.tau_min] == low
+        assert updates[layout.controls["tau_min"]] == low
     assert [example.key for example in EXAMPLE_SETS if example.forced] == ["far"]
 
 
 def test_the_form_and_the_layout_have_one_order(page):
     ids = [c.elem_id.replace("-", "_") for c in page.layout.form]
-    assert ids == list(Form.__dataclass_fields__)
+    names = {"branch_call": "branch_step"}  # the slider keeps its name in the page
+    assert ids == [names.get(n, n) for n in (*Form.FIELDS, *Form.setting_names())]
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from sage.jobs.compare import CompareStep, Comparison, compare
-from sage.jobs.filmstrip import filmstrip
-from sage.jobs.grid import Axis, Grid, plan_grid, render_grid, trace
+from sage.jobs.compare import CompareStep, Comparison
+from sage.jobs.grid import Axis, Grid
 from sage.jobs.models import LoadedModel, ModelSpec, zero_gpu
 from sage.jobs.request import parse_request
 from sage.sd.store import StateStore
 from sage.ui.lease import LONGEST_SECONDS, START_SECONDS, Lease, lease_seconds, portable
+from sage.ui.work import compare_request, filmstrip_request, render_grid_of, trace_request
 
 
 class OneModel:
@@ -41,32 +41,32 @@ def request_():
     return parse_request("a fox\na dog", steps=3, guidance_scale=2.0, tau_min=-1.0, tau_max=1.0)
 
 
-def works(model, request):
+def works(request):
     """Everything that the page renders."""
-    axes = (Axis("share_ratio", (0.3, 0.7)), Axis("seed", (0,)))
+    axes = (Axis.parse("share_ratio", (0.3, 0.7)), Axis.parse("seed", (0,)))
     return [
-        (compare, (request,), {"keep": StateStore(), "fewer_steps": True}),
-        (filmstrip, (request, (0, 2)), {"keep": StateStore()}),
-        (render_grid, (plan_grid(model, Grid(request, *axes)),), {}),
-        (trace, (request,), {}),
+        (compare_request, (request,), {"keep": StateStore(), "fewer_steps": True}),
+        (filmstrip_request, (request, (0, 2)), {"keep": StateStore()}),
+        (render_grid_of, (Grid(request, *axes),), {}),
+        (trace_request, (request,), {}),
     ]
 
 
 def test_outside_of_zerogpu_the_work_runs_in_place(shelf, request_):
     assert not zero_gpu()
-    items = list(Lease(shelf).run(compare, "tiny", request_, flops=1e9))
+    items = list(Lease(shelf).run(compare_request, "tiny", request_, flops=1e9))
     assert [type(item) for item in items] == [CompareStep] * 3 + [Comparison]
 
 
 def test_an_unknown_model_gets_its_sentence(shelf, request_):
     with pytest.raises(ValueError, match="Unknown model"):
-        Lease(shelf).run(compare, "gone", request_, flops=1e9)
+        Lease(shelf).run(compare_request, "gone", request_, flops=1e9)
 
 
 def test_everything_that_is_rendered_can_leave_a_process(shelf, request_):
     """As `spaces` does it: arguments and every value are pickled."""
     lease = Lease(shelf)
-    for work, arguments, options in works(shelf.model, request_):
+    for work, arguments, options in works(request_):
         there = {name: None if name == "keep" else value for name, value in options.items()}
         asked = pickle.loads(pickle.dumps((work, "tiny", arguments, there, 1e9)))
         for item in lease.remote(*asked):
@@ -75,12 +75,12 @@ def test_everything_that_is_rendered_can_leave_a_process(shelf, request_):
 
 def test_a_forked_process_renders_the_same_pictures(shelf, request_):
     lease = Lease(shelf)
-    here = list(lease.run(compare, "tiny", request_, flops=1e9))[-1]
+    here = list(lease.run(compare_request, "tiny", request_, flops=1e9))[-1]
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe()
 
     def leased():
-        *_, last = lease.remote(compare, "tiny", (request_,), {}, 1e9)
+        *_, last = lease.remote(compare_request, "tiny", (request_,), {}, 1e9)
         theirs.send([image.tobytes() for image in last.shared.images])
 
     process = context.Process(target=leased)
@@ -93,8 +93,12 @@ def test_a_forked_process_renders_the_same_pictures(shelf, request_):
 
 def test_a_lease_goes_on_from_what_its_process_keeps(shelf, request_):
     lease = Lease(shelf)
-    first = list(lease.remote(compare, "tiny", (request_,), {"keep": None, "measure": False}, 1e9))
-    again = list(lease.remote(compare, "tiny", (request_,), {"keep": None, "measure": False}, 1e9))
+    first = list(
+        lease.remote(compare_request, "tiny", (request_,), {"keep": None, "measure": False}, 1e9)
+    )
+    again = list(
+        lease.remote(compare_request, "tiny", (request_,), {"keep": None, "measure": False}, 1e9)
+    )
     assert first[-1].shared.reused == 0
     assert again[-1].shared.reused > 0
 

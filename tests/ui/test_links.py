@@ -5,10 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.jobs.request import CHOICES, LIMITS, PaperDefaults, Request, parse_request
-from sage.ui.export.links import OWN, link_query, read_link, read_record
+from sage.core.plan import branch_step_from_ratio
+from sage.core.settings import Choice, settings_of
+from sage.jobs.request import Request, parse_request
+from sage.sd.model_settings import ModelSettings
+from sage.ui.export.links import link_query, read_link, read_record
 
-MODELS = {"emoji-scenes": PaperDefaults(), "sd-v1-5": PaperDefaults()}
+MODELS = {"emoji-scenes": ModelSettings(), "sd-v1-5": ModelSettings()}
 ASKED = parse_request("a fox in the snow\na dog in the snow", share_ratio=12 / 30)
 
 
@@ -17,7 +20,7 @@ def request_of(settings):
 
 
 def in_limits(name):
-    limit = LIMITS[name]
+    limit = settings_of()[name]
     if isinstance(limit.default, int):
         return st.integers(int(limit.low), int(limit.high))
     steps = round((limit.high - limit.low) / limit.step)
@@ -43,7 +46,11 @@ def test_a_link_can_be_read_by_people():
         }
     ),
     choices=st.fixed_dictionaries(
-        {name: st.sampled_from(list(choice.titles)) for name, choice in CHOICES.items()}
+        {
+            name: st.sampled_from(list(one.titles))
+            for name, one in settings_of().items()
+            if isinstance(one, Choice)
+        }
     ),
     trained=st.booleans(),
 )
@@ -64,7 +71,7 @@ def test_every_branch_point_comes_back(steps):
     for point in range(steps + 1):
         asked = parse_request("a\nb", share_ratio=point / steps, steps=steps)
         read = request_of(read_link(link_query(asked, "emoji-scenes"), MODELS))
-        assert read.branch_step == point
+        assert branch_step_from_ratio(read.share_ratio, steps) == point
 
 
 def test_prompts_are_encoded_whatever_they_hold():
@@ -153,11 +160,11 @@ def test_what_is_no_record_gets_a_sentence(text):
 def test_bounds_of_another_model_are_left_out():
     record = ASKED.to_dict() | {"model": "another"}
     read = read_record(json.dumps(record), MODELS)
-    assert not set(OWN) & set(read.values)
+    assert not {"tau_min", "tau_max", "guidance_scale"} & set(read.values)
     assert "not on offer" in read.problem
 
 
-@pytest.mark.parametrize("name", ["model", "seeds", "request", "scheduler", "trained", *LIMITS])
+@pytest.mark.parametrize("name", ["model", "seeds", "request", *settings_of()])
 @pytest.mark.parametrize("value", [None, [], {}, [[1]], {"a": 1}, "x" * 5000, 1e400, -1, True])
 def test_whatever_a_record_holds_the_rest_is_kept(name, value):
     record = {"prompts": ["a fox", "a dog"], name: value}

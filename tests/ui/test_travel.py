@@ -1,7 +1,6 @@
 """Links and records fill the Studio's form, whatever they hold."""
 
 import json
-from dataclasses import asdict
 
 import gradio as gr
 import pytest
@@ -9,15 +8,12 @@ import pytest
 from sage.jobs.request import parse_request
 from sage.ui.export.links import link_query
 from sage.ui.export.travel import Travel
-from sage.ui.studio.form import Form
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import build_layout
 
-from .conftest import PROMPTS, make_form
+from .conftest import PROMPTS, changed, make_form, names_of, values_of
 
-VALUES = asdict(
-    make_form(scheduler="euler", trunk="medoid", fresh_noise=0.1, insist=True, model="tiny")
-)
+FORM = make_form(scheduler="euler", trunk="medoid", fresh_noise=0.1, guarded=False, model="tiny")
 
 
 @pytest.fixture
@@ -29,31 +25,31 @@ def travel(shelf):
 
 def by_name(travel, updates):
     """Updates by the names of the layout's components."""
-    names = {getattr(travel.layout, n): n for n in travel.layout.__dataclass_fields__ if n}
+    names = names_of(travel.layout)
     return {names[part]: value for part, value in updates.items()}
 
 
 def link_of(travel, **changes):
-    values = VALUES | changes
-    return by_name(travel, travel.link(*(values[n] for n in Form.__dataclass_fields__)))
+    return by_name(travel, travel.link(*values_of(changed(FORM, **changes))))
 
 
 def test_a_link_fills_the_form_it_was_made_from(travel):
     query = link_of(travel)["link"].value
     filled = by_name(travel, travel.link_steps(query, 30) | travel.open_link(query))
-    own = set(VALUES) - {"branch_step", "trained", "sharing", "budget", "fewer_steps", "measure"}
-    assert {name: filled[name] for name in own} == {name: VALUES[name] for name in own}
+    linked = {n: v for n, v in FORM.settings.items() if n not in ("trained", "sharing", "budget")}
+    assert {name: filled[name] for name in linked} == linked
+    assert (filled["prompts"], filled["model"]) == (FORM.prompts, FORM.model)
     assert filled["share_ratio"] == pytest.approx(0.4)
-    assert "branch_step" not in filled  # it follows from both
+    assert "branch_call" not in filled  # it follows from both
     assert "These settings are from a link" in filled["opened"]
 
 
 @pytest.mark.parametrize("before", [4, 10, 30])
 def test_the_branch_point_follows_from_steps_and_ratio(travel, before):
-    query = link_of(travel, branch_step=7)["link"].value
+    query = link_of(travel, branch_call=7)["link"].value
     first = by_name(travel, travel.link_steps(query, before))
-    moved = travel.handlers.resize(first["steps"], first["share_ratio"])
-    slider = by_name(travel, moved)["branch_step"]
+    moved = travel.handlers.resize(first["steps"], first["scheduler"], first["share_ratio"])
+    slider = by_name(travel, moved)["branch_call"]
     assert (slider.value, slider.maximum) == (7, 10)
 
 
@@ -91,7 +87,7 @@ def test_a_record_fills_the_form(travel, tmp_path):
     filled = by_name(travel, travel.record_steps(text, 30) | travel.open_record(text))
     assert filled["prompts"] == PROMPTS
     assert (filled["steps"], filled["share_ratio"]) == (10, 0.7)
-    assert filled["insist"] is True
+    assert filled["guarded"] is False
     assert "Loaded" in filled["travel_note"]
 
 
@@ -118,7 +114,7 @@ def test_the_adapter_is_switched_where_there_is_one(travel):
 
 
 def test_a_link_names_the_model_and_the_guard(travel):
-    query = link_of(travel, insist=False)["link"].value
+    query = link_of(travel, guarded=True)["link"].value
     asked = parse_request(
         PROMPTS,
         tau_min=0.95,

@@ -51,6 +51,8 @@ class Form:
         Raises:
             ValueError: With one sentence a visitor understands.
         """
+        for name, value in self.settings.items():  # an emptied field is no default of a model
+            settings_of(Request)[name].check(value)
         request = parse_request(self.prompts, **self.settings)
         calls = calls_of(request)
         return replace(request, share_ratio=branch_point(calls).check(self.branch_call) / calls)
