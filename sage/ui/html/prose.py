@@ -19,6 +19,8 @@ HANDLE = """
 aria-valuemin="0" aria-valuemax="30" aria-valuenow="0"><i></i></div></div>
 <p class="sage-axis-ends"><span>noise</span><span>pictures</span></p></div>
 <p class="sage-point"><output></output></p>
+"""
+TOOLS = """
 <p class="sage-tools"><button type="button" data-do="guess">Which one is shared?</button>
 <button type="button" data-do="share">Share picture</button>
 <button type="button" data-do="numbers" aria-pressed="false">Numbers</button>

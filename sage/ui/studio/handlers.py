@@ -188,7 +188,7 @@ class Handlers:
         if run is None or not (run.done and run.fits(request, model)):
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
         if run.strip is not None:
-            note = views.note(scrub_words(run))
+            note = views.note("" if run.stored else scrub_words(run))
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
         possible = request.sharing == "groups"
         return {page.scrub: gr.Button(interactive=possible), page.scrub_note: views.note("")}

@@ -22,6 +22,7 @@ from sage.ui.html.prose import (
     IN_TURN,
     LEGEND,
     NOTHING_YET,
+    TOOLS,
     TRAINED,
 )
 from sage.ui.shelf import Shelf
@@ -185,6 +186,7 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
         page.add("branch_call", slider)
         page.control("budget", shelf, visible=False)
         page.add("outcome", kit.html("outcome"), Role.FOLLOWS | Role.RESULT)
+        kit.html("tools", TOOLS)
         with gr.Row(elem_id="sage-actions"):
             render = gr.Button(
                 "Render", variant="primary", elem_id="render", scale=2, min_width=140
