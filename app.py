@@ -5,15 +5,18 @@ import contextlib
 import importlib.util
 import os
 import threading
+from typing import get_args
 
-# Otherwise every start begins with a notice about an image library that is not needed.
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+# Otherwise a start begins with notices, and a long prompt is repeated in the log.
+os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"} | os.environ
 
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
 from sage.jobs.models import available_models, load_model, zero_gpu
+from sage.sd.precision import Precision
 from sage.ui.demo import build_demo, launch_settings
+from sage.ui.server.start import prepare_process
 from sage.ui.shelf import Shelf
 
 
@@ -22,9 +25,16 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder or hub id of a Stable Diffusion class model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=get_args(Precision),
+        help="of the networks (default: what the device computes fastest)",
+    )
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="public link through gradio.live")
+    parser.add_argument("--proxy", action="store_true", help="believe a proxy's X-Forwarded-*")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     flags = parser.parse_args()
     if flags.mcp and importlib.util.find_spec("mcp") is None:
@@ -35,14 +45,20 @@ def parse_flags() -> argparse.Namespace:
 def main() -> None:
     """Serves the page until interrupted; whoever renders first waits for the default model."""
     flags = parse_flags()
-    shelf = Shelf(available_models(flags.model), lambda spec: load_model(spec, flags.device))
+    prepare_process()
+    shelf = Shelf(
+        available_models(flags.model),
+        lambda spec: load_model(spec, flags.device, flags.precision),
+    )
     demo = build_demo(shelf)
-    loading = threading.Thread(target=shelf.warm_up, daemon=True)
-    loading.start()
     if zero_gpu():  # there, models must be in place before the server starts
-        loading.join()
+        shelf.warm_up()
     where = {"server_name": flags.host, "server_port": flags.port, "share": flags.share}
-    demo.launch(**where, mcp_server=flags.mcp or None, **launch_settings())
+    own = launch_settings(flags.proxy, flags.host)
+    demo.launch(**where, mcp_server=flags.mcp or None, prevent_thread_lock=True, **own)
+    if not zero_gpu():  # the page answers meanwhile
+        threading.Thread(target=shelf.warm_up, daemon=True).start()
+    demo.block_thread()
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sage.core.linkage import check_window, complete_linkage
 from sage.core.plan import Group
 
 PairKind = Literal["same_group", "too_far", "near_duplicate", "too_large", "better_elsewhere"]
@@ -106,10 +108,11 @@ def group_prompts(
         ValueError: If the matrix is not square or symmetric, or the bounds make no sense.
     """
     _check_bounds(similarity, tau_min, tau_max, max_group_size)
-    values = [[float(f"{v:.6f}") for v in row] for row in similarity.tolist()]
-    search = _Search(values, tau_min, tau_max, max_group_size)
-    groups = search.merge()
-    pairs = tuple(search.decide(groups, i, j) for i, j in combinations(range(len(values)), 2))
+    # A float32 that stands for 0.6 must meet the bound 0.6: compared as decimals, in float64.
+    values = np.round(similarity.double().cpu().numpy(), 6)
+    groups = complete_linkage(values, tau_min, tau_max, max_group_size)
+    reasons = _Reasons(values.tolist(), groups, tau_min, tau_max, max_group_size)
+    pairs = tuple(reasons.decide(i, j) for i, j in combinations(range(len(values)), 2))
     return Grouping(groups, similarity, pairs, tau_min, tau_max, max_group_size)
 
 
@@ -118,40 +121,30 @@ def _check_bounds(similarity: Tensor, tau_min: float, tau_max: float, max_size: 
         raise ValueError(f"similarity has shape {tuple(similarity.shape)}; need [N, N].")
     if not torch.allclose(similarity, similarity.T, atol=1e-5):
         raise ValueError("similarity is not symmetric, or holds a value that is not a number.")
-    if not -1.0 <= tau_min <= tau_max <= 1.0:
-        raise ValueError(
-            f"tau_min is {tau_min} and tau_max is {tau_max}; "
-            "allowed are -1 <= tau_min <= tau_max <= 1."
-        )
+    check_window(tau_min, tau_max)
     if max_size < 1:
         raise ValueError(f"max_group_size is {max_size}; allowed is 1 or more.")
 
 
-@dataclass(frozen=True)
-class _Search:
-    """The rules of one grouping: similarities and bounds."""
+class _Reasons:
+    """Why each pair is together or apart, once the groups are known."""
 
-    similarity: list[list[float]]
-    tau_min: float
-    tau_max: float
-    max_size: int
+    def __init__(
+        self,
+        similarity: list[list[float]],
+        groups: tuple[Group, ...],
+        tau_min: float,
+        tau_max: float,
+        max_size: int,
+    ) -> None:
+        self.similarity = similarity
+        self.group_of = {n: group for group in groups for n in group}
+        self.tau_min, self.tau_max, self.max_size = tau_min, tau_max, max_size
 
-    def merge(self) -> tuple[Group, ...]:
-        """Complete linkage under the bounds; groups ascending, ordered by first member."""
-        clusters: list[Group] = [(n,) for n in range(len(self.similarity))]
-        while candidates := [pair for pair in combinations(clusters, 2) if self._may_merge(*pair)]:
-            # The weakest link decides; ties by the whole list of links, then by smaller indices.
-            first, second = max(candidates, key=lambda pair: self._links(*pair))
-            clusters = sorted(c for c in clusters if c not in (first, second))
-            clusters = sorted([*clusters, tuple(sorted(first + second))])
-        return tuple(clusters)
-
-    def decide(self, groups: tuple[Group, ...], i: int, j: int) -> PairDecision:
-        """The decision for one pair, given the final groups."""
+    def decide(self, i: int, j: int) -> PairDecision:
+        """The decision for one pair."""
         value = self.similarity[i][j]
-        mine = next(g for g in groups if i in g)
-        other = next(g for g in groups if j in g)
-        kind, reason = self._explain(value, i, j, mine, other)
+        kind, reason = self._explain(value, i, j, self.group_of[i], self.group_of[j])
         return PairDecision(i, j, value, kind, reason)
 
     def _explain(
@@ -183,16 +176,8 @@ class _Search:
         tie, p, q = max(ties)
         return f"{p + 1} fits better with {q + 1} ({tie:.2f}), and {blocked}"
 
-    def _may_merge(self, first: Group, second: Group) -> bool:
-        if len(first) + len(second) > self.max_size:
-            return False
-        return all(self._fits(a, b) for a in first for b in second)
-
     def _fits(self, a: int, b: int) -> bool:
         return self.tau_min <= self.similarity[a][b] <= self.tau_max
-
-    def _links(self, first: Group, second: Group) -> list[float]:
-        return sorted(self.similarity[a][b] for a in first for b in second)
 
 
 def _precise(value: float, bound: float) -> str:

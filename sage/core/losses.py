@@ -31,6 +31,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sage.core.guidance import guide
 from sage.core.plan import Group
 from sage.core.solver import Prediction
 from sage.core.trunk import group_mean
@@ -535,6 +536,6 @@ def _guided(network: Network, uncond: Tensor, guidance: float) -> Network:
     def guided(z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         both = torch.cat([uncond.expand_as(cond), cond])
         without, with_prompt = network(torch.cat([z, z]), torch.cat([t, t]), both).chunk(2)
-        return without + guidance * (with_prompt - without)
+        return guide(without, with_prompt, guidance)
 
     return guided

@@ -5,20 +5,12 @@ number is comparable only under the same features, preparation of pictures and s
 sums of squares are in float64.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sage.core.plan import Group
-
-# Jayasumana et al. 2024 (arXiv 2401.09603), section 4 and their code: the Gaussian kernel's
-# bandwidth σ, and the factor that brings MMD² to a readable size.
-CMMD_SIGMA = 10.0
-CMMD_SCALE = 1000.0
-BLOCK = 2048  # rows of a block of kernel values: 32 MB at most
 
 
 def clip_score(images: Tensor, texts: Tensor) -> Tensor:
@@ -50,29 +42,7 @@ def pixel_distance(first: Tensor, second: Tensor) -> Tensor:
 # --- two sets of pictures -------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SetDistance:
-    """A distance between two sets of pictures, which means nothing without their sizes.
-
-    Attributes:
-        value: The distance; lower is better.
-        measure: "Fréchet distance" or "CMMD".
-        count: Pictures in the first set, the judged one.
-        reference_count: Pictures in the second set.
-    """
-
-    value: float
-    measure: str
-    count: int
-    reference_count: int
-
-    @property
-    def name(self) -> str:
-        """The measure with its sample counts."""
-        return f"{self.measure} ({self.count} against {self.reference_count} pictures)"
-
-
-def frechet_distance(features: Tensor, reference: Tensor) -> SetDistance:
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Fréchet distance of two Gaussians fitted to features (arXiv 1706.08500, eq. 6).
 
         |μ1 − μ2|² + tr(C1) + tr(C2) − 2·tr((C1·C2)^½)
@@ -96,9 +66,8 @@ def frechet_distance(features: Tensor, reference: Tensor) -> SetDistance:
     if min(len(a), len(b)) < 2:
         raise ValueError(f"A covariance needs 2 pictures; there are {len(a)} and {len(b)}.")
     if min(len(a), len(b)) <= a.shape[1]:
-        return SetDistance(_frechet_of_few(a, b), "Fréchet distance", len(a), len(b))
-    value = frechet_from_moments(*moments(a), *moments(b))
-    return SetDistance(value, "Fréchet distance", len(a), len(b))
+        return _frechet_of_few(a, b)
+    return frechet_from_moments(*moments(a), *moments(b))
 
 
 def _frechet_of_few(a: Tensor, b: Tensor) -> float:
@@ -157,38 +126,6 @@ def frechet_from_moments(
     return max(0.0, float(value))
 
 
-def cmmd(features: Tensor, reference: Tensor) -> SetDistance:
-    """CMMD's arithmetic (arXiv 2401.09603): 1000 · MMD² with a Gaussian kernel of bandwidth 10.
-
-    Features are brought to unit length first; MMD² is the minimum-variance (biased) estimate, all
-    pairs counted, as in the authors' code. The published name belongs to CLIP ViT-L/14@336 image
-    features; with others, say which.
-
-    Args:
-        features: [N, D].
-        reference: [M, D].
-
-    Returns:
-        A value in [0, 2000].
-
-    Raises:
-        ValueError: If the shapes do not allow it or a feature is not finite.
-    """
-    a, b = (torch.nn.functional.normalize(x, dim=-1) for x in _two_sets(features, reference))
-    value = _mean_kernel(a, a) + _mean_kernel(b, b) - 2 * _mean_kernel(a, b)
-    return SetDistance(max(0.0, CMMD_SCALE * value), "CMMD", len(a), len(b))
-
-
-def _mean_kernel(a: Tensor, b: Tensor) -> float:
-    """Mean of exp(−|a − b|² / 2σ²) over all pairs of unit vectors, in blocks."""
-    total = 0.0
-    for part in a.split(BLOCK):
-        for other in b.split(BLOCK):
-            squares = (2 - 2 * part @ other.T).clamp(min=0)
-            total += float((-squares / (2 * CMMD_SIGMA**2)).exp().sum())
-    return total / (len(a) * len(b))
-
-
 def _two_sets(features: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     sets = features.double(), reference.double()
     if any(x.ndim != 2 or not len(x) for x in sets) or sets[0].shape[1] != sets[1].shape[1]:
@@ -237,8 +174,8 @@ def diversity_inside(distances: Tensor, groups: Sequence[Group]) -> Tensor:
         [G'] one value for each group of two or more, in the groups' order; higher is more diverse.
         The number to report is its mean: each group counts the same.
     """
-    found = [_mean_pair(distances, group) for group in groups if len(group) > 1]
-    return torch.stack(found) if found else distances.new_zeros(0)
+    means = [_mean_pair(distances, group) for group in groups if len(group) > 1]
+    return torch.stack(means) if means else distances.new_zeros(0)
 
 
 def _mean_pair(distances: Tensor, group: Group) -> Tensor:
@@ -270,94 +207,3 @@ def diversity_between(distances: Tensor, groups: Sequence[Group]) -> Tensor:
         others = everyone[~torch.isin(everyone, inside)]
         values.append(distances[inside][:, others].mean())
     return torch.stack(values)
-
-
-# --- how sure a number is -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its bootstrap confidence interval.
-
-    Attributes:
-        value: The statistic of the sample itself.
-        low: Lower end.
-        high: Upper end.
-        level: Confidence, in (0, 1).
-        count: Independent units that were resampled.
-        resamples: How often.
-    """
-
-    value: float
-    low: float
-    high: float
-    level: float
-    count: int
-    resamples: int
-
-    def apart_from(self, other: "Interval") -> bool:
-        """Whether the two intervals have no number in common."""
-        return self.high < other.low or other.high < self.low
-
-
-def bootstrap_mean(
-    values: Tensor, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """The mean of independent values with its percentile interval (Efron 1979).
-
-    For a paired comparison give the differences of the pairs.
-
-    Args:
-        values: [N] one for each independent unit: a group, or a picture of its own prompt.
-        level: Confidence.
-        resamples: Number of resamples.
-        seed: Of the resampling.
-    """
-    flat = values.double().cpu()
-    return bootstrap(
-        lambda index: float(flat[index].mean()),
-        len(flat),
-        level=level,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def bootstrap(
-    statistic: Callable[[Tensor], float],
-    count: int,
-    *,
-    kind: Literal["percentile", "basic"] = "percentile",
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:
-    """Any statistic with its bootstrap interval.
-
-    Args:
-        statistic: From the indices [count] of resampled units to a number.
-        count: Number of independent units. Pictures of one group share a trunk: resample groups.
-        kind: "percentile", or "basic" (2·value − percentiles), which takes out the bias that
-            resampling adds, as it does to a Fréchet distance (doubled pictures look less varied).
-        level: Confidence.
-        resamples: Number of resamples.
-        seed: Of the resampling; the same seed pairs the intervals of two methods.
-
-    Raises:
-        ValueError: If there is nothing to resample or a setting is not allowed.
-    """
-    if count < 1 or resamples < 1:
-        raise ValueError(f"count is {count} and resamples is {resamples}; both need 1 or more.")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; allowed are numbers between 0 and 1.")
-    if kind not in ("percentile", "basic"):
-        raise ValueError(f"kind is {kind!r}; allowed are 'percentile' and 'basic'.")
-    value = statistic(torch.arange(count))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = (torch.randint(count, (count,), generator=generator) for _ in range(resamples))
-    found = torch.tensor([statistic(index) for index in drawn], dtype=torch.float64)
-    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = found.quantile(ends).tolist()
-    if kind == "basic":
-        low, high = 2 * value - high, 2 * value - low
-    return Interval(value, low, high, level, count, resamples)

@@ -1,23 +1,20 @@
 """Plans of many levels: prompts that are closer share longer.
 
-A dendrogram of the prompts (SciPy's hierarchical clustering of 1 − cosine similarity) is cut ever
-lower while sampling goes on; where the cut passes a fork, the prompts under it part. Knows
+A dendrogram of the prompts (complete linkage of 1 − cosine similarity) is cut ever lower while
+sampling goes on; where the cut passes a fork, the prompts under it part. Knows
 similarities and steps; nothing of texts, networks or time.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage, to_tree
-from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from sage.core.cost import evaluations
+from sage.core.linkage import complete_linkage, joins
 from sage.core.plan import Group, Plan, Segment
 
-Method = Literal["complete", "average", "single"]
 SplitStep = Callable[[float], int]  # distance of a fork -> first step at which its sides part
 
 
@@ -36,22 +33,27 @@ class Fork:
     sides: tuple["Fork", ...] = ()
 
 
-def dendrogram(similarity: Tensor, method: Method = "complete") -> Fork:
-    """The tree of the prompts, closest ones joined first.
+def dendrogram(similarity: Tensor) -> Fork:
+    """The tree of the prompts by complete linkage, closest ones joined first.
+
+    A fork's height is the distance of the two least similar prompts under it, so all pairs below
+    are at least that close.
 
     Args:
         similarity: [N, N] cosine similarities.
-        method: SciPy's linkage. With "complete" a fork's height is the distance of the two least
-            similar prompts under it, so all pairs below are at least that close.
 
     Raises:
         ValueError: If there is no prompt or the matrix is not square.
     """
     if similarity.ndim != 2 or similarity.shape[0] != similarity.shape[1] or not len(similarity):
         raise ValueError(f"similarity has shape {tuple(similarity.shape)}; need [N, N], N >= 1.")
-    if len(similarity) == 1:
-        return Fork((0,))
-    return _fork(to_tree(_linkage(1 - similarity.double().numpy(), method)))
+    closeness = -_distances(1 - similarity.double().cpu().numpy())
+    forks = {n: Fork((n,)) for n in range(len(similarity))}
+    for join in joins(closeness):
+        sides = (forks[join.first], forks.pop(join.second))
+        members = tuple(sorted(sides[0].members + sides[1].members))
+        forks[join.first] = Fork(members, -join.link, sides)
+    return forks[0]
 
 
 def clusters(distance: Tensor, threshold: float) -> tuple[Group, ...]:
@@ -64,24 +66,12 @@ def clusters(distance: Tensor, threshold: float) -> tuple[Group, ...]:
     Returns:
         A partition of 0..M-1, each cluster ascending, ordered by their first members.
     """
-    if len(distance) == 1:
-        return ((0,),)
-    labels = fcluster(_linkage(distance.double().cpu().numpy(), "complete"), threshold, "distance")
-    found = {label: tuple(np.flatnonzero(labels == label).tolist()) for label in labels}
-    return tuple(sorted(found.values()))
+    return complete_linkage(-_distances(distance.double().cpu().numpy()), -threshold)
 
 
-def _linkage(distance: np.ndarray, method: Method) -> np.ndarray:
-    distance = np.clip((distance + distance.T) / 2, 0, None)
-    np.fill_diagonal(distance, 0)
-    return linkage(squareform(distance, checks=False), method)
-
-
-def _fork(node: object) -> Fork:
-    if node.is_leaf():
-        return Fork((node.id,))
-    sides = sorted((_fork(side) for side in (node.left, node.right)), key=lambda f: f.members)
-    return Fork(tuple(sorted(node.pre_order())), float(node.dist), tuple(sides))
+def _distances(values: np.ndarray) -> np.ndarray:
+    """The same without what rounding did to symmetry and sign."""
+    return np.clip((values + values.T) / 2, 0, None)
 
 
 def tree_plan(tree: Fork, steps: int, split_step: SplitStep) -> Plan:

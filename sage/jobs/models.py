@@ -15,6 +15,7 @@ import torch
 from sage.sd.clip import ClipEncoder
 from sage.sd.model_settings import ModelSettings
 from sage.sd.pipeline import SagePipeline
+from sage.sd.precision import dtype_for
 from sage.sd.preview import LatentRGB
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -172,23 +173,27 @@ def find_model(key: str, models: tuple[ModelSpec, ...]) -> ModelSpec:
     raise ValueError(f"Unknown model {str(key)[:60]!r}; available: {allowed}.")
 
 
-def load_model(spec: ModelSpec, device: str = "auto") -> LoadedModel:
+def load_model(spec: ModelSpec, device: str = "auto", precision: str = "float32") -> LoadedModel:
     """Loads a model; one that cannot be reached is replaced by the built-in one, with a note.
 
     Args:
         spec: Which one.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        precision: "float32", which is the same on every device, "bf16", "fp16", or "auto": what
+            the device computes fastest (see `sage.sd.precision`).
     """
+    target = _device(device)
+    dtype = dtype_for(precision, target)
     builtin = builtin_model()
     if spec.key == builtin.key:
         no_gpu = "" if torch.cuda.is_available() else _NO_GPU
-        return LoadedModel(spec, _load(spec, device), no_gpu)
+        return LoadedModel(spec, _load(spec, target, dtype), no_gpu)
     try:
-        return LoadedModel(spec, _load(spec, device))
+        return LoadedModel(spec, _load(spec, target, dtype))
     except (OSError, ValueError) as error:  # not on disk, no hub, or not this kind of model
         log.warning("%s could not be loaded: %s", spec.source, error)
         note = f"{spec.title} could not be loaded, so the built-in model is used."
-        return LoadedModel(builtin, _load(builtin, device), note)
+        return LoadedModel(builtin, _load(builtin, target, dtype), note)
 
 
 def open_pipeline(model: str, device: torch.device) -> tuple[ModelSpec, SagePipeline]:
@@ -218,9 +223,8 @@ def zero_gpu() -> bool:
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` reads
 
 
-def _load(spec: ModelSpec, device: str) -> SagePipeline:
-    target = _device(device)
-    pipe = _assemble(spec, torch.float16 if target.type == "cuda" else torch.float32)
+def _load(spec: ModelSpec, target: torch.device, dtype: torch.dtype) -> SagePipeline:
+    pipe = _assemble(spec, dtype)
     pipe.to(target)
     if zero_gpu() and pipe.clip is not None:
         pipe.clip.to("cpu")  # similarities are wanted at every key press, outside of leases
@@ -231,7 +235,9 @@ def _assemble(spec: ModelSpec, dtype: torch.dtype) -> SagePipeline:
     """The pipeline of a model with its CLIP, its student and its settings."""
     clip = None
     if spec.clip_source is not None:
-        clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision, dtype=dtype)
+        # bfloat16 has too few digits for similarities: groups would depend on the precision.
+        exact = torch.float32 if dtype is torch.bfloat16 else dtype
+        clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision, dtype=exact)
     pipe = SagePipeline.from_pretrained(spec.source, spec.revision, dtype=dtype, clip=clip)
     if spec.student is not None:
         pipe.merge_lora(spec.student)

@@ -62,7 +62,7 @@ def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -
     Raises:
         ValueError: If the model has no adapter, or it does not fit.
     """
-    adapter = _adapter(model) if trained else None
+    adapter = adapter_of(model) if trained else None
     if scheduler == PLAIN and adapter is None:
         return model.pipe
     made = _made.setdefault(model.pipe, {})
@@ -71,7 +71,12 @@ def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -
     return made[scheduler, adapter]
 
 
-def _adapter(model: LoadedModel) -> Path:
+def adapter_of(model: LoadedModel) -> Path:
+    """Where a model's adapter for sharing lies.
+
+    Raises:
+        ValueError: If it has none.
+    """
     adapter = model.spec.adapter
     if adapter is None:
         raise ValueError(f"{model.spec.title} has no adapter that was trained for sharing.")

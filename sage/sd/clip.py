@@ -5,11 +5,14 @@ Text vectors give the similarity matrix, both together the CLIP score.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from sage.sd.identity import fingerprint
 
 
 class ClipEncoder:
@@ -46,13 +49,31 @@ class ClipEncoder:
         self.model.to(device)
         return self
 
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Projected text embeddings [N, D], float32 on the CPU, unit length."""
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes what `from_pretrained` reads; safetensors only."""
+        for part in (self.model, self.tokenizer, self.image_processor):
+            part.save_pretrained(folder)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of texts, [N, L] each, on the CPU."""
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, return_tensors="pt"
         )
-        features = self.model.get_text_features(**tokens.to(self.model.device))
+        return tokens.input_ids, tokens.attention_mask
+
+    def identity(self) -> str:
+        """A text that changes when the text half of the model does."""
+        model: Any = getattr(self.model, "_orig_mod", self.model)
+        return fingerprint(model.text_model, model.text_projection, type(self.model))
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Projected text embeddings [N, D], float32 on the CPU, unit length."""
+        ids, mask = self.tokenize(texts)
+        device = self.model.device
+        features = self.model.get_text_features(
+            input_ids=ids.to(device), attention_mask=mask.to(device)
+        )
         return _unit(features)
 
     @torch.inference_mode()

@@ -32,7 +32,10 @@ OPENAI_CLIP = (
 class Features(Protocol):
     """What makes features of pictures."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Whose features they are."""
+        ...
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """[N, D] float32 on the CPU."""

@@ -1,19 +1,39 @@
-"""Counts the FLOPs of one call of each part of a model, once, with PyTorch's own counter.
+"""Counts the FLOPs and the memory of one call of each part of a model, once.
 
 Counted on the meta device: no weights, no arithmetic, exact for matrix products, convolutions and
 attention (2 FLOPs a multiply-add). Normalisations and activations are not counted, as is usual.
 Knows networks by their configuration only; nothing of plans or time.
 """
 
-from collections.abc import Callable
+import math
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, register_flop_formula
 
 from sage.core.cost import ModelFlops
+
+
+def _register_packed() -> None:
+    """The counter's formulas for the packed layers of `sage.sd.packed`."""
+
+    @register_flop_formula(torch.ops.mkldnn._convolution_pointwise)
+    def convolution(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape)
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def linear(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return 2 * math.prod(out_shape) * weight[-1]
+
+
+if torch.backends.mkldnn.is_available():
+    _register_packed()
 
 
 def count_flops(call: Callable[[], object]) -> float:
@@ -27,8 +47,49 @@ def count_flops(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
+class PeakBytes(TorchDispatchMode):
+    """Counts the memory of tensors that a call makes, on any device, the meta device included.
+
+    Attributes:
+        peak: Most bytes of such tensors that were alive at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive: dict[int, int] = {}
+        self._total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Runs an operation and counts its results; what it was given is not counted."""
+        self._see((args, kwargs), made_here=False)
+        output = func(*args, **(kwargs or {}))
+        self._see(output, made_here=True)
+        return output
+
+    def _see(self, values: Any, made_here: bool) -> None:
+        for value in tree_leaves(values):
+            if not isinstance(value, Tensor) or value.layout is not torch.strided:
+                continue
+            storage = value.untyped_storage()
+            key = storage._cdata
+            if key not in self._alive:
+                size = storage.nbytes() if made_here else 0
+                self._alive[key] = size
+                self._total += size
+                self.peak = max(self.peak, self._total)
+                if made_here:
+                    weakref.finalize(storage, self._forget, key).atexit = False
+
+    def _forget(self, key: int) -> None:
+        self._total -= self._alive.pop(key, 0)
+
+
 def on_meta(module: nn.Module) -> nn.Module:
     """A twin of a diffusers or transformers network without weights, from its configuration."""
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     kind: Any = type(module)
     with torch.device("meta"):
         if hasattr(kind, "from_config"):
@@ -37,7 +98,11 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 
 def model_flops(
-    text_encoder: nn.Module, unet: nn.Module, vae: nn.Module, tokens: int, latent_size: int
+    text_encoder: nn.Module,
+    unet: nn.Module,
+    vae: nn.Module,
+    tokens: int,
+    latent_size: int | tuple[int, int],
 ) -> ModelFlops:
     """FLOPs of one prompt, one denoiser row without guidance, and one decoded picture.
 
@@ -46,15 +111,61 @@ def model_flops(
         unet: A UNet2DConditionModel.
         vae: An AutoencoderKL.
         tokens: Length L of a tokenised prompt.
-        latent_size: Height and width of the latents.
+        latent_size: Height and width of the latents; one number if they are equal.
     """
+    size = (latent_size, latent_size) if isinstance(latent_size, int) else latent_size
     text, denoiser, decoder = on_meta(text_encoder), on_meta(unet), on_meta(vae)
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
-    z = torch.zeros(1, unet.config.in_channels, latent_size, latent_size, device="meta")
+    z = torch.zeros(1, unet.config.in_channels, *size, device="meta")
     t = torch.zeros(1, dtype=torch.long, device="meta")
-    cond = torch.zeros(1, tokens, unet.config.cross_attention_dim, device="meta")  # (1, L, D)
+    cond = torch.zeros(1, tokens, text_encoder.config.hidden_size, device="meta")  # (1, L, D)
     return ModelFlops(
         text_encoder=count_flops(lambda: text(ids)),
         denoiser=count_flops(lambda: denoiser(z, t, cond)),
         decoder=count_flops(lambda: decoder.decode(z[:, : vae.config.latent_channels])),
     )
+
+
+class FlopsCache:
+    """Counts that were made, by the configurations they follow from."""
+
+    def __init__(self) -> None:
+        self._counted: dict[Hashable, ModelFlops] = {}
+
+    def count(
+        self,
+        text_encoder: nn.Module,
+        unet: nn.Module,
+        vae: nn.Module,
+        tokens: int,
+        latent_size: tuple[int, int],
+    ) -> ModelFlops:
+        """As `model_flops`; for parts of a configuration that was seen before, from memory."""
+        parts = (text_encoder, unet, vae)
+        plain = [getattr(part, "_orig_mod", part) for part in parts]
+        configs = tuple((type(part), repr(part.config)) for part in plain)
+        key = (configs, tokens, latent_size)
+        if key not in self._counted:
+            self._counted[key] = model_flops(*parts, tokens=tokens, latent_size=latent_size)
+        return self._counted[key]
+
+
+def count_bytes(
+    network: nn.Module, latent: tuple[int, int, int], cond: tuple[int, int] | None = None
+) -> float:
+    """Bytes that one row takes at most while a network runs; an upper bound of its activations.
+
+    Args:
+        network: A UNet2DConditionModel, or an AutoencoderKL that decodes.
+        latent: Shape [C, h, w] of a latent.
+        cond: Shape [L, D] of a condition; None for a decoder.
+    """
+    twin = on_meta(network)  # in float32
+    z = torch.zeros(1, *latent, device="meta")
+    with torch.no_grad(), PeakBytes() as memory:
+        if cond is None:
+            twin.decode(z)
+        else:
+            t = torch.zeros(1, dtype=torch.long, device="meta")
+            twin(z, t, torch.zeros(1, *cond, device="meta"))
+    return memory.peak * network.dtype.itemsize / 4

@@ -64,6 +64,18 @@ class ModelSettings:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as settings of a model: {error}") from error
 
+    def write(self, folder: str | Path) -> None:
+        """Writes what `read` reads; the file of a folder that has one keeps its other values."""
+        path = Path(folder) / FILE_NAME
+        before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        values: dict = {name: getattr(self, name) for name, one in PAPER.items() if one.of_model}
+        if (rgb := self.latent_rgb) is not None:
+            values["latent_rgb"] = {"weight": rgb.weight.tolist(), "bias": rgb.bias.tolist()}
+        if self.known_words is not None:
+            values["known_words"] = sorted(self.known_words)
+        text = json.dumps(before | values, indent=2, ensure_ascii=False)
+        path.write_text(text + "\n", "utf-8")
+
     def _with(self, values: dict) -> "ModelSettings":
         own = (one for one in PAPER.values() if one.of_model and one.name in values)
         found: dict = {one.name: one.check(values[one.name], library=True) for one in own}

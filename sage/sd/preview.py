@@ -10,6 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from sage.sd.identity import fingerprint
+
+WITHHELD = (128, 128, 128)
+
 # Stable Diffusion 1.x, as published by its users:
 # https://discuss.huggingface.co/t/decoding-latents-to-rgb-without-upscaling/23204
 _SD1 = [
@@ -37,7 +41,14 @@ class LatentRGB:
         return cls(torch.tensor(_SD1) / 2, torch.full((3,), 0.5))
 
     @classmethod
-    def fit(cls, vae: nn.Module, size: int = 16, samples: int = 8, seed: int = 0) -> "LatentRGB":
+    def fit(
+        cls,
+        vae: nn.Module,
+        size: int = 16,
+        samples: int = 8,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> "LatentRGB":
         """Least squares on pictures decoded from smooth random latents.
 
         Args:
@@ -45,6 +56,7 @@ class LatentRGB:
             size: Height and width of the latents to decode.
             samples: How many of them.
             seed: Seed of the latents.
+            device: Where the decoder runs; where its weights are without it.
         """
         generator = torch.Generator().manual_seed(seed)
         channels = vae.config.latent_channels
@@ -53,7 +65,8 @@ class LatentRGB:
         z = interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * fine
         weight = next(vae.parameters())
         with torch.no_grad():
-            decoded = vae.decode(z.to(weight) / vae.config.scaling_factor).sample.float().cpu()
+            z_there = z.to(weight.device if device is None else device, weight.dtype)
+            decoded = vae.decode(z_there / vae.config.scaling_factor).sample.float().cpu()
         colour = avg_pool2d(decoded / 2 + 0.5, decoded.shape[-1] // size)
         pixels = torch.cat([z, torch.ones_like(z[:, :1])], 1).movedim(1, -1).flatten(0, -2)
         solution = torch.linalg.lstsq(pixels, colour.movedim(1, -1).flatten(0, -2)).solution
@@ -70,3 +83,26 @@ class LatentRGB:
         pixels = (self(latents.float()) * 255).round().byte().movedim(1, -1).cpu().numpy()
         small = [Image.fromarray(p) for p in pixels]
         return [picture.resize(size, Image.Resampling.BICUBIC) for picture in small]
+
+
+class Previews:
+    """Colours of previews: a model's own, or fitted to its decoder."""
+
+    def __init__(self) -> None:
+        self._fitted: dict[str, LatentRGB] = {}
+
+    def colours(
+        self, vae: nn.Module, known: LatentRGB | None, device: torch.device | None = None
+    ) -> LatentRGB:
+        """The model's own colours, or those of this decoder, fitted once for its weights."""
+        if known is not None:
+            return known
+        key = fingerprint(vae)
+        if key not in self._fitted:
+            self._fitted = {key: LatentRGB.fit(vae, device=device)}
+        return self._fitted[key]
+
+
+def withheld(number: int, size: tuple[int, int]) -> list[Image.Image]:
+    """What stands for previews that must not be seen: grey pictures of (width, height)."""
+    return [Image.new("RGB", size, WITHHELD) for _ in range(number)]

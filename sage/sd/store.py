@@ -5,9 +5,12 @@ there, and on nothing that comes later. So a trunk does not depend on its branch
 branch point re-runs the branches only. Bounded; what was least recently used goes first.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from threading import Lock
+
+import torch
+from torch import Tensor
 
 from sage.core.plan import Plan
 from sage.core.sampling import State
@@ -80,6 +83,56 @@ class StateStore:
             self._bytes = 0
 
 
+class Draft:
+    """The states of a run that is under way, kept apart until they are known to be good.
+
+    Each state is checked when it is added, by a flag that stays on the device; the flags are read
+    once, when the states are published. A run that fails publishes nothing.
+
+    Args:
+        store: Where they go.
+        inputs: As for `StateStore.add`.
+        plan: The run's plan.
+        branch_inputs: As for `StateStore.add`.
+    """
+
+    def __init__(
+        self, store: StateStore, inputs: Hashable, plan: Plan, branch_inputs: Hashable = None
+    ) -> None:
+        self.store = store
+        self._where = inputs, plan
+        self._branch_inputs = branch_inputs
+        self._states: deque[tuple[State, Tensor]] = deque()
+        self._bytes = 0
+
+    def add(self, state: State, finite: Tensor | bool = True) -> None:
+        """Notes a state after its step.
+
+        Args:
+            state: The state.
+            finite: Whether everything that led to it was a number.
+        """
+        good = torch.stack([torch.isfinite(t).all() for t in _tensors(state)]).all() & finite
+        self._states.append((state, good))
+        self._bytes += _bytes(state)
+        while self._bytes > self.store.max_bytes > 0:  # the store would drop it anyway
+            self._bytes -= _bytes(self._states.popleft()[0])
+
+    def publish(self) -> None:
+        """Gives the store every state up to the first that is not finite; waits for a GPU."""
+        if not self._states:
+            return
+        flags = torch.stack([good for _, good in self._states]).tolist()
+        for (state, _), good in zip(self._states, flags, strict=True):
+            if not good:
+                break
+            self.store.add(*self._where, state, self._branch_inputs)
+        self._states.clear()
+
+
+def _tensors(state: State) -> tuple[Tensor, ...]:
+    return (state.x, state.denoised, *state.memory)
+
+
 def _bytes(state: State) -> int:
-    tensors = (state.x, state.denoised, *state.memory)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))

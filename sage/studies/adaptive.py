@@ -7,125 +7,113 @@ evaluations a fixed branch point would need for the same quality. The calibratio
 and of the untrained model, appear in `calibration/` beside the result.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from sage.core.adaptive import AdaptiveRule, branch_step_for
+from sage.core.adaptive import branch_step_for
 from sage.core.grouping import cosine_similarity
 from sage.core.plan import shared_plan
-from sage.studies.engine.calibrate import Sweep, swept, written
-from sage.studies.engine.cells import Setting
-from sage.studies.engine.contest import Contest, Entry, hold, panels_of, quality_keys, rows
+from sage.studies.engine.calibrate import Sweep, sweep, write_calibrations
+from sage.studies.engine.cells import Recipe
+from sage.studies.engine.compare import (
+    Comparison,
+    Design,
+    Entry,
+    cost_figure,
+    rows_with_front,
+)
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.results import result
-from sage.studies.main_table import INDEPENDENT
+from sage.studies.engine.methods import INDEPENDENT, PROBING, probing_label
+from sage.studies.engine.results import Row
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "adaptive", "Branch points that depend on the prompts"
-DEFAULTS = {"pictures": 336, "seeds": 1}
 FIXED, BEFORE, WHILE = "fixed", "from similarity", "probing"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 CALIBRATED = (*RATIOS, 0.85, 1.0)  # a visitor may ask for any
-# Cosines of guidance directions and x0 of the built-in model lie in these ranges.
-RULES = (
-    *(AdaptiveRule(threshold, 0.1, 0.6, every=3) for threshold in (0.8, 1.0, 1.2)),
-    *(AdaptiveRule(t, 0.1, 0.6, every=3, compare="clean") for t in (1.5, 2.0)),
-)
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """The sweep of fixed branch points, the calibration, and both ways, with the SAGE adapter."""
-    adapter, prompts = lab.settings.sage_adapter, lab.prompts
-    sweep = {ratio: lab.setting(ratio, adapter) for ratio in RATIOS}
-    entries = [Entry(FIXED, f"ratio {ratio:g}", setting) for ratio, setting in sweep.items()]
-    entries += [
-        Entry(WHILE, rule_name(rule), lab.setting(0.0, adapter, options=(("adaptive", rule),)))
-        for rule in RULES
+def design(lab: Lab) -> Design:
+    """Fixed branch points, probing, and branch points of the calibration, which is made here."""
+    adapter = lab.settings.sage_adapter
+    fixed = [Entry(INDEPENDENT, lab.recipe(), {"label": ""})]
+    fixed += [
+        Entry(FIXED, lab.recipe(ratio, adapter), {"label": f"ratio {ratio:g}"}) for ratio in RATIOS
     ]
-    hold(lab, entries)
-    measured, plain = (
-        swept(lab, {ratio: lab.setting(ratio, some) for ratio in CALIBRATED})
-        for some in (adapter, None)
-    )
-    calibrations = {Path(adapter).name: measured.fit(), "untrained": plain.fit()}
-    entries.append(Entry(BEFORE, "calibrated", crossed(lab, measured, adapter)))
-    found = hold(lab, [Entry(INDEPENDENT, "", lab.setting()), *entries])
-    written(lab, calibrations)
-    keys = quality_keys(found)
-    lines = rows(found)
-    for line, gain in zip(lines, gains(found, keys), strict=True):
-        line["gain"] = gain
-    return result(
-        sys.modules[__name__],
-        lab,
-        lines,
-        finding(lines, keys),
-        prompts=prompts,
-        conditions_={"adapter": lab.adapter_digest(adapter)},
-        calibrations={name: asdict(calibration) for name, calibration in calibrations.items()},
-    )
+    probing = [
+        Entry(WHILE, lab.recipe(0.0, adapter, adaptive=rule), {"label": probing_label(rule)})
+        for rule in PROBING
+    ]
+    lab.render([(entry.recipe, lab.prompts) for entry in (*fixed, *probing)])
+    trained, untrained = (sweep(lab, lab.recipe(0.0, some), CALIBRATED) for some in (adapter, None))
+    calibrated = Entry(BEFORE, cross_fitted(lab, trained), {"label": "calibrated"})
+    calibrations = {adapter.name: trained.fit(), "untrained": untrained.fit()}
+    return Design([*fixed, *probing, calibrated], lab.prompts, {"calibrations": calibrations})
 
 
-def rule_name(rule: AdaptiveRule) -> str:
-    """What tells a rule from the others."""
-    return f"{rule.compare} {rule.threshold:g}"
-
-
-# -- before sampling -----------------------------------------------------------------------------
-
-
-def crossed(lab: Lab, sweep: Sweep, adapter: Path | None) -> Setting:
+def cross_fitted(lab: Lab, trained: Sweep) -> Recipe:
     """Branch points of every group by the calibration of the other half of the groups."""
-    prompts = lab.prompts
+    prompts, steps = lab.prompts, lab.settings.steps
     similarity = cosine_similarity(lab.pipe.embed(prompts.texts))
-    steps, numbers = lab.settings.steps, range(len(sweep.sizes))
-    halves = [sweep.fit(numbers[1 - half :: 2]) for half in (0, 1)]
+    numbers = range(len(trained.sizes))
+    halves = [trained.fit(numbers[1 - half :: 2]) for half in (0, 1)]
     points = [
         branch_step_for(similarity, group, steps, halves[g % 2])
         for g, group in enumerate(prompts.groups)
     ]
-    return lab.setting(0.0, adapter, plan=shared_plan(prompts.groups, steps, points))
+    plan = shared_plan(prompts.groups, steps, points)
+    return lab.recipe(0.0, lab.settings.sage_adapter, plan=plan)
 
 
-# -- what it is worth ----------------------------------------------------------------------------
-
-
-def gains(found: Contest, keys: Sequence[str]) -> list[dict[str, float]]:
-    """For each entry, evaluations saved against a fixed branch point of the same quality."""
-    fixed = [m for entry, m in found.items() if entry.name in (FIXED, INDEPENDENT)]
+def rows(comparison: Comparison) -> list[Row]:
+    """Lines with the evaluations they save against a fixed branch point of the same quality."""
+    fixed = [line.measured for line in comparison.lines if line.name in (FIXED, INDEPENDENT)]
     fixed.sort(key=lambda m: m.evaluations)
     spent = np.array([m.evaluations for m in fixed])
-    told = []
-    for measured in found.values():
-        gain = {}
-        for key in keys:
+    lines = rows_with_front()(comparison)
+    for line, judged in zip(lines, comparison.lines, strict=True):
+        line["gain"] = {}
+        for key in comparison.quality:
             sign = METRIC[key].better or 1
             values = isotonic_regression([sign * m.metrics[key].value for m in fixed]).x
             # What the smoothed sweep needs; at its ends, the end.
-            needed = np.interp(sign * measured.metrics[key].value, values, spent)
-            gain[key] = round(float(1 - measured.evaluations / needed), 4)
-        told.append(gain)
-    return told
+            needed = np.interp(sign * judged.value(key), values, spent)
+            line["gain"][key] = round(float(1 - judged.measured.evaluations / needed), 4)
+    return lines
 
 
-def finding(lines: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+def more(comparison: Comparison) -> dict[str, Any]:
+    """The calibrations, which are also written as files."""
+    calibrations = comparison.design.facts["calibrations"]
+    write_calibrations(comparison.lab, calibrations)
+    return {"calibrations": {name: asdict(table) for name, table in calibrations.items()}}
+
+
+def finding(comparison: Comparison) -> str:
     """One sentence: what the best of each way saves at equal quality, whichever way it goes."""
-    said = []
+    parts = []
     for name in (BEFORE, WHILE):
-        mine = [line for line in lines if line["name"] == name]
-        best = max(mine, key=lambda line: sum(line["gain"].values()))
-        told = ", ".join(f"{best['gain'][key]:+.0%} at equal {METRIC[key].title}" for key in keys)
-        said.append(f"{name} ({best['label']}) saves {told}")
-    text = f"Against fixed branch points of the same quality, {'; '.join(said)} (goal: +10%)."
+        lines = [line for line in comparison.rows if line["name"] == name]
+        best = max(lines, key=lambda line: sum(line["gain"].values()))
+        gains = ", ".join(
+            f"{best['gain'][key]:+.0%} at equal {METRIC[key].title}" for key in comparison.quality
+        )
+        parts.append(f"{name} ({best['label']}) saves {gains}")
+    text = f"Against fixed branch points of the same quality, {'; '.join(parts)} (goal: +10%)."
     return text.replace(" -", " \N{MINUS SIGN}")
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Quality against evaluations."""
-    return panels_of(found)
+STUDY = Study(
+    name="adaptive",
+    title="Branch points that depend on the prompts",
+    about=__doc__,
+    design=design,
+    rows=rows,
+    more=more,
+    finding=finding,
+    figure=cost_figure(scattered=(WHILE,)),
+    defaults={"pictures": 336, "seeds": 1},
+)

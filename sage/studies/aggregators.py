@@ -5,65 +5,65 @@ the members in turn, and the mean of their predictions, which costs as much as n
 what the soft target of L_SAGE trains the first one to be.
 """
 
-import sys
-from collections.abc import Mapping
-from typing import Any
-
-from sage.core.trunk import TRUNKS
-from sage.studies.engine.contest import (
-    Contest,
-    Entry,
-    differing,
-    hold,
-    panels_of,
-    quality_keys,
-    rows,
-    told,
-)
+from sage.core.settings import TRUNKS
+from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, rows_with_front
+from sage.studies.engine.figures import Bars, Figure, by_key, caption, metric_title, wanted
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.results import result
-from sage.studies.main_table import INDEPENDENT
+from sage.studies.engine.methods import INDEPENDENT
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "aggregators", "What a trunk follows"
-DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIO = 0.4
+TRAINED, UNTRAINED = "SAGE", "untrained"
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def design(lab: Lab) -> Design:
     """All rules at one branch point, without training and with the SAGE adapter."""
-    adapter = lab.settings.sage_adapter
-    entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
-    for trunk, title in TRUNKS.items():
-        # The mean is the default: its cells are those of the other studies.
-        options = () if trunk == "mean" else (("trunk", trunk),)
-        for label, chosen in (("untrained", None), ("SAGE", adapter)):
-            entries.append(Entry(title, label, lab.setting(RATIO, chosen, options=options)))
-    found = hold(lab, entries)
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows(found),
-        finding(found),
-        prompts=lab.prompts,
-        conditions_={"adapter": lab.adapter_digest(adapter)},
-    )
+    steps = {"label": f"{lab.settings.steps} steps"}
+    entries = [Entry(INDEPENDENT, lab.recipe(), steps)]
+    entries += [
+        Entry(title, lab.recipe(RATIO, adapter, trunk=trunk), {"label": label})
+        for trunk, title in TRUNKS.items()
+        for label, adapter in ((UNTRAINED, None), (TRAINED, lab.settings.sage_adapter))
+    ]
+    return Design(entries, lab.prompts)
 
 
-def finding(found: Contest) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: which rules differ from the paper's, beyond chance."""
-    keys = quality_keys(found)
-    paper = {entry.label: entry for entry in found if entry.name == TRUNKS["mean"]}
-    said = []
+    paper = {line.label: line for line in comparison.all(TRUNKS["mean"])}
+    parts = []
     for title in [title for trunk, title in TRUNKS.items() if trunk != "mean"]:
-        pairs = [(e, paper[e.label]) for e in found if e.name == title]
+        pairs = [(line, paper[line.label]) for line in comparison.all(title)]
         for sign, word in ((1, "better"), (-1, "worse")):
-            if where := differing(found, pairs, sign):
-                said.append(f"{title.lower()} is {word} in {where}")
+            if where := comparison.differing(pairs, sign):
+                parts.append(f"{title.lower()} is {word} in {where}")
     first = next(iter(paper.values()))
-    against = f"Against the paper's mean embedding ({told(found, first, keys)} {first.label})"
-    return f"{against}, {'; '.join(said) if said else 'no other rule differs'} beyond chance."
+    against = f"Against the paper's mean embedding ({comparison.summary(first)} {first.label})"
+    return f"{against}, {'; '.join(parts) if parts else 'no other rule differs'} beyond chance."
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Quality against evaluations, a line for each rule."""
-    return panels_of(found)
+def figure(result: Result) -> Figure:
+    """Quality of each rule."""
+    panels = []
+    for key in wanted(result, QUALITY):
+        rows = []
+        for name, lines in by_key(result["rows"]).items():
+            numbers = {line["label"]: line["metrics"].get(key) for line in lines}
+            untrained = numbers.get(UNTRAINED, lines[0]["metrics"].get(key))
+            rows.append((name, [untrained, numbers.get(TRAINED)]))
+        names = ((UNTRAINED, 0), ("with the SAGE adapter", 1))
+        panels.append(Bars(metric_title(result, key), rows, names))
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="aggregators",
+    title="What a trunk follows",
+    about=__doc__,
+    design=design,
+    rows=rows_with_front(),
+    finding=finding,
+    figure=figure,
+    defaults={"pictures": 336, "seeds": 1},
+)

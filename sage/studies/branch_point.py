@@ -4,21 +4,18 @@ The branch point T* is swept with the SAGE adapter fixed, for all groups and for
 groups by tightness (mean similarity inside a group): do tight groups bear longer trunks?
 """
 
-import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from sage.studies.engine import figures
+from sage.studies.engine.compare import Comparison, Design, Entry, unbeaten
+from sage.studies.engine.figures import Figure, by_key, caption, metric_panels
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.measure import Measured
+from sage.studies.engine.methods import INDEPENDENT, SAGE
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.results import result, row
-from sage.studies.main_table import INDEPENDENT, SAGE
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "branch-point", "Quality against the branch point"
-DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIOS = (0.1, 0.2, 0.3, 11 / 30, 0.4, 13 / 30, 0.5, 0.6, 0.7)
 EVERY = "all groups"
 BINS = ("loose groups", "middling groups", "tight groups")
@@ -33,69 +30,64 @@ def thirds(prompts: PromptSet) -> dict[str, tuple[int, ...]]:
     return {name: tuple(sorted(part.tolist())) for name, part in zip(BINS, parts, strict=True)}
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Renders the sweep and judges it bin by bin."""
-    prompts = lab.prompts
-    adapter = lab.settings.sage_adapter
-    settings = [lab.setting(), *(lab.setting(ratio, adapter) for ratio in RATIOS)]
-    lab.render([(setting, prompts) for setting in settings])
-    found: dict[tuple[str, float], Measured] = {}
-    for bin_, only in {EVERY: None, **thirds(prompts)}.items():
-        for setting in settings:
-            found[bin_, setting.share_ratio] = lab.measure(setting, prompts, only)
-    rows = [
-        row(SAGE if ratio else INDEPENDENT, measured, groups=bin_)
-        for (bin_, ratio), measured in found.items()
+def design(lab: Lab) -> Design:
+    """All branch points for all groups, then for each third."""
+    recipes = {0.0: lab.recipe()}
+    recipes |= {ratio: lab.recipe(ratio, lab.settings.sage_adapter) for ratio in RATIOS}
+    bins: dict[str, tuple[int, ...] | None] = {EVERY: None, **thirds(lab.prompts)}
+    entries = [
+        Entry(SAGE if ratio else INDEPENDENT, recipe, {"groups": name}, only=only)
+        for name, only in bins.items()
+        for ratio, recipe in recipes.items()
     ]
+    return Design(entries, lab.prompts)
+
+
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """The adapter, how tight each third is, and the scale of distances."""
+    lab = comparison.lab
     tightness = {
-        bin_: [round(float(f([prompts.tightness[g] for g in only])), 3) for f in (min, max)]
-        for bin_, only in thirds(prompts).items()
+        name: [round(float(f([lab.prompts.tightness[g] for g in only])), 3) for f in (min, max)]
+        for name, only in thirds(lab.prompts).items()
     }
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows,
-        finding(found),
-        prompts=prompts,
-        conditions_={
-            "adapter": lab.adapter_digest(adapter),
-            "tightness": tightness,
-            "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(prompts),
-        },
-        pareto=[round(ratio, 4) for ratio in pareto(found)],
-    )
+    return {
+        "adapter": lab.adapter_digest(lab.settings.sage_adapter),
+        "tightness": tightness,
+        "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(lab.prompts),
+    }
 
 
-def pareto(found: Mapping[tuple[str, float], Measured], key: str = "fd") -> list[float]:
+def pareto(comparison: Comparison, key: str = "fd") -> list[float]:
     """Branch points of all groups that no other one beats in both saving and a metric."""
-    lines = [
-        (ratio, measured.saving, measured.metrics[key].value)
-        for (bin_, ratio), measured in found.items()
-        if bin_ == EVERY and key in measured.metrics
-    ]
-    return [
-        ratio
-        for ratio, saving, value in lines
-        if not any(s >= saving and v <= value and (s, v) != (saving, value) for _, s, v in lines)
-    ]
+    points = {
+        line.measured.recipe.sampling.share_ratio: (-line.measured.saving, line.value(key))
+        for line in comparison.all(groups=EVERY)
+        if key in line.measured.metrics
+    }
+    return [ratio for ratio, point in points.items() if unbeaten(point, list(points.values()))]
 
 
-def finding(found: Mapping[tuple[str, float], Measured]) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: how the cost grows with T*, and whether tight groups bear more."""
-    key = "fd" if "fd" in found[EVERY, 0.0].metrics else "pixels"
-    told = [
-        f"{ratio:.0%} shared saves {found[EVERY, ratio].saving:.0%} at "
-        f"{found[EVERY, ratio].metrics[key].value:.3g}"
+
+    def at(ratio: float, groups: str = EVERY) -> Any:
+        lines = comparison.all(groups=groups)
+        return next(x.measured for x in lines if x.measured.recipe.sampling.share_ratio == ratio)
+
+    alone = at(0.0)
+    key = "fd" if "fd" in alone.metrics else "pixels"
+    parts = [
+        f"{ratio:.0%} shared saves {at(ratio).saving:.0%} at {at(ratio).metrics[key].value:.3g}"
         for ratio in (0.3, 0.4, 0.5)
     ]
     text = (
         f"{'FD-EffLite0' if key == 'fd' else 'Pixel distance'} is "
-        f"{found[EVERY, 0.0].metrics[key].value:.3g} for independent sampling; {', '.join(told)}"
+        f"{alone.metrics[key].value:.3g} for independent sampling; {', '.join(parts)}"
     )
-    if (BINS[0], 0.4) not in found:
+    if not comparison.all(groups=BINS[0]):
         return text + "."
-    twin = "twin" if "twin" in found[EVERY, 0.4].metrics else "pixels"
-    loose, tight = (found[name, 0.4].metrics[twin] for name in (BINS[0], BINS[-1]))
+    twin = "twin" if "twin" in alone.metrics else "pixels"
+    loose, tight = (at(0.4, name).metrics[twin] for name in (BINS[0], BINS[-1]))
     apart = tight.high < loose.low or loose.high < tight.low
     return (
         f"{text}; at 40 % the distance to the twin is {tight.value:.3f} in the tightest third of "
@@ -103,27 +95,28 @@ def finding(found: Mapping[tuple[str, float], Measured]) -> str:
     )
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+def figure(result: Result) -> Figure:
     """Quality against saving, by tightness."""
-    wanted = [key for key in ("fd", "clip", "twin") if key in found["metrics"]]
-    bins = dict.fromkeys(line["groups"] for line in found["rows"])
-    traces = []
-    for panel, key in enumerate(wanted, 1):
-        for n, bin_ in enumerate(bins):
-            if key == "fd" and bin_ != EVERY:
-                continue  # of a third of the pictures: another bias, not to be compared
-            lines = [line for line in found["rows"] if line["groups"] == bin_]
-            traces.append(
-                figures.interval_trace(
-                    bin_,
-                    [line["saving"] for line in lines],
-                    [line["metrics"][key] for line in lines],
-                    colour=(figures.COLOURS[6], *figures.COLOURS)[n],
-                    symbol=figures.SYMBOLS[n],
-                    texts=[f"{line['share_ratio']:.0%} shared" for line in lines],
-                    axes=panel,
-                    legend=key != "fd" and panel == 2,
-                )
-            )
-    titles = [("evaluations saved", figures.axis_title(found["metrics"][key])) for key in wanted]
-    return figures.panels(traces, titles, title=TITLE, x_format=".0%", note=figures.caption(found))
+    panels = []
+    for key in (key for key in ("fd", "clip", "twin") if key in result["metrics"]):
+        bins = by_key(result["rows"], "groups")
+        if key == "fd":  # of a third of the pictures it has another bias, not to be compared
+            bins = {EVERY: bins[EVERY]}
+        panels += metric_panels(
+            result, [key], bins, lambda line: line["saving"], "evaluations saved", percent=True
+        )
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="branch-point",
+    title="Quality against the branch point",
+    about=__doc__,
+    design=design,
+    more=lambda comparison: {"pareto": [round(ratio, 4) for ratio in pareto(comparison)]},
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+    columns={"groups": "groups", "share_ratio": "share ratio"},
+    defaults={"pictures": 336, "seeds": 1},
+)

@@ -5,86 +5,123 @@ DPM-Solver++ (2M) and plain DDIM at few steps, and the few-step students of `sag
 calibrations, for the guard, appear in `calibration/` beside the result.
 """
 
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sage.core.calibration import Calibration
-from sage.jobs.models import ASSETS
-from sage.sd.pipeline import LORA_FILE
-from sage.studies.engine.calibrate import swept, written
-from sage.studies.engine.contest import Contest, Entry, hold, panels_of, quality_keys, rows
+from sage.studies.engine import methods
+from sage.studies.engine.calibrate import sweep, write_calibrations
+from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, rows_with_front
+from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.results import result
-from sage.studies.main_table import INDEPENDENT
+from sage.studies.engine.methods import INDEPENDENT, SHARED_AT, STUDENT_STEPS
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "few-step", "Sharing with few steps"
-DEFAULTS = {"pictures": 336, "seeds": 1}
-SHARED_AT = (0.25, 0.4)  # one and two of four steps
 SOLVERS = {"dpm++2m": ("DPM-Solver++ (2M)", (8, 10, 15)), "ddim": ("DDIM", (4, 8, 15))}
 SIDES = {0.0: "alone"} | {ratio: f"shared at {ratio:g}" for ratio in SHARED_AT}
-STUDENT_STEPS = (4, 8)
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def students(lab: Lab) -> dict[int, Path | None]:
+    """The adapter for each number of steps."""
+    return {steps: methods.student(lab, steps) for steps in STUDENT_STEPS}
+
+
+def design(lab: Lab) -> Design:
     """Every sampler alone and shared; students where there are any."""
-    students = {steps: student(lab, steps) for steps in STUDENT_STEPS}
-    entries = [Entry(INDEPENDENT, f"{lab.settings.steps} steps", lab.setting())]
+
+    def steps_(number: int) -> dict[str, str]:
+        return {"label": f"{number} steps"}
+
+    entries = [Entry(INDEPENDENT, lab.recipe(), steps_(lab.settings.steps))]
     for ratio, side in SIDES.items():
-        for key, (title, numbers) in SOLVERS.items():
-            for steps in numbers:
-                setting = lab.setting(ratio, None, steps=steps, scheduler=key)
-                entries.append(Entry(f"{title}, {side}", f"{steps} steps", setting))
-        for steps, folder in students.items():
-            if folder is not None:
-                setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
-                entries.append(Entry(f"distilled, {side}", f"{steps} steps", setting))
-    found = hold(lab, entries)
-    calibrations = {
-        folder.name: calibration(lab, steps, folder)
-        for steps, folder in students.items()
-        if folder is not None
-    }
-    written(lab, calibrations)
-    digests = {str(n): lab.adapter_digest(folder) for n, folder in students.items()}
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows(found, "gigaflops"),
-        finding(found),
-        prompts=lab.prompts,
-        conditions_={"students": digests, "shared_at": SHARED_AT},
-    )
-
-
-def student(lab: Lab, steps: int) -> Path | None:
-    """The adapter for so many steps: shipped, or as `sage.world.distil` leaves it; None if none."""
-    places = (ASSETS / f"emoji-scenes-{steps}-step-lora", lab.settings.adapters.parent)
-    folders = (places[0], places[1] / f"few-step-{steps}")
-    return next((folder for folder in folders if (folder / LORA_FILE).is_file()), None)
+        entries += [
+            Entry(f"{title}, {side}", lab.recipe(ratio, scheduler=key, steps=n), steps_(n))
+            for key, (title, numbers) in SOLVERS.items()
+            for n in numbers
+        ]
+        entries += [
+            Entry(
+                f"distilled, {side}",
+                lab.recipe(ratio, folder, steps=n, guidance_scale=1.0),
+                steps_(n),
+            )
+            for n, folder in students(lab).items()
+            if folder is not None
+        ]
+    return Design(entries, lab.prompts)
 
 
 def calibration(lab: Lab, steps: int, folder: Path) -> Calibration:
     """What sharing does to a student, at every branch point it has."""
-    ratios = [step / steps for step in range(1, steps + 1)]
-    return swept(lab, {r: lab.setting(r, folder, steps=steps, guidance=1.0) for r in ratios}).fit()
+    recipe = lab.recipe(0.0, folder, steps=steps, guidance_scale=1.0)
+    return sweep(lab, recipe, [step / steps for step in range(1, steps + 1)]).fit()
 
 
-def finding(found: Contest) -> str:
+def more(comparison: Comparison) -> dict[str, Any]:
+    """Nothing in the result; the students' calibrations beside it."""
+    lab = comparison.lab
+    write_calibrations(
+        lab,
+        {
+            folder.name: calibration(lab, steps, folder)
+            for steps, folder in students(lab).items()
+            if folder is not None
+        },
+    )
+    return {}
+
+
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """Which students were used."""
+    lab = comparison.lab
+    digests = {str(n): lab.adapter_digest(folder) for n, folder in students(lab).items()}
+    return {"students": digests, "shared_at": SHARED_AT}
+
+
+def finding(comparison: Comparison) -> str:
     """One sentence: what sharing changes for each sampler."""
-    key, said = quality_keys(found)[0], {}
-    for entry, measured in found.items():
-        name, _, side = entry.name.partition(", ")
+    key = comparison.quality[0]
+    by_sampler: dict[str, list[str]] = {}
+    for line in comparison.lines:
+        name, _, side = line.name.partition(", ")
         if side:
-            value = f"{measured.metrics[key].value:.3g} {side}"
-            said.setdefault(f"{name}, {entry.label}", []).append(value)
-    base = next(iter(found.values())).metrics[key].value
-    told = "; ".join(f"{sampler}: {', '.join(values)}" for sampler, values in said.items())
-    return f"{METRIC[key].title} is {base:.3g} for independent sampling; {told}."
+            values = by_sampler.setdefault(f"{name}, {line.label}", [])
+            values.append(f"{line.value(key):.3g} {side}")
+    base = comparison.lines[0].value(key)
+    parts = "; ".join(f"{sampler}: {', '.join(v)}" for sampler, v in by_sampler.items())
+    return f"{METRIC[key].title} is {base:.3g} for independent sampling; {parts}."
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Quality against FLOPs."""
-    return panels_of(found, cost="gigaflops")
+def figure(result: Result) -> Figure:
+    """Quality against FLOPs, each sampler alone and shared most; 30 steps are DDIM's."""
+    methods_ = by_key(result["rows"])
+    most = SIDES[max(SHARED_AT)]
+    alone = {name: lines for name, lines in methods_.items() if name.endswith(", alone")}
+    alone["DDIM, alone"] = [*alone["DDIM, alone"], *methods_[INDEPENDENT]]
+    shared = {name: lines for name, lines in methods_.items() if name.endswith(most)}
+    order = sorted(alone | shared, key=lambda name: (name != "DDIM, alone", name))
+    panels = metric_panels(
+        result,
+        wanted(result, QUALITY),
+        {name: (alone | shared)[name] for name in order},
+        lambda line: line["gigaflops"],
+        "GFLOPs a picture",
+        log=True,
+    )
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="few-step",
+    title="Sharing with few steps",
+    about=__doc__,
+    design=design,
+    rows=rows_with_front("gigaflops"),
+    more=more,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+    defaults={"pictures": 336, "seeds": 1},
+)

@@ -10,8 +10,7 @@ paper's (0.6, 0.9) belong to OpenAI CLIP and are applied to the sentence encoder
 
 import itertools
 import json
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,14 @@ from torch import Tensor
 
 from sage.core.grouping import cosine_similarity
 from sage.core.settings import Sampling
-from sage.studies.engine import figures
+from sage.studies.engine.compare import Comparison, Design
+from sage.studies.engine.figures import Figure, Panel, Point, Series
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.linkage import complete_linkage
 from sage.studies.engine.prompts import SEED, bounds
-from sage.studies.engine.results import ROOT, result
+from sage.studies.engine.results import ROOT, Result, Row
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "grouping", "How many prompts can share"
 COUNTS = (100, 1000)
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 COCO = ROOT / "tests" / "data" / "coco_captions_5k.jsonl"
@@ -55,26 +55,19 @@ class Prompts:
     tau_max: float
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """All sources at all sizes."""
+def design(lab: Lab) -> Design:
+    """All sources at all sizes; no picture is compared."""
     sources, missing = find_sources(lab)
     rows, histograms = [], {}
     for source in sources:
         rng = np.random.default_rng(SEED)
-        chosen = rng.choice(len(source.texts), min(max(COUNTS), len(source.texts)), replace=False)
-        vectors = source.embed([source.texts[n] for n in chosen])
+        number = min(max(COUNTS), len(source.texts))
+        sample: list[int] = rng.choice(len(source.texts), number, replace=False).tolist()
+        vectors = source.embed([source.texts[n] for n in sample])
         pairs = random_pairs(vectors, max(COUNTS), rng)
-        rows += [study(source, vectors[:n], pairs[:n]) for n in COUNTS if n <= len(vectors)]
+        rows += [measure(source, vectors[:n], pairs[:n]) for n in COUNTS if n <= len(vectors)]
         histograms[source.name] = np.histogram(pairs, BINS)[0].tolist()
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows,
-        finding(rows),
-        conditions_={"not_studied": missing, "max_group_size": MAX_SIZE},
-        histograms=histograms,
-        bins=[round(float(edge), 3) for edge in BINS],
-    )
+    return Design(facts={"rows": rows, "histograms": histograms, "missing": missing})
 
 
 def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
@@ -84,7 +77,8 @@ def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
         return sources, [f"MS COCO captions: {COCO.name} is not in this checkout."]
     lines = COCO.read_text("utf-8").splitlines()
     captions = [json.loads(line)["caption"] for line in lines]
-    low, high = Sampling().tau_min, Sampling().tau_max
+    paper = Sampling()
+    bounds_ = paper.tau_min, paper.tau_max  # they belong to OpenAI CLIP
     encoders: dict[str, Callable[[], Callable[[Sequence[str]], Tensor]]] = {
         "all-MiniLM-L6-v2": mini_lm
     }
@@ -92,14 +86,14 @@ def find_sources(lab: Lab) -> tuple[list[Prompts], list[str]]:
         encoders["OpenAI CLIP ViT-L/14"] = openai_clip
     for name, load in encoders.items():
         try:
-            sources.append(Prompts(f"MS COCO captions ({name})", captions, load(), low, high))
+            sources.append(Prompts(f"MS COCO captions ({name})", captions, load(), *bounds_))
         except (ImportError, OSError) as error:
             missing.append(f"{name}: {error}")
     return sources, missing
 
 
 def _scenes(lab: Lab) -> Prompts:
-    from sage.training.data import SceneSource
+    from sage.world.source import SceneSource
 
     texts = SceneSource(2 * max(COUNTS), 64, SEED).captions
     title = f"emoji-scene captions ({lab.title})"
@@ -148,6 +142,7 @@ def openai_clip() -> Callable[[Sequence[str]], Tensor]:
     from sage.sd.clip import ClipEncoder
 
     spec = stable_diffusion_v1_5()
+    assert spec.clip_source is not None  # it names the paper's encoder
     clip = ClipEncoder.from_pretrained(spec.clip_source, spec.clip_revision)
 
     def embed(texts: Sequence[str]) -> Tensor:
@@ -163,7 +158,7 @@ def random_pairs(vectors: Tensor, number: int, rng: np.random.Generator) -> np.n
     return (vectors[first] * vectors[second]).sum(1).numpy()
 
 
-def study(source: Prompts, vectors: Tensor, pairs: np.ndarray) -> dict[str, Any]:
+def measure(source: Prompts, vectors: Tensor, pairs: np.ndarray) -> dict[str, Any]:
     """One line: random pairs against the bounds, groups and savings of as many prompts."""
     low, high = source.tau_min, source.tau_max
     groups = complete_linkage(cosine_similarity(vectors).numpy(), low, high, MAX_SIZE)
@@ -186,41 +181,62 @@ def study(source: Prompts, vectors: Tensor, pairs: np.ndarray) -> dict[str, Any]
     }
 
 
-def finding(rows: Sequence[Mapping[str, Any]]) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: how many of the most prompts find a group, and what 0.4 would save."""
-    most = {line["name"]: line for line in rows}
-    told = [
+    most = {line["name"]: line for line in comparison.rows}
+    parts = [
         f"{line['groupable']:.0%} of {line['prompts']} {name} find a group within "
         f"{line['tau_min']:g} to {line['tau_max']:g} (random pairs: {line['pairs_within']:.1%}), "
         f"which saves {line['savings']['0.4']:.1%} at share ratio 0.4"
         for name, line in most.items()
     ]
-    return f"{'; '.join(told)}."
+    return f"{'; '.join(parts)}."
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+def rows(comparison: Comparison) -> list[Row]:
+    """One line for each source and number of prompts."""
+    return comparison.design.facts["rows"]
+
+
+def more(comparison: Comparison) -> dict[str, Any]:
+    """How the similarities of random pairs are distributed."""
+    bins = [round(float(edge), 3) for edge in BINS]
+    return {"histograms": comparison.design.facts["histograms"], "bins": bins}
+
+
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """What could not be studied, and the largest group."""
+    return {"not_studied": comparison.design.facts["missing"], "max_group_size": MAX_SIZE}
+
+
+def figure(result: Result) -> Figure:
     """The distribution of similarities of random pairs, and the bounds."""
-    edges = found["bins"]
-    middles = [round((a + b) / 2, 3) for a, b in itertools.pairwise(edges)]
-    traces, shapes = [], []
-    for n, (name, counts) in enumerate(found["histograms"].items()):
-        line = next(each for each in found["rows"] if each["name"] == name)
-        axis = "" if n == 0 else str(n + 1)
-        traces.append(
-            {
-                "type": "bar", "name": name, "x": middles, "y": counts, "showlegend": False,
-                "marker": {"color": figures.COLOURS[n]}, "xaxis": f"x{axis}", "yaxis": f"y{axis}",
-            }
-        )  # fmt: skip
-        shapes.append(
-            {
-                "type": "rect", "xref": f"x{axis}", "yref": f"y{axis} domain", "y0": 0, "y1": 1,
-                "x0": line["tau_min"], "x1": line["tau_max"], "fillcolor": figures.COLOURS[2],
-                "opacity": 0.12, "line": {"width": 0}, "layer": "below",
-            }
-        )  # fmt: skip
-    titles = [(f"cosine similarity: {name}", "random pairs") for name in found["histograms"]]
-    note = "green: within τ_min and τ_max"
-    made = figures.panels(traces, titles, title=TITLE, x_range=(-0.4, 1.0), note=note)
-    made["layout"] |= {"shapes": shapes, "bargap": 0}
-    return made
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(result["bins"])]
+    panels = []
+    for name, counts in result["histograms"].items():
+        line = next(each for each in result["rows"] if each["name"] == name)
+        curve = [Point(x, n, n, n) for x, n in zip(middles, counts, strict=True)]
+        window = (line["tau_min"], line["tau_max"], "may share")
+        series = [Series("random pairs", curve, 1)]
+        panels.append(Panel(name, "cosine similarity", series, window=window))
+    pairs = max(line["pairs"] for line in result["rows"])
+    note = f"{pairs} random pairs of prompts of each kind; grey: the encoder's bounds of similarity"
+    return Figure(result["title"], panels, note)
+
+
+STUDY = Study(
+    name="grouping",
+    title="How many prompts can share",
+    about=__doc__,
+    design=design,
+    rows=rows,
+    more=more,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+    columns={
+        "prompts": "prompts",
+        "pairs_within": "random pairs within bounds",
+        "groupable": "in groups",
+    },
+)

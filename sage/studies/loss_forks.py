@@ -6,22 +6,46 @@ of `sage.training` are those of the row `chosen`.
 """
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sage.studies.engine import figures
 from sage.studies.engine.cells import LORA_FILE
+from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
+from sage.studies.engine.figures import Bars, Figure, caption, metric_title
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.measure import Measured
-from sage.studies.engine.results import better, difference, result, row
+from sage.studies.engine.methods import RATIO
+from sage.studies.engine.results import Result, Row, better, difference
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "loss-forks", "The open choices of the loss"
-RATIO = 0.4
 BASE, UNTRAINED = "base", "untrained"
-DEFAULTS = {"pictures": 336, "seeds": 1}  # many variants, compared in pairs
+METRICS = ("fd", "clip", "inside", "twin")
+
+
+def design(lab: Lab) -> Design:
+    """Every variant, and no adapter."""
+    folder = lab.settings.adapters
+    records = variants(folder)
+    entries = [Entry(UNTRAINED, lab.recipe(RATIO), _values(lab, {}, records))]
+    for name, record in records.items():
+        adapter = folder / name
+        recipe = lab.recipe(RATIO, adapter)
+        entries.append(Entry(name, recipe, _values(lab, record, records, adapter)))
+    return Design(entries, lab.prompts)
+
+
+def _values(
+    lab: Lab,
+    record: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
+    adapter: Path | None = None,
+) -> dict[str, Any]:
+    return {
+        "changes": changes(record, records.get(BASE, {})),
+        "trained": record.get("run", {}),
+        "adapter": lab.adapter_digest(adapter),
+    }
 
 
 def variants(folder: Path) -> dict[str, dict[str, Any]]:
@@ -30,12 +54,10 @@ def variants(folder: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: If there is none.
     """
-    found = {
-        path.parent.name: _record(path.parent) for path in sorted(folder.glob(f"*/{LORA_FILE}"))
-    }
-    if not found:
+    paths = sorted(folder.glob(f"*/{LORA_FILE}"))
+    if not paths:
         raise ValueError(f"{folder} has no sub-folder with an adapter ({LORA_FILE}).")
-    return found
+    return {path.parent.name: _record(path.parent) for path in paths}
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -57,72 +79,61 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Renders and judges every variant."""
-    folder = lab.settings.adapters
-    records = variants(folder)
-    default = records.get(BASE, {})
-    settings = {UNTRAINED: lab.setting(RATIO)}
-    settings |= {name: lab.setting(RATIO, folder / name) for name in records}
-    lab.render([(setting, lab.prompts) for setting in (lab.setting(), *settings.values())])
-    found = {name: lab.measure(setting) for name, setting in settings.items()}
-    base = found.get(BASE, found[UNTRAINED])
-    rows = [
-        row(
-            name,
-            measured,
-            changes=changes(records.get(name, {}), default),
-            trained=records.get(name, {}).get("run", {}),
-            adapter=lab.adapter_digest(settings[name].adapter),
-            difference=difference(measured, base),
-        )
-        for name, measured in found.items()
-    ]
-    name = BASE if BASE in found else UNTRAINED
-    return result(sys.modules[__name__], lab, rows, finding(found), prompts=lab.prompts, base=name)
+def base_of(comparison: Comparison) -> Line:
+    """What all are compared with: the base, or no adapter where there is no such adapter."""
+    return (comparison.all(BASE) or comparison.all(UNTRAINED))[0]
 
 
-def finding(found: Mapping[str, Measured]) -> str:
+def rows(comparison: Comparison) -> list[Row]:
+    """Every variant with its difference from the base."""
+    lines, base = plain_rows(comparison), base_of(comparison).measured
+    for line, judged in zip(lines, comparison.lines, strict=True):
+        line["difference"] = difference(judged.measured, base)
+    return lines
+
+
+def more(comparison: Comparison) -> dict[str, Any]:
+    """What the differences are from."""
+    return {"base": base_of(comparison).name}
+
+
+def finding(comparison: Comparison) -> str:
     """One sentence: which variants beat the base beyond chance, metric by metric."""
-    base = BASE if BASE in found else UNTRAINED
-    told = []
-    for key in ("fd", "clip", "inside", "twin"):
-        if key not in found[base].metrics:
+    base, parts = base_of(comparison), []
+    for key in METRICS:
+        if key not in base.measured.metrics:
             continue
-        winners = [n for n in found if n != base and better(found[n], found[base], key) > 0]
-        losers = [n for n in found if n != base and better(found[n], found[base], key) < 0]
-        told.append(
-            f"{METRIC[key].title}: better {', '.join(winners) or 'none'}, "
-            f"worse {', '.join(losers) or 'none'}"
-        )
-    return f"Against {base!r} at share ratio {RATIO:g}, beyond chance: {'; '.join(told)}."
+        names: dict[int, list[str]] = {1: [], 0: [], -1: []}
+        for line in comparison.lines:
+            names[better(line.measured, base.measured, key)].append(line.name)
+        winners, losers = (", ".join(names[sign]) or "none" for sign in (1, -1))
+        parts.append(f"{METRIC[key].title}: better {winners}, worse {losers}")
+    return f"Against {base.name!r} at share ratio {RATIO:g}, beyond chance: {'; '.join(parts)}."
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired differences from the default, one panel a metric, one line a variant."""
-    wanted = [key for key in ("fd", "clip", "inside", "twin") if key in found["metrics"]]
-    lines = found["rows"][::-1]  # Plotly's first category is at the bottom
-    traces = [
-        figures.interval_trace(
-            found["metrics"][key]["title"],
-            [line["name"] for line in lines],
-            [line["difference"][key] for line in lines],
-            colour=figures.COLOURS[0],
-            line=False,
-            axes=panel,
-            legend=False,
-            sideways=True,
-        )
-        for panel, key in enumerate(wanted, 1)
-    ]
-    titles = [(figures.axis_title(found["metrics"][key]), "") for key in wanted]
-    title = f"{TITLE}: paired differences from {found['base']!r}"
-    note = figures.caption(found)
-    made = figures.panels(traces, titles, title=title, height=180 + 24 * len(lines), note=note)
-    for key, axis in made["layout"].items():
-        if key.startswith("xaxis"):
-            axis |= {"zeroline": True, "zerolinecolor": "#777777"}
-        elif key.startswith("yaxis"):
-            axis |= {"automargin": True, "showticklabels": key == "yaxis"}
-    made["layout"]["width"] = 160 + 270 * len(wanted)
-    return made
+def figure(result: Result) -> Figure:
+    """Paired differences from the base, for each metric the variants that differ beyond chance."""
+    panels = []
+    for key in (key for key in METRICS if key in result["metrics"]):
+        apart = [line for line in result["rows"] if line["difference"][key].get("sign")]
+        shown = sorted(apart, key=lambda line, key=key: line["difference"][key]["value"])
+        rows = [(line["name"], [line["difference"][key]]) for line in shown]
+        if rows:
+            panels.append(Bars(metric_title(result, key), rows, zero=True))
+    title = f"{result['title']}: what differs from {result['base']!r} beyond chance, paired"
+    return Figure(title, panels, caption(result))
+
+
+STUDY = Study(
+    name="loss-forks",
+    title="The open choices of the loss",
+    about=__doc__,
+    design=design,
+    rows=rows,
+    more=more,
+    conditions=lambda comparison: {},
+    finding=finding,
+    figure=figure,
+    columns={},
+    defaults={"pictures": 336, "seeds": 1},  # many variants, compared in pairs
+)

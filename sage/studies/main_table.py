@@ -8,28 +8,31 @@ after training with L_SAGE without its soft target, and after training branches 
 fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 """
 
-import sys
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sage.core.cost import evaluations
-from sage.sd.pipeline import LORA_FILE
-from sage.studies.engine import figures
+from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, Line, plain_rows
+from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.measure import Measured
-from sage.studies.engine.results import better, difference, percent, result, row
+from sage.studies.engine.methods import (
+    FEWER,
+    IN_TURN,
+    INDEPENDENT,
+    NO_SOFT,
+    RATIO,
+    SAGE,
+    STANDARD,
+    TURNS,
+    TWINS,
+    UNTRAINED,
+    adapters,
+)
+from sage.studies.engine.results import Result, Row, better, difference, percent
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "main-table", "What sharing costs and saves"
 RATIOS = (0.2, 0.3, 0.4, 0.5)
-RATIO = 0.4  # the paper's claims are at this one, as far as is published
-INDEPENDENT, FEWER = "independent", "independent, as many evaluations"
-UNTRAINED, STANDARD = "share, untrained", "standard LoRA + share"
-SAGE, NO_SOFT = "SAGE + share", "SAGE without soft target + share"
-TWINS = "twins (ours) + share"
-IN_TURN = "share, prompts in turn (ours)"
-TURNS = (("trunk", "alternate"),)  # the rule that did best in `aggregators`
+SHOWN = (FEWER, UNTRAINED, STANDARD, SAGE, TWINS, IN_TURN)  # in the figure
 # metric -> (what the paper calls it, its relative change against standard LoRA + share)
 CLAIMS = {
     "fd": ("FID", -0.050),
@@ -39,56 +42,21 @@ CLAIMS = {
 PAPER_SAVING = 0.255
 
 
-def adapters(lab: Lab) -> dict[str, Path | None]:
-    """The adapter of each method that shares."""
-    chosen = lab.settings
-    found = {
-        UNTRAINED: None,
-        STANDARD: chosen.standard_adapter,
-        SAGE: chosen.sage_adapter,
-        NO_SOFT: chosen.nosoft_adapter,
-    }
-    if (chosen.twins_adapter / LORA_FILE).is_file():
-        found[TWINS] = chosen.twins_adapter
-    return found
+def design(lab: Lab) -> Design:
+    """All methods at all share ratios."""
 
+    def at(ratio: float) -> dict[str, float]:
+        return {"compared_at": ratio}
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Renders and judges all rows."""
-    prompts = lab.prompts
-    shared = {
-        (name, ratio): lab.setting(ratio, adapter)
+    entries = [Entry(INDEPENDENT, lab.recipe(), at(0.0))]
+    entries += [Entry(FEWER, lab.recipe(steps=equal_steps(lab, r)), at(r)) for r in RATIOS]
+    entries += [
+        Entry(name, lab.recipe(ratio, adapter), at(ratio))
         for name, adapter in adapters(lab).items()
         for ratio in RATIOS
-    }
-    shared |= {(IN_TURN, ratio): lab.setting(ratio, options=TURNS) for ratio in RATIOS}
-    settings = {(INDEPENDENT, 0.0): lab.setting()}
-    settings |= {(FEWER, ratio): lab.setting(steps=equal_steps(lab, ratio)) for ratio in RATIOS}
-    settings |= shared
-    lab.render([(setting, prompts) for setting in settings.values()])
-    found = {key: lab.measure(setting) for key, setting in settings.items()}
-    seconds = lab.seconds(RATIOS, prompts)
-    rows = [
-        row(
-            name,
-            measured,
-            compared_at=ratio,
-            saving=round(1 - measured.evaluations / lab.settings.steps, 4),
-            seconds=round(seconds[ratio], 4) if (name, ratio) in shared else _own(name),
-        )
-        for (name, ratio), measured in found.items()
     ]
-    claims = compare_claims(found)
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows,
-        finding(found, claims),
-        prompts=prompts,
-        conditions_=_conditions(lab),
-        claims=claims,
-        differences=_differences(found),
-    )
+    entries += [Entry(IN_TURN, lab.recipe(ratio, **TURNS), at(ratio)) for ratio in RATIOS]
+    return Design(entries, lab.prompts)
 
 
 def equal_steps(lab: Lab, ratio: float) -> int:
@@ -97,39 +65,54 @@ def equal_steps(lab: Lab, ratio: float) -> int:
     return max(1, round(evaluations(plan) / plan.num_prompts))
 
 
-def _own(name: str) -> float | None:
-    return 1.0 if name == INDEPENDENT else None
+def rows(comparison: Comparison) -> list[Row]:
+    """Savings against the usual number of steps, and measured seconds."""
+    lab, lines = comparison.lab, plain_rows(comparison)
+    seconds = lab.seconds(RATIOS, lab.prompts)
+    for line, judged in zip(lines, comparison.lines, strict=True):
+        line["saving"] = round(1 - judged.measured.evaluations / lab.settings.steps, 4)
+        line["seconds"] = {INDEPENDENT: 1.0, FEWER: None}.get(
+            line["name"], round(seconds.get(line["compared_at"], 1.0), 4)
+        )
+    return lines
 
 
-def _conditions(lab: Lab) -> dict[str, Any]:
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """Adapters, the error of half precision, and the scale on which distances are to be read."""
+    lab = comparison.lab
     return {
         "adapters": {name: lab.adapter_digest(path) for name, path in adapters(lab).items()},
-        "half_precision_against_float32": lab.check_precision(lab.setting(RATIO), lab.prompts),
+        "half_precision_against_float32": lab.check_precision(lab.recipe(RATIO), lab.prompts),
         "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(lab.prompts),
         "seconds": "time of sharing as a share of independent sampling: float32, no adapter (a "
         "merged adapter costs nothing), 16 prompts or so in one batch, interleaved, median of 3",
     }
 
 
-def _differences(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
-    """SAGE, and ours, against the others at every ratio, paired."""
-    chosen = [name for name in (SAGE, TWINS, IN_TURN) if (name, RATIO) in found]
-    others = [STANDARD, UNTRAINED, NO_SOFT, FEWER]
-    pairs = [(name, other, r) for r in RATIOS for name in chosen for other in others]
-    return [
+def more(comparison: Comparison) -> dict[str, Any]:
+    """The paper's claims, and SAGE and ours against the others at every ratio, paired."""
+    firsts = [name for name in (SAGE, TWINS, IN_TURN) if comparison.all(name)]
+    differences = [
         {
             "first": first,
             "second": second,
             "share_ratio": ratio,
-            "metrics": difference(found[first, ratio], found[second, ratio]),
+            "metrics": difference(
+                comparison.one(first, compared_at=ratio).measured,
+                comparison.one(second, compared_at=ratio).measured,
+            ),
         }
-        for first, second, ratio in pairs
+        for ratio in RATIOS
+        for first in firsts
+        for second in (STANDARD, UNTRAINED, NO_SOFT, FEWER)
     ]
+    return {"claims": compare_claims(comparison), "differences": differences}
 
 
-def compare_claims(found: Mapping[tuple[str, float], Measured]) -> list[dict[str, Any]]:
+def compare_claims(comparison: Comparison) -> list[dict[str, Any]]:
     """The paper's relative claims beside ours, computed its way: SAGE against standard LoRA."""
-    ours, base = found[SAGE, RATIO], found[STANDARD, RATIO]
+    ours = comparison.one(SAGE, compared_at=RATIO).measured
+    base = comparison.one(STANDARD, compared_at=RATIO).measured
     claims = [
         {
             "claim": "cost against independent sampling",
@@ -143,9 +126,15 @@ def compare_claims(found: Mapping[tuple[str, float], Measured]) -> list[dict[str
             continue
         change = ours.metrics[key].relative_to(base.metrics[key])
         title = METRIC[key].title
-        said = f"{name} (ours: {title})"
-        entry = {"claim": said, "measure": title, "paper": theirs, "ours": change.plain()}
-        claims.append(entry | {"verdict": verdict(change.low, change.high, theirs)})
+        claims.append(
+            {
+                "claim": f"{name} (ours: {title})",
+                "measure": title,
+                "paper": theirs,
+                "ours": change.plain(),
+                "verdict": verdict(change.low, change.high, theirs),
+            }
+        )
     return claims
 
 
@@ -161,73 +150,62 @@ def verdict(low: float, high: float, claimed: float) -> str:
     return "agrees in direction, larger" if larger else "agrees in direction, smaller"
 
 
-def finding(found: Mapping[tuple[str, float], Measured], claims: list[dict[str, Any]]) -> str:
+def finding(comparison: Comparison) -> str:
     """The claims and the rival, in words; a number has our measure's name, never the paper's."""
-    ours, fewer = found[SAGE, RATIO], found[FEWER, RATIO]
+    sage, fewer, turns, untrained = (
+        comparison.one(name, compared_at=RATIO) for name in (SAGE, FEWER, IN_TURN, UNTRAINED)
+    )
     changes = [
         f"{claim['measure']} {percent(claim['ours'])}, the paper's {claim['claim'].split(' (')[0]} "
         f"{100 * claim['paper']:+.1f} %: {claim['verdict']}".replace(" -", " \N{MINUS SIGN}")
-        for claim in claims[1:]
+        for claim in compare_claims(comparison)[1:]
     ]
-    turns, untrained = found[IN_TURN, RATIO], found[UNTRAINED, RATIO]
     return (
-        f"At share ratio {RATIO:g} sharing saves {ours.saving:.1%} of the evaluations; SAGE "
-        f"training against standard fine-tuning under the same sharing: {'; '.join(changes)}. "
+        f"At share ratio {RATIO:g} sharing saves {sage.measured.saving:.1%} of the evaluations; "
+        f"SAGE training against standard fine-tuning under the same sharing: {'; '.join(changes)}. "
         "Independent sampling with as many evaluations as SAGE + share has "
-        f"{_side_by_side(fewer, ours)}. Without training, trunks whose prompts take turns have "
+        f"{_side_by_side(fewer, sage)}. Without training, trunks whose prompts take turns have "
         f"{_side_by_side(turns, untrained)} for the mean embedding."
     )
 
 
-def _side_by_side(first: Measured, second: Measured) -> str:
-    """What judges of quality say of two rows; whether they differ beyond chance, where they do."""
-    said = []
-    for key in ("fd", "clip", "probe"):
-        if key not in first.metrics:
+def _side_by_side(first: Line, second: Line) -> str:
+    """What judges of quality say of two lines; whether they differ beyond chance, where they do."""
+    parts = []
+    for key in QUALITY:
+        if key not in first.measured.metrics:
             continue
-        one, other = (f"{m.metrics[key].value:.{METRIC[key].digits}f}" for m in (first, second))
-        apart = " (beyond chance)" if better(first, second, key) else ""
-        said.append(f"{METRIC[key].title} {one} against {other}{apart}")
-    return ", ".join(said) or "no judge here"
+        one, other = (f"{line.value(key):.{METRIC[key].digits}f}" for line in (first, second))
+        apart = " (beyond chance)" if better(first.measured, second.measured, key) else ""
+        parts.append(f"{METRIC[key].title} {one} against {other}{apart}")
+    return ", ".join(parts) or "no judge here"
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Quality against saving, for each method."""
-    wanted = [key for key in ("fd", "clip", "inside") if key in found["metrics"]]
-    styles = {
-        FEWER: (figures.GREY, "x"),
-        UNTRAINED: (figures.COLOURS[4], "triangle-up"),
-        STANDARD: (figures.COLOURS[1], "square"),
-        NO_SOFT: (figures.COLOURS[5], "diamond"),
-        SAGE: (figures.COLOURS[0], "circle"),
-        TWINS: (figures.COLOURS[2], "star"),
-        IN_TURN: (figures.COLOURS[3], "cross"),
-    }
-    base = next(line for line in found["rows"] if line["name"] == INDEPENDENT)
-    traces = []
-    for panel, key in enumerate(wanted, 1):
-        for name, (colour, symbol) in styles.items():
-            own = [line for line in found["rows"] if line["name"] == name]
-            if not own:
-                continue
-            lines = [base, *own]
-            traces.append(
-                figures.interval_trace(
-                    name,
-                    [_spent(line, found) for line in lines],
-                    [line["metrics"][key] for line in lines],
-                    colour=colour,
-                    symbol=symbol,
-                    texts=[f"{line['name']}, ratio {line['compared_at']:g}" for line in lines],
-                    axes=panel,
-                    legend=panel == 1,
-                )
-            )
-    titles = [("evaluations saved", figures.axis_title(found["metrics"][key])) for key in wanted]
-    return figures.panels(
-        traces, titles, title="Quality against saving", x_format=".0%", note=figures.caption(found)
+def figure(result: Result) -> Figure:
+    """Quality against saving, for each method; every line begins at independent sampling."""
+    methods = by_key(result["rows"])
+    (base,) = methods[INDEPENDENT]
+    series = {name: [base, *methods[name]] for name in SHOWN if name in methods}
+    steps = result["conditions"]["steps"]
+    panels = metric_panels(
+        result,
+        wanted(result, QUALITY),
+        series,
+        lambda line: 1 - line["evaluations"] / steps,
+        "evaluations saved",
+        percent=True,
     )
+    return Figure("Quality against saving", panels, caption(result))
 
 
-def _spent(line: Mapping[str, Any], found: Mapping[str, Any]) -> float:
-    return 1 - line["evaluations"] / found["conditions"]["steps"]
+STUDY = Study(
+    name="main-table",
+    title="What sharing costs and saves",
+    about=__doc__,
+    design=design,
+    rows=rows,
+    more=more,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+)

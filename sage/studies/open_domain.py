@@ -6,23 +6,20 @@ whether prompts of one topic are more similar than others (the place is the topi
 many find a group under the model's own bounds, what sharing saves, and what it does to pictures.
 """
 
-import sys
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sage.core.grouping import cosine_similarity
-from sage.studies.engine import figures
+from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
+from sage.studies.engine.figures import Bars, Figure, caption, metric_title
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.linkage import complete_linkage
-from sage.studies.engine.measure import Measured
+from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE
 from sage.studies.engine.prompts import SCENES, PromptSet, bounds, listed_prompts, regrouped
-from sage.studies.engine.results import better, difference, result, row
-from sage.studies.main_table import INDEPENDENT, RATIO, SAGE
+from sage.studies.engine.results import Result, Row, better, difference
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "open-domain", "Prompts from outside the training distribution"
-DEFAULTS = {"pictures": 144, "seeds": 3}
 TRAINED, UNSEEN = "trained combinations", "unseen combinations"
 WORDS, FREE = "unknown words", "free phrasing"
 
@@ -116,22 +113,26 @@ def free_phrasing() -> list[tuple[str, ...]]:
     return [tuple(topic.splitlines()) for topic in FREE_PHRASING.strip().split("\n\n")]
 
 
-def kinds(lab: Lab) -> dict[str, tuple[PromptSet, np.ndarray | None]]:
+Kinds = dict[str, tuple[PromptSet, np.ndarray | None]]
+
+
+def kinds(lab: Lab) -> Kinds:
     """Prompts of each kind, and the topic of each prompt where there are topics."""
     number = lab.settings.prompts
-    found: dict[str, tuple[PromptSet, np.ndarray | None]] = {}
+    by_kind: Kinds = {}
     if lab.settings.data == SCENES:
         for name, share in ((TRAINED, 0.0), (UNSEEN, 1.0)):
             sample = lab.painted(lab.loose_prompts(number, share))
-            found[name] = sample, np.array([scene.place for scene in sample.scenes])
+            places = [scene.place for scene in sample.scenes or ()]
+            by_kind[name] = sample, np.array(places)
     else:
-        found["the data as it comes"] = lab.loose_prompts(number), None
+        by_kind["the data as it comes"] = lab.loose_prompts(number), None
     for name, topics in ((WORDS, unknown_words()), (FREE, free_phrasing())):
         texts = [text for topic in topics for text in topic][:number]
         labels = np.repeat(np.arange(len(topics)), [len(topic) for topic in topics])[:number]
         alone = [(n,) for n in range(len(texts))]
-        found[name] = listed_prompts(lab.pipe, name, texts, alone), labels
-    return found
+        by_kind[name] = listed_prompts(lab.pipe, name, texts, alone), labels
+    return by_kind
 
 
 def separation(similarity: np.ndarray, topics: np.ndarray) -> float | None:
@@ -149,89 +150,91 @@ def separation(similarity: np.ndarray, topics: np.ndarray) -> float | None:
     return float(below.mean() / 2 / len(across))
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Groups and renders every kind."""
-    low, high = bounds(lab.pipe)
-    shared = lab.setting(RATIO, lab.settings.sage_adapter)
-    rows, found, work = [], {}, []
-    sets: dict[str, tuple[PromptSet, dict[str, Any]]] = {}
-    for name, (sample, topics) in kinds(lab).items():
+def design(lab: Lab) -> Design:
+    """Groups every kind; shared and independent pictures of each."""
+    recipes = {SAGE: lab.recipe(RATIO, lab.settings.sage_adapter), INDEPENDENT: lab.recipe()}
+    entries, summaries = [], {}
+    for kind, (sample, topics) in kinds(lab).items():
         similarity = cosine_similarity(lab.pipe.embed(sample.texts)).numpy()
-        prompts = regrouped(sample, similarity, complete_linkage(similarity, low, high))
+        groups = complete_linkage(similarity, *bounds(lab.pipe))
+        prompts = regrouped(sample, similarity, groups)
         apart = None if topics is None else separation(similarity, topics)
-        sets[name] = prompts, _grouping(prompts, apart)
-        work += [(lab.setting(), prompts), (shared, prompts)]
-    lab.render(work)
-    for name, (prompts, about) in sets.items():
-        pair = lab.measure(shared, prompts), lab.measure(lab.setting(), prompts)
-        found[name] = (*pair, about)
-        gap = difference(*pair)
-        rows.append(row(SAGE, pair[0], kind=name, **about, difference=gap))
-        rows.append(row(INDEPENDENT, pair[1], kind=name, **about))
-    return result(
-        sys.modules[__name__],
-        lab,
-        rows,
-        finding(found),
-        conditions_={
-            "adapter": lab.adapter_digest(lab.settings.sage_adapter),
-            "share_ratio": RATIO,
-            "tau": [low, high],
-            "kinds": {name: prompts.summary() for name, (prompts, _) in sets.items()},
-        },
-    )
+        sharing = sum(len(group) for group in groups if len(group) > 1)
+        values = {
+            "kind": kind,
+            "topics_apart": None if apart is None else round(apart, 3),
+            "groupable": round(sharing / len(prompts), 4),
+            "groups": len(groups),
+            "prompts": len(prompts),
+        }
+        entries += [Entry(name, recipe, values, prompts) for name, recipe in recipes.items()]
+        summaries[kind] = prompts.summary()
+    return Design(entries, facts={"kinds": summaries})
 
 
-def _grouping(prompts: PromptSet, apart: float | None) -> dict[str, Any]:
-    sharing = sum(len(group) for group in prompts.groups if len(group) > 1)
+def pairs(comparison: Comparison) -> list[tuple[Line, Line]]:
+    """Shared and independent pictures of each kind."""
+    return list(zip(comparison.lines[::2], comparison.lines[1::2], strict=True))
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """Every shared line with its difference from independent sampling."""
+    lines = plain_rows(comparison)
+    for line, (shared, alone) in zip(lines[::2], pairs(comparison), strict=True):
+        line["difference"] = difference(shared.measured, alone.measured)
+    return lines
+
+
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """The adapter, the bounds, and what each kind consists of."""
+    lab = comparison.lab
     return {
-        "topics_apart": None if apart is None else round(apart, 3),
-        "groupable": round(sharing / len(prompts), 4),
-        "groups": len(prompts.groups),
-        "prompts": len(prompts),
+        "adapter": lab.adapter_digest(lab.settings.sage_adapter),
+        "share_ratio": RATIO,
+        "tau": list(bounds(lab.pipe)),
+        "kinds": comparison.design.facts["kinds"],
     }
 
 
-def finding(found: Mapping[str, tuple[Measured, Measured, Mapping[str, Any]]]) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: grouping, saving and CLIP score of each kind."""
-    told = []
-    for name, (shared, alone, about) in found.items():
-        text = f"{name}: {about['groupable']:.0%} of the prompts find a group"
+    parts = []
+    for shared, alone in pairs(comparison):
+        about, first, second = shared.values, shared.measured, alone.measured
+        text = f"{about['kind']}: {about['groupable']:.0%} of the prompts find a group"
         if about["topics_apart"] is not None:
             text += f" (topics told apart {about['topics_apart']:.0%} of the time)"
-        text += f", {shared.saving:.0%} saved"
-        if "clip" in shared.metrics:
-            change = shared.metrics["clip"].minus(alone.metrics["clip"])
+        text += f", {first.saving:.0%} saved"
+        if "clip" in first.metrics:
+            change = first.metrics["clip"].minus(second.metrics["clip"])
             words = {1: "gained", 0: "not visibly changed", -1: "lost"}
-            text += f", CLIP score {change.value:+.3f} ({words[better(shared, alone, 'clip')]})"
-        told.append(text)
-    return f"At share ratio {RATIO:g}, {'; '.join(told)}.".replace("-0.", "\N{MINUS SIGN}0.")
+            text += f", CLIP score {change.value:+.3f} ({words[better(first, second, 'clip')]})"
+        parts.append(text)
+    return f"At share ratio {RATIO:g}, {'; '.join(parts)}.".replace("-0.", "\N{MINUS SIGN}0.")
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Grouping, saving and quality of each kind."""
-    wanted: Sequence[str] = [key for key in ("clip", "twin", "inside") if key in found["metrics"]]
-    traces = []
-    for panel, key in enumerate(wanted, 1):
-        for n, name in enumerate((INDEPENDENT, SAGE)):
-            lines = [
-                line for line in found["rows"] if line["name"] == name and key in line["metrics"]
-            ]
-            traces.append(
-                figures.interval_trace(
-                    name,
-                    [line["kind"].replace(" ", "<br>") for line in lines],
-                    [line["metrics"][key] for line in lines],
-                    colour=(figures.GREY, figures.COLOURS[0])[n],
-                    symbol=figures.SYMBOLS[n],
-                    line=False,
-                    texts=[
-                        f"{line['groupable']:.0%} in groups, {line['saving']:.0%} saved"
-                        for line in lines
-                    ],
-                    axes=panel,
-                    legend=panel == 1,
-                )
-            )
-    titles = [("", figures.axis_title(found["metrics"][key])) for key in wanted]
-    return figures.panels(traces, titles, title=TITLE, note=figures.caption(found))
+def figure(result: Result) -> Figure:
+    """Quality of each kind, shared and independent."""
+    lines = result["rows"]
+    panels = []
+    for key in (key for key in ("clip", "twin", "inside") if key in result["metrics"]):
+        bars = [
+            (shared["kind"], [alone["metrics"].get(key), shared["metrics"].get(key)])
+            for shared, alone in zip(lines[::2], lines[1::2], strict=True)
+        ]
+        panels.append(Bars(metric_title(result, key), bars, ((INDEPENDENT, 0), (SAGE, 1))))
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="open-domain",
+    title="Prompts from outside the training distribution",
+    about=__doc__,
+    design=design,
+    rows=rows,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+    columns={"kind": "prompts", "groupable": "in groups"},
+    defaults={"pictures": 144, "seeds": 3},
+)

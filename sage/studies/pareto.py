@@ -5,137 +5,118 @@ branch points, few-step students, and products of these. The cost is FLOPs, beca
 interval saves no evaluation, only its unconditional half.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sage.studies.adaptive import RULES, rule_name
-from sage.studies.engine.contest import (
-    Contest,
+from sage.studies.engine import methods
+from sage.studies.engine.cells import Recipe
+from sage.studies.engine.compare import (
+    QUALITY,
+    Comparison,
+    Design,
     Entry,
-    hold,
+    Line,
     no_worse,
-    panels_of,
-    quality_keys,
-    rows,
+    rows_with_front,
 )
+from sage.studies.engine.figures import Figure, caption, metric_panels, wanted
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.measure import Measured
-from sage.studies.engine.results import better, result
-from sage.studies.few_step import SHARED_AT, STUDENT_STEPS, student
-from sage.studies.main_table import INDEPENDENT, TURNS
-from sage.studies.trees import OVER_ALL, tree_plans
+from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE, TURNS
+from sage.studies.engine.results import Result, better
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "pareto", "Everything on one plot"
-DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIOS = (0.3, 0.4, 0.5)
-RATIO = 0.4  # of the products: the paper's
 INTERVALS = ((0.0, 0.6), (0.1, 0.8))
-MULTIPLIED, TURNS_MULTIPLIED = "SAGE + share, multiplied", "share, prompts in turn, multiplied"
-INTERVAL, DISTILLED_SHARED = "guidance interval", "distilled + share"
-FAST = ("dpm++2m", 15)
+FEWER_STEPS, SOLVER = "fewer DDIM steps", "DPM-Solver++"
+IN_TURN, TREE, PROBING = "share, prompts in turn", "SAGE + tree", "SAGE + probing"
+MULTIPLIED, TURNS_MULTIPLIED = f"{SAGE}, multiplied", f"{IN_TURN}, multiplied"
+INTERVAL, DISTILLED, DISTILLED_SHARED = "guidance interval", "distilled", "distilled + share"
+# Lines of the figure and the methods they are made of; joined where one number changes.
+SERIES = {
+    "DDIM, 4 to 30 steps": (INDEPENDENT, FEWER_STEPS),
+    "DPM-Solver++, 8 to 15 steps": (SOLVER,),
+    "few-step students": (DISTILLED,),
+    "guidance in an interval": (INTERVAL,),
+    "sharing, trunk on the mean": (SAGE, TREE, PROBING, MULTIPLIED, DISTILLED_SHARED),
+    "sharing, prompts in turn": (IN_TURN, TURNS_MULTIPLIED),
+}
+SCATTERED = tuple(SERIES)[3:]
+FAST: dict[str, Any] = {"scheduler": "dpm++2m", "steps": 15}
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Renders what the other studies have not."""
-    found = hold(lab, entries(lab))
-    lines = rows(found, "gigaflops")
-    return result(
-        sys.modules[__name__],
-        lab,
-        lines,
-        finding(found, lines),
-        prompts=lab.prompts,
-        conditions_={"adapter": lab.adapter_digest(lab.settings.sage_adapter)},
-    )
-
-
-def entries(lab: Lab) -> list[Entry]:
+def design(lab: Lab) -> Design:
     """All ways; the cells of most are those of other studies."""
     adapter, steps = lab.settings.sage_adapter, lab.settings.steps
-    made = [Entry(INDEPENDENT, f"{steps} steps", lab.setting())]
-    made += [Entry("fewer DDIM steps", f"{n} steps", lab.setting(steps=n)) for n in (4, 8, 15, 20)]
-    made += [
-        Entry("DPM-Solver++", f"{n} steps", lab.setting(steps=n, scheduler="dpm++2m"))
-        for n in (8, 10, 15)
+    entries = [_entry(INDEPENDENT, f"{steps} steps", lab.recipe())]
+    entries += [_entry(FEWER_STEPS, f"{n} steps", lab.recipe(steps=n)) for n in (4, 8, 15, 20)]
+    entries += [
+        _entry(SOLVER, f"{n} steps", lab.recipe(steps=n, scheduler="dpm++2m")) for n in (8, 10, 15)
     ]
-    made += [Entry(INTERVAL, _span(span), lab.setting(options=_guided(span))) for span in INTERVALS]
-    made += [Entry("SAGE + share", f"ratio {r:g}", lab.setting(r, adapter)) for r in RATIOS]
-    made += [
-        Entry("share, prompts in turn", f"ratio {r:g}", lab.setting(r, options=TURNS))
-        for r in RATIOS
+    entries += [
+        _entry(INTERVAL, _span(span), lab.recipe(guidance_interval=span)) for span in INTERVALS
     ]
+    entries += [_entry(SAGE, f"ratio {r:g}", lab.recipe(r, adapter)) for r in RATIOS]
+    entries += [_entry(IN_TURN, f"ratio {r:g}", lab.recipe(r, **TURNS)) for r in RATIOS]
     for r in (RATIO, RATIOS[-1]):
-        tree = tree_plans(lab, lab.prompts, r)[OVER_ALL]
-        made.append(Entry("SAGE + tree", f"as ratio {r:g}", lab.setting(0.0, adapter, plan=tree)))
-    made += [
-        Entry("SAGE + probing", rule_name(rule), lab.setting(0.0, adapter, options=_rule(rule)))
-        for rule in RULES[:3]
+        plan = methods.tree_plans(lab, lab.prompts, r)[methods.OVER_ALL]
+        entries.append(_entry(TREE, f"as ratio {r:g}", lab.recipe(0.0, adapter, plan=plan)))
+    entries += [
+        _entry(PROBING, methods.probing_label(rule), lab.recipe(0.0, adapter, adaptive=rule))
+        for rule in methods.PROBING[:3]
     ]
-    return made + _products(lab) + _students(lab)
+    return Design([*entries, *_products(lab), *_students(lab)], lab.prompts)
+
+
+def _entry(name: str, label: str, recipe: Recipe) -> Entry:
+    return Entry(name, recipe, {"label": label})
 
 
 def _products(lab: Lab) -> list[Entry]:
     """Sharing with a faster solver, with an interval, and with both."""
-    adapter, (key, steps) = lab.settings.sage_adapter, FAST
-    name, span = MULTIPLIED, INTERVALS[0]
+    adapter, span = lab.settings.sage_adapter, INTERVALS[0]
+    fast = f"{FAST['scheduler']}, {FAST['steps']} steps"
+    both = lab.recipe(RATIO, adapter, guidance_interval=span, **FAST)
     return [
-        Entry(
-            name, f"{key}, {steps} steps", lab.setting(RATIO, adapter, steps=steps, scheduler=key)
-        ),
-        Entry(name, _span(span), lab.setting(RATIO, adapter, options=_guided(span))),
-        Entry(
-            name,
-            f"{key}, {steps} steps, {_span(span)}",
-            lab.setting(RATIO, adapter, steps=steps, scheduler=key, options=_guided(span)),
-        ),
-        Entry(
-            TURNS_MULTIPLIED,
-            f"{key}, {steps} steps",
-            lab.setting(RATIO, steps=steps, scheduler=key, options=TURNS),
-        ),
+        _entry(MULTIPLIED, fast, lab.recipe(RATIO, adapter, **FAST)),
+        _entry(MULTIPLIED, _span(span), lab.recipe(RATIO, adapter, guidance_interval=span)),
+        _entry(MULTIPLIED, f"{fast}, {_span(span)}", both),
+        _entry(TURNS_MULTIPLIED, fast, lab.recipe(RATIO, **FAST, **TURNS)),
     ]
 
 
 def _students(lab: Lab) -> list[Entry]:
-    found = []
-    for steps in STUDENT_STEPS:
-        folder = student(lab, steps)
-        for ratio in (0.0, *SHARED_AT) if folder else ():
-            name, at = (DISTILLED_SHARED, f", ratio {ratio:g}") if ratio else ("distilled", "")
-            setting = lab.setting(ratio, folder, steps=steps, guidance=1.0)
-            found.append(Entry(name, f"{steps} steps{at}", setting))
-    return found
+    entries = []
+    for steps in methods.STUDENT_STEPS:
+        folder = methods.student(lab, steps)
+        for ratio in (0.0, *methods.SHARED_AT) if folder else ():
+            name, at = (DISTILLED_SHARED, f", ratio {ratio:g}") if ratio else (DISTILLED, "")
+            recipe = lab.recipe(ratio, folder, steps=steps, guidance_scale=1.0)
+            entries.append(_entry(name, f"{steps} steps{at}", recipe))
+    return entries
 
 
 def _span(span: tuple[float, float]) -> str:
     return f"guidance in {span[0]:.0%} to {span[1]:.0%} of the steps"
 
 
-def _guided(span: tuple[float, float]) -> tuple[tuple[str, Any], ...]:
-    return (("guidance_interval", span),)
-
-
-def _rule(rule: object) -> tuple[tuple[str, Any], ...]:
-    return (("adaptive", rule),)
-
-
-def finding(found: Contest, lines: list[dict[str, Any]]) -> str:
+def finding(comparison: Comparison) -> str:
     """What is on the front in every metric of quality, and which ways of sharing are beaten."""
-    keys = quality_keys(found)
+    keys, rows = comparison.quality, comparison.rows
     front = [
-        f"{_words(line)} at {line['gigaflops']:.3g} GFLOPs"
-        for line in sorted(lines, key=lambda line: line["gigaflops"])
-        if set(keys) <= set(line["front"])
+        f"{_words(row)} at {row['gigaflops']:.3g} GFLOPs"
+        for row in sorted(rows, key=lambda row: row["gigaflops"])
+        if set(keys) <= set(row["front"])
     ]
-    ways = list(zip(lines, found, found.values(), strict=True))
-    plain = [(line, judged) for line, entry, judged in ways if not _shares(entry)]
-    sharing = [(line, judged) for line, entry, judged in ways if _shares(entry)]
-    left = [_words(line) for line, judged in sharing if not _beaten(line, judged, plain, keys)]
+    lines = comparison.lines
+    rivals = [line for line in lines if not line.measured.recipe.shares]
+    sharing = [
+        (row, line) for row, line in zip(rows, lines, strict=True) if line.measured.recipe.shares
+    ]
+    left = [_words(row) for row, line in sharing if not beaten(line, rivals, keys)]
     titles = " and ".join(METRIC[key].title for key in keys)
     return (
-        f"Independent sampling takes {lines[0]['gigaflops']:.3g} GFLOPs a picture; on the front in "
+        f"Independent sampling takes {rows[0]['gigaflops']:.3g} GFLOPs a picture; on the front in "
         f"{titles} are {'; '.join(front) if front else 'none in all at once'}. Of {len(sharing)} "
         f"ways that share, {len(sharing) - len(left)} are beaten by one that does not share and "
         "costs no more (better in one of these beyond chance, worse in none); not beaten: "
@@ -143,32 +124,44 @@ def finding(found: Contest, lines: list[dict[str, Any]]) -> str:
     )
 
 
-def _words(line: Mapping[str, Any]) -> str:
-    return f"{line['name']} ({line['label']})"
+def _words(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} ({row['label']})"
 
 
-def _shares(entry: Entry) -> bool:
-    asked = entry.setting
-    return asked.share_ratio > 0 or asked.plan is not None or "adaptive" in dict(asked.options)
-
-
-def _beaten(
-    line: Mapping[str, Any],
-    judged: Measured,
-    rivals: Sequence[tuple[Mapping[str, Any], Measured]],
-    keys: Sequence[str],
-) -> bool:
+def beaten(line: Line, rivals: Sequence[Line], keys: Sequence[str]) -> bool:
     """Whether a rival that costs no more is better in a metric and worse in none."""
     return any(
-        other["gigaflops"] <= line["gigaflops"]
-        and no_worse(rival, judged, keys)
-        and any(better(rival, judged, key) > 0 for key in keys)
-        for other, rival in rivals
+        rival.measured.flops <= line.measured.flops
+        and no_worse(rival.measured, line.measured, keys)
+        and any(better(rival.measured, line.measured, key) > 0 for key in keys)
+        for rival in rivals
     )
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
+def figure(result: Result) -> Figure:
     """Quality against FLOPs."""
-    return panels_of(
-        found, cost="gigaflops", loose=(MULTIPLIED, TURNS_MULTIPLIED, INTERVAL, DISTILLED_SHARED)
+    series = {
+        title: [line for line in result["rows"] if line["name"] in names]
+        for title, names in SERIES.items()
+    }
+    panels = metric_panels(
+        result,
+        wanted(result, QUALITY),
+        series,
+        lambda line: line["gigaflops"],
+        "GFLOPs a picture",
+        scattered=SCATTERED,
     )
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="pareto",
+    title="Everything on one plot",
+    about=__doc__,
+    design=design,
+    rows=rows_with_front("gigaflops"),
+    finding=finding,
+    figure=figure,
+    defaults={"pictures": 336, "seeds": 1},
+)

@@ -4,99 +4,99 @@ Both adapters share at ratio 0.4 on the same prompts and the same starting noise
 paired, over all seeds and for each seed of the noise.
 """
 
-import sys
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+import torch
 
-from sage.studies.engine import figures
+from sage.core.metrics import clip_score, feature_distance
+from sage.studies.engine.compare import Comparison, Design, Entry
+from sage.studies.engine.figures import Bars, Figure, caption
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.measure import Measured
-from sage.studies.engine.results import better, difference, result, row
-from sage.studies.main_table import NO_SOFT, RATIO, SAGE
-
-NAME, TITLE = "soft-target", "What the soft target adds"
+from sage.studies.engine.methods import NO_SOFT, RATIO, SAGE
+from sage.studies.engine.results import Result, better, difference
+from sage.studies.engine.study import Study
 
 
-def run(lab: Lab) -> dict[str, Any]:
-    """Both rows, with their paired differences."""
-    chosen = lab.settings
-    settings = {
-        SAGE: lab.setting(RATIO, chosen.sage_adapter),
-        NO_SOFT: lab.setting(RATIO, chosen.nosoft_adapter),
-    }
-    prompts = lab.prompts
-    lab.render([(setting, prompts) for setting in (lab.setting(), *settings.values())])
-    found = {name: lab.measure(setting) for name, setting in settings.items()}
-    digests = {name: lab.adapter_digest(s.adapter) for name, s in settings.items()}
-    return result(
-        sys.modules[__name__],
-        lab,
-        [row(name, measured) for name, measured in found.items()],
-        finding(found),
-        prompts=prompts,
-        conditions_={"adapters": digests},
-        difference=difference(found[SAGE], found[NO_SOFT]),
-        by_seed=_by_seed(lab, settings),
-    )
+def design(lab: Lab) -> Design:
+    """Both adapters at the paper's share ratio."""
+    asked = lab.settings
+    adapters = {SAGE: asked.sage_adapter, NO_SOFT: asked.nosoft_adapter}
+    entries = [Entry(name, lab.recipe(RATIO, adapter)) for name, adapter in adapters.items()]
+    return Design(entries, lab.prompts)
 
 
-def _by_seed(lab: Lab, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def more(comparison: Comparison) -> dict[str, Any]:
+    """The paired differences, over all seeds and seed by seed."""
+    first, second = (line.measured for line in comparison.lines)
+    return {"difference": difference(first, second), "by_seed": _by_seed(comparison)}
+
+
+def _by_seed(comparison: Comparison) -> list[dict[str, Any]]:
     """SAGE minus without, mean distance to the twin and CLIP score, for each noise seed."""
-    prompts, told = lab.prompts, []
-    texts = lab.pipe.embed(prompts.texts).numpy() if lab.pipe.clip is not None else None
-    for index, seed in enumerate(lab.seeds):
-        line: dict[str, Any] = {"seed": seed}
-        if "efflite" in lab.judges.features:
-            sides = [_unit(lab.features("efflite", s, prompts)[index]) for s in settings.values()]
-            twin = _unit(lab.features("efflite", lab.setting(), prompts)[index])
-            first, second = (float((1 - (x * twin).sum(1)).mean()) for x in sides)
-            line["twin"] = round(first - second, 6)
-        if texts is not None:
-            sides = [_unit(lab.features("clip", s, prompts)[index]) for s in settings.values()]
-            first, second = (float((x * texts).sum(1).mean()) for x in sides)
-            line["clip"] = round(first - second, 6)
-        told.append(line)
-    return told
+    lab, prompts = comparison.lab, comparison.lab.prompts
+    recipes = [line.measured.recipe for line in comparison.lines]
+    lines: list[dict[str, Any]] = [{"seed": seed} for seed in lab.seeds]
+
+    def add(key: str, judge: str, score: Any, *, against: torch.Tensor) -> None:
+        sides = [torch.from_numpy(lab.features(judge, recipe, prompts)) for recipe in recipes]
+        for n, line in enumerate(lines):
+            target = against[n] if against.ndim > 2 else against
+            first, second = (float(score(side[n], target).mean()) for side in sides)
+            line[key] = round(first - second, 6)
+
+    if "efflite" in lab.judges.features:
+        twins = torch.from_numpy(lab.features("efflite", lab.recipe(), prompts))
+        add("twin", "efflite", feature_distance, against=twins)
+    if lab.pipe.clip is not None:
+        add("clip", "clip", clip_score, against=lab.pipe.embed(prompts.texts))
+    return lines
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+def conditions(comparison: Comparison) -> dict[str, Any]:
+    """Which adapters were compared."""
+    digest = comparison.lab.adapter_digest
+    return {
+        "adapters": {line.name: digest(line.measured.recipe.adapter) for line in comparison.lines}
+    }
 
 
-def finding(found: Mapping[str, Measured]) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: where the soft target helps, harms or does nothing that can be seen."""
-    words = {1: [], -1: [], 0: []}
-    for key in found[SAGE].metrics:
-        words[better(found[SAGE], found[NO_SOFT], key)].append(METRIC[key].title)
-    parts = [
-        f"{what} {', '.join(words[sign])}"
-        for sign, what in ((1, "improves"), (-1, "worsens"), (0, "does not visibly change"))
-        if words[sign]
-    ]
+    first, second = (line.measured for line in comparison.lines)
+    titles: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    for key in first.metrics:
+        titles[better(first, second, key)].append(METRIC[key].title)
+    verbs = {1: "improves", -1: "worsens", 0: "does not visibly change"}
+    parts = [f"{verb} {', '.join(titles[sign])}" for sign, verb in verbs.items() if titles[sign]]
     return f"At share ratio {RATIO:g} the soft target {'; '.join(parts)} (paired 95 % intervals)."
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Relative differences with their intervals, one point a metric."""
-    base = next(line for line in found["rows"] if line["name"] == NO_SOFT)["metrics"]
-    keys = [key for key in found["difference"] if base[key]["value"]]
-    scaled = [
-        {
-            end: found["difference"][key][end] / base[key]["value"]
-            for end in ("value", "low", "high")
-        }
-        for key in keys
+def figure(result: Result) -> Figure:
+    """Relative differences with their intervals, a row for each metric.
+
+    A metric whose own interval reaches 0, as CMMD's does, has no relative change to speak of.
+    """
+    base = next(line for line in result["rows"] if line["name"] == NO_SOFT)["metrics"]
+    rows = [
+        (
+            result["metrics"][key]["title"],
+            [{end: change[end] / base[key]["value"] for end in ("value", "low", "high")}],
+        )
+        for key, change in result["difference"].items()
+        if base[key]["low"] > 0
     ]
-    names = [found["metrics"][key]["title"] for key in keys]
-    trace = figures.interval_trace(
-        "with minus without", names, scaled, colour=figures.COLOURS[0], line=False, legend=False
-    )
-    made = figures.panels(
-        [trace], [("", "change by the soft target")], title=TITLE, note=figures.caption(found)
-    )
-    made["layout"]["width"] = 760
-    made["layout"]["yaxis"] |= {"tickformat": "+.1%", "zeroline": True, "zerolinecolor": "#999999"}
-    return made
+    bars = Bars("change by the soft target", rows, percent=True, zero=True)
+    return Figure(result["title"], [bars], caption(result))
+
+
+STUDY = Study(
+    name="soft-target",
+    title="What the soft target adds",
+    about=__doc__,
+    design=design,
+    more=more,
+    conditions=conditions,
+    finding=finding,
+    figure=figure,
+)

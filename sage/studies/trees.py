@@ -5,99 +5,72 @@ groups, and over all prompts at once, whose first steps then stand for dozens. T
 Decatur et al. 2025 (arXiv 2508.21032); their models, prompts and embeddings are others.
 """
 
-import sys
-from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from sage.core.cost import evaluations
-from sage.core.grouping import cosine_similarity
-from sage.core.plan import Plan
-from sage.core.tree import budget_plan, dendrogram
-from sage.studies.engine.cells import Setting
-from sage.studies.engine.contest import (
-    Contest,
+from sage.studies.engine.compare import (
+    QUALITY,
+    Comparison,
+    Design,
     Entry,
-    differing,
-    hold,
-    panels_of,
-    quality_keys,
-    rows,
-    told,
+    rows_with_front,
 )
+from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.results import result
-from sage.studies.main_table import INDEPENDENT, SAGE, UNTRAINED
+from sage.studies.engine.methods import INDEPENDENT, INSIDE, OVER_ALL, SAGE, UNTRAINED, tree_plans
+from sage.studies.engine.results import Result
+from sage.studies.engine.study import Study
 
-NAME, TITLE = "trees", "Trees against one level of sharing"
-DEFAULTS = {"pictures": 336, "seeds": 1}
 RATIOS = (0.3, 0.4, 0.5)
-INSIDE, OVER_ALL = "tree in groups", "tree over all prompts"
-APART = -1.0  # similarity of prompts of different groups, so that only a last resort joins them
+ONE_LEVEL = "one level"
 
 
-def run(lab: Lab) -> dict[str, Any]:
+def design(lab: Lab) -> Design:
     """One level and both trees, with the SAGE adapter; untrained at the middle ratio."""
-    prompts, adapter = lab.prompts, lab.settings.sage_adapter
-    entries = [Entry(INDEPENDENT, "30 steps", lab.setting())]
-    for ratio in RATIOS:
-        entries += _entries(lab, prompts, ratio, SAGE)
-    entries += _entries(lab, prompts, RATIOS[1], UNTRAINED)
-    found = hold(lab, entries)
-    digest = {"adapter": lab.adapter_digest(adapter)}
-    return result(
-        sys.modules[__name__], lab, rows(found), finding(found), prompts=prompts, conditions_=digest
-    )
+    entries = [Entry(INDEPENDENT, lab.recipe(), {"label": "30 steps"})]
+    for method, ratio in (*((SAGE, ratio) for ratio in RATIOS), (UNTRAINED, RATIOS[1])):
+        adapter = lab.settings.sage_adapter if method == SAGE else None
+        label = {"label": f"{method}, evaluations of ratio {ratio:g}"}
+        entries.append(Entry(ONE_LEVEL, lab.recipe(ratio, adapter), label))
+        entries += [
+            Entry(name, lab.recipe(0.0, adapter, plan=plan), label)
+            for name, plan in tree_plans(lab, lab.prompts, ratio).items()
+        ]
+    return Design(entries, lab.prompts)
 
 
-def _entries(lab: Lab, prompts: PromptSet, ratio: float, method: str) -> list[Entry]:
-    adapter = lab.settings.sage_adapter if method == SAGE else None
-    plans = tree_plans(lab, prompts, ratio)
-    label = f"{method}, evaluations of ratio {ratio:g}"
-
-    def planned(plan: Plan) -> Setting:
-        return lab.setting(0.0, adapter, plan=plan)
-
-    return [
-        Entry("one level", label, lab.setting(ratio, adapter)),
-        *(Entry(name, label, planned(plan)) for name, plan in plans.items()),
-    ]
-
-
-def tree_plans(lab: Lab, prompts: PromptSet, ratio: float) -> dict[str, Plan]:
-    """Trees that spend no more than one level of sharing at a ratio."""
-    pipe = lab.pipe
-    one_level = pipe.plan(prompts.groups, lab.settings.steps, ratio)
-    steps, budget = one_level.steps, evaluations(one_level) / (len(prompts) * one_level.steps)
-    similarity = cosine_similarity(pipe.embed(prompts.texts))
-    matrices = {INSIDE: kept_apart(similarity, prompts), OVER_ALL: similarity}
-    return {name: budget_plan(dendrogram(s), steps, budget) for name, s in matrices.items()}
-
-
-def kept_apart(similarity: Tensor, prompts: PromptSet) -> Tensor:
-    """Similarities in which prompts of different groups have nothing in common: [N, N]."""
-    owner = torch.from_numpy(prompts.owner)
-    return torch.where(owner[:, None] == owner, similarity, torch.tensor(APART))
-
-
-def finding(found: Contest) -> str:
+def finding(comparison: Comparison) -> str:
     """One sentence: where each kind of tree differs from one level, beyond chance."""
-    base = {entry.label: entry for entry in found if entry.name == "one level"}
-    said = []
+    base = {line.label: line for line in comparison.all(ONE_LEVEL)}
+    parts = []
     for kind in (INSIDE, OVER_ALL):
-        pairs = [(entry, base[entry.label]) for entry in found if entry.name == kind]
-        higher, lower = (differing(found, pairs, sign) or "nothing" for sign in (1, -1))
-        said.append(f"a {kind} is better in {higher} and worse in {lower}")
-    keys, first = quality_keys(found), next(iter(base.values()))
+        pairs = [(line, base[line.label]) for line in comparison.all(kind)]
+        higher, lower = (comparison.differing(pairs, sign) or "nothing" for sign in (1, -1))
+        parts.append(f"a {kind} is better in {higher} and worse in {lower}")
+    first = next(iter(base.values()))
     return (
-        f"Against one level with as many evaluations ({told(found, first, keys)} with "
-        f"{first.label}), {'; '.join(said)}."
+        f"Against one level with as many evaluations ({comparison.summary(first)} with "
+        f"{first.label}), {'; '.join(parts)}."
     )
 
 
-def figure(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Quality against evaluations."""
-    return panels_of(found)
+def figure(result: Result) -> Figure:
+    """Quality against evaluations, with the SAGE adapter."""
+    trained = [line for line in result["rows"] if not line["label"].startswith(UNTRAINED)]
+    panels = metric_panels(
+        result,
+        wanted(result, QUALITY),
+        by_key(trained),
+        lambda line: line["evaluations"],
+        "evaluations a picture",
+    )
+    return Figure(result["title"], panels, caption(result))
+
+
+STUDY = Study(
+    name="trees",
+    title="Trees against one level of sharing",
+    about=__doc__,
+    design=design,
+    rows=rows_with_front(),
+    finding=finding,
+    figure=figure,
+    defaults={"pictures": 336, "seeds": 1},
+)

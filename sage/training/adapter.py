@@ -16,7 +16,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from sage.sd.pipeline import LORA_FILE
+from sage.sd.adapters import LORA_FILE
 
 NAME = "default"  # peft's own name of a model's only adapter
 

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from itertools import count, islice
 from pathlib import Path
 from typing import Protocol
@@ -21,16 +22,16 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group
 from sage.sd.features import pixels_of
 from sage.sd.pipeline import SagePipeline
 from sage.training.coco import CaptionedPictures, read_coco
-from sage.training.grouping import GroupingRule, form_groups
+from sage.training.pictures import READING, read_picture, to_rgb
 from sage.training.settings import SCENES, TrainSettings
 from sage.training.skips import Skips
 
 EMBED_BATCH, ENCODE_BATCH = 256, 16
-SCENE_SIDES = (16, 256)  # pixels that the painter of scenes can paint
 
 
 class Source(Protocol):
@@ -49,30 +50,6 @@ class Source(Protocol):
         ...
 
 
-class SceneSource:
-    """Emoji scenes of the training split, each with one caption."""
-
-    name = "emoji scenes"
-
-    def __init__(self, number: int, side: int, seed: int) -> None:
-        from sage.world.captions import caption
-        from sage.world.scenes import Painter, sample_scene
-
-        rng = np.random.default_rng(seed)
-        self.scenes = [sample_scene(rng, "train") for _ in range(number)]
-        self.captions = [caption(scene, rng) for scene in self.scenes]
-        self.owners = range(number)
-        self.painter = Painter(min(max(side, SCENE_SIDES[0]), SCENE_SIDES[1]))
-
-    def picture(self, index: int) -> Image.Image:
-        """The painted scene."""
-        return Image.fromarray(self.painter.paint(self.scenes[index])[0])
-
-    def picture_name(self, index: int) -> str:
-        """All that the painter is told."""
-        return f"{self.painter.size}: {self.scenes[index]}"
-
-
 class FileSource:
     """Captions of picture files, as MS COCO has them."""
 
@@ -81,35 +58,53 @@ class FileSource:
         self.captions, self.owners = data.captions, data.owners
 
     def picture(self, index: int) -> Image.Image:
-        """The decoded picture; raises OSError if it cannot be."""
-        try:
-            with Image.open(self.files[index]) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise OSError(str(error)) from error
+        """The decoded picture, RGB and upright; raises OSError if it cannot be."""
+        return read_picture(self.files[index])
 
     def picture_name(self, index: int) -> str:
         """File name and size in bytes, so that a replaced picture is noticed."""
-        return f"{self.files[index].name}, {self.files[index].stat().st_size} bytes"
+        try:
+            size = f"{self.files[index].stat().st_size} bytes"
+        except OSError:
+            size = "gone"
+        return f"{self.files[index].name}, {size}"
+
+
+# What opens a source: (settings, side of the model's pictures in pixels) -> source and skips.
+OpenSource = Callable[[TrainSettings, int], tuple[Source, Skips]]
+# Names for --data, and where their factories are. They are looked up when they are asked for, so
+# that training knows of no data set, and works where one is left out.
+NAMED_SOURCES = {SCENES: "sage.world.source:open_scenes"}
 
 
 def open_source(settings: TrainSettings, side: int) -> tuple[Source, Skips]:
     """The captions and pictures that the settings name, and what had to be skipped.
 
     Args:
-        settings: Their `data`, `scenes`, `annotations` and `seed` are used.
+        settings: Their `data`, `scenes`, `annotations` and `seed` are used. `data` is a folder, a
+            name in `NAMED_SOURCES`, or "module:factory" of an `OpenSource`.
         side: Of the model's pictures, in pixels.
 
     Raises:
         ValueError: If there is no such folder or nothing usable in it.
     """
-    if settings.data == SCENES:
-        return SceneSource(settings.scenes, side, settings.seed), Skips()
     folder = Path(settings.data)
-    if not folder.is_dir():
-        raise ValueError(f"data is {settings.data!r}; allowed are 'scenes' and an existing folder.")
-    data, skips = read_coco(folder, settings.annotations)
-    return FileSource(folder.name, data), skips
+    if folder.is_dir() and settings.data not in NAMED_SOURCES:
+        data, skips = read_coco(folder, settings.annotations)
+        return FileSource(folder.name, data), skips
+    place = NAMED_SOURCES.get(settings.data, settings.data)
+    module, colon, factory = place.partition(":")
+    if not colon or not module.replace(".", "").isidentifier():
+        names = ", ".join(map(repr, NAMED_SOURCES))
+        raise ValueError(
+            f"data is {settings.data!r}; allowed are {names} and an existing folder, "
+            "or the 'module:factory' of a source of your own."
+        )
+    try:
+        opened: OpenSource = getattr(import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"data is {settings.data!r}, which cannot be imported: {error}.") from None
+    return opened(settings, side)
 
 
 @dataclass(frozen=True)
@@ -184,12 +179,14 @@ def prepare(
         )
     needed = sorted({source.owners[n] for group in groups for n in group})
     latents, broken = _latents(source, needed, pipe, settings.cache, progress)
-    for index in sorted(broken):
-        skips.add("picture cannot be decoded", source.picture_name(index))
+    for index, reason in sorted(broken.items()):
+        skips.add("picture cannot be decoded", f"{source.picture_name(index)}: {reason}")
     rows = {picture: row for row, picture in enumerate(p for p in needed if p not in broken)}
     groups = tuple(_whole_groups(groups, source.owners, rows, skips))
     if not groups:
-        raise ValueError(f"No group has two pictures that can be read. {skips.sentences()}")
+        raise ValueError(
+            f"No group has two pictures that can be read. {' '.join(skips.sentences())}"
+        )
     latent_of = {n: rows[source.owners[n]] for group in groups for n in group}
     return PromptGroups(source.captions, latent_of, groups, latents, skips)
 
@@ -263,21 +260,22 @@ def embed_all(captions: Sequence[str], pipe: SagePipeline, progress: bool = True
 
 def _latents(
     source: Source, needed: Sequence[int], pipe: SagePipeline, cache: Path, progress: bool
-) -> tuple[np.ndarray, frozenset[int]]:
-    """[P, C, h, w] float16 of the readable pictures, in order, and the unreadable ones."""
-    side = picture_side(pipe)
-    key = cache_key([source.picture_name(n) for n in needed], side, weights_digest(pipe.vae))
+) -> tuple[np.ndarray, dict[int, str]]:
+    """[P, C, h, w] float16 of the readable pictures, in order; why the others are not readable."""
+    side, names = picture_side(pipe), [source.picture_name(n) for n in needed]
+    key = cache_key(names, side, weights_digest(pipe.vae), READING)
     path, notes = cache / f"latents-{key}.npy", cache / f"latents-{key}.json"
     if not (path.is_file() and notes.is_file()):
         broken = _encode_all(source, needed, pipe, path, progress)
         write_whole(notes, lambda new: new.write_text(json.dumps(broken), encoding="utf-8"))
-    return np.load(path, mmap_mode="r"), frozenset(json.loads(notes.read_text("utf-8")))
+    broken = json.loads(notes.read_text("utf-8"))
+    return np.load(path, mmap_mode="r"), {int(index): why for index, why in broken.items()}
 
 
 def _encode_all(
     source: Source, needed: Sequence[int], pipe: SagePipeline, path: Path, progress: bool
-) -> list[int]:
-    broken: list[int] = []
+) -> dict[int, str]:
+    broken: dict[int, str] = {}
     shape = (pipe.unet.config.in_channels, *(pipe.unet.config.sample_size,) * 2)
     scratch = path.with_suffix(f".{os.getpid()}.tmp")
     store = np.lib.format.open_memmap(scratch, "w+", np.float16, (len(needed), *shape))
@@ -288,8 +286,8 @@ def _encode_all(
         for index in needed[start : start + ENCODE_BATCH]:
             try:
                 images.append(squared(source.picture(index), picture_side(pipe)))
-            except OSError:
-                broken.append(index)
+            except Exception as error:  # whatever a source meets, it costs one picture
+                broken[index] = str(error) or type(error).__name__
         if images:
             store[written : written + len(images)] = encode_pictures(images, pipe).numpy()
             written += len(images)
@@ -319,7 +317,7 @@ def picture_side(pipe: SagePipeline) -> int:
 
 def squared(image: Image.Image, side: int) -> Image.Image:
     """The middle square of a picture, resized (Lanczos) to side × side."""
-    return ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return ImageOps.fit(to_rgb(image), (side, side), Image.Resampling.LANCZOS)
 
 
 @torch.no_grad()

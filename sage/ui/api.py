@@ -15,11 +15,14 @@ from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, setti
 from sage.jobs.compare import Comparison
 from sage.jobs.job import find_groups, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.request import Request, parse_request
+from sage.jobs.request import Request, parse_prompts
+from sage.jobs.sides import adapter_of
 from sage.sd.pipeline import SageOutput
 from sage.ui import kit
-from sage.ui.kit import RENDER_QUEUE, sentences
+from sage.ui.kit import sentences
 from sage.ui.lease import Lease
+from sage.ui.server.files import fresh_folder
+from sage.ui.server.lanes import CHEAP_LANE, RENDER_LANE
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import FIRST_EXAMPLE
 from sage.ui.work import compare_request
@@ -78,7 +81,10 @@ def check_arguments(
         value = rest[name]
         if _zero_is_own(one) and value == 0 and not isinstance(value, bool):
             rest[name] = None
-    return parse_request(prompts, **rest, defaults=model.spec), model
+    request = kind.of(model.spec, prompts=parse_prompts(prompts), **rest)
+    if request.trained:
+        adapter_of(model)  # also where nothing is rendered: an answer would not be what was asked
+    return request, model
 
 
 def analyze(request: Request, model: LoadedModel, lease: Lease) -> dict:
@@ -136,9 +142,14 @@ def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tupl
             yield gr.skip(), gr.skip(), {k: getattr(item, k) for k in ("step", "steps", "stage")}
 
 
-def _gallery(done: Comparison, output: SageOutput) -> list[tuple[Any, str]]:
-    captions = (f"P{n} {prompt}" for n, prompt in enumerate(done.request.prompts, start=1))
-    return list(zip(output.images, captions, strict=True))
+def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
+    """Pictures and captions; the files lie where no other run's address leads."""
+    folder, shown = fresh_folder(), []
+    for number, (image, prompt) in enumerate(zip(output.images, done.request.prompts, strict=True)):
+        path = folder / f"P{number + 1:02d}.png"
+        image.save(path)
+        shown.append((str(path), f"P{number + 1} {prompt}"))
+    return shown
 
 
 def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
@@ -148,11 +159,10 @@ def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
         galleries = [gr.Gallery(label="independent"), gr.Gallery(label="shared")]
         answer = gr.JSON(label="answer")
         button = gr.Button()
-    quick = {"concurrency_limit": 8}
-    for function, outputs, queue in (
-        (analyze, [answer], quick),
-        (estimate, [answer], quick),
-        (compare, [*galleries, answer], RENDER_QUEUE),
+    for function, outputs, lane in (
+        (analyze, [answer], CHEAP_LANE),
+        (estimate, [answer], CHEAP_LANE),
+        (compare, [*galleries, answer], RENDER_LANE),
     ):
         button.click(
             _endpoint(function, shelf, kind),
@@ -160,7 +170,7 @@ def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
             outputs,
             api_name=function.__name__,
             api_description=description(function, kind),
-            **queue,
+            **lane,
         )
 
 

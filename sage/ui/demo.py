@@ -12,6 +12,10 @@ from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
+from sage.ui.server.files import workplace
+from sage.ui.server.limits import BOUNDS
+from sage.ui.server.page import Page
+from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.handlers import Handlers
@@ -21,16 +25,16 @@ from sage.ui.theme import page_theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
 STYLES = ("style", "tree", "lesson", "explore")
-HOUR = 3600
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
     """The page on a shelf of models; serve it with `launch_settings`."""
-    with gr.Blocks(
+    workplace()  # before there is any component: each remembers where gradio's files lie
+    with Page(
         title="SAGE: shared-trajectory diffusion",
         analytics_enabled=False,
         fill_width=True,
-        delete_cache=(HOUR // 2, HOUR),
+        delete_cache=(BOUNDS.file_seconds // 4, BOUNDS.file_seconds),
     ) as demo:
         gr.HTML(TITLE, elem_id="sage-title", apply_default_css=False, js_on_load=None)
         with gr.Tabs(elem_id="sage-tabs"):
@@ -46,29 +50,30 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_explore(shelf)
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
-    return demo.queue(max_size=20, api_open=False)
+    return demo.queue(api_open=False)
 
 
-def launch_settings() -> dict[str, Any]:
-    """Arguments of `launch()` that belong to the page: looks, and what is served to whom."""
+def launch_settings(proxy: bool = False, host: str | None = None) -> dict[str, Any]:
+    """Arguments of `launch()` that belong to the page: looks, and what is served to whom.
+
+    Args:
+        proxy: Whether a proxy in front is declared, whose headers are believed.
+        host: A name under which the page is reached besides those of this machine.
+    """
     return {
         "theme": page_theme(),
         "head": f"<script>{(ASSETS / 'tree.js').read_text(encoding='utf-8')}</script>",
-        "css_paths": [
-            ASSETS / "style.css",
-            ASSETS / "tree.css",
-            ASSETS / "lesson.css",
-            ASSETS / "explore.css",
-        ],
+        "css_paths": [ASSETS / f"{name}.css" for name in STYLES],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
-        "max_file_size": "1mb",  # the page has no upload; gradio's route for it stays open
+        "max_file_size": BOUNDS.upload_bytes,  # records, for "Load a record"
         "allowed_paths": [],
         "enable_monitoring": False,
         "run_history": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": BOUNDS.sessions,
         "ssr_mode": False,
+        "app_kwargs": {"middleware": middleware(proxy, [host] if host else [])},
     }
 
 

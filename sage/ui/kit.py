@@ -17,6 +17,8 @@ from sage.jobs.models import ModelSpec
 from sage.jobs.request import Request
 from sage.ui.html import views
 from sage.ui.html.prose import STOPPING
+from sage.ui.server.errors import as_client_error
+from sage.ui.server.lanes import RENDER_LANE, require_admission
 
 _Kind = TypeVar("_Kind", bound=Component)
 
@@ -26,7 +28,6 @@ Running = Generator[Updates, None, None]
 # A listener of the page answers at once, without a place in the queue and without a spinner; its
 # name is for the log. "private" keeps it out of the list of endpoints.
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-RENDER_QUEUE: dict[str, Any] = {"concurrency_id": "render", "concurrency_limit": 1}
 # Where the page's own default is not that of the library: visitors are guarded.
 ON_PAGE: dict[str, Any] = {"guarded": True}
 
@@ -188,7 +189,7 @@ def start_button(
         show_progress="hidden",
         api_visibility="private",
         trigger_mode="multiple",  # one that was stopped while it waited may still be in line
-        **RENDER_QUEUE,
+        **RENDER_LANE,
     )
 
 
@@ -209,8 +210,9 @@ def acknowledge_stop() -> gr.Button:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """A ValueError's sentence reaches the client; any other error stays in the log."""
+    """Whatever goes wrong reaches the client as a sentence; only our own faults are logged."""
     try:
+        require_admission()
         yield
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        raise as_client_error(error) from None

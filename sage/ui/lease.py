@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sage.jobs.models import LoadedModel, zero_gpu
 from sage.sd.store import StateStore
+from sage.ui.server.limits import BOUNDS
 
 if TYPE_CHECKING:
     from sage.ui.shelf import Shelf
@@ -23,7 +24,6 @@ Work = Callable[..., Iterator[Any]]  # takes a LoadedModel first; a function of 
 # ends a run, too long waits longer for a place. Deliberately slow: half an RTX PRO 6000 does more.
 FLOPS_A_SECOND = 25e12
 START_SECONDS, LONGEST_SECONDS = 12.0, 120.0
-STORE_BYTES = 512 * 2**20
 
 
 def lease_seconds(flops: float) -> int:
@@ -44,7 +44,7 @@ class Lease:
 
     def __init__(self, shelf: "Shelf") -> None:
         self._shelf = shelf
-        self._kept = StateStore(STORE_BYTES)
+        self._kept = StateStore(BOUNDS.lease_store_bytes)
         self._remote = self._leased() if zero_gpu() else None
 
     def run(

@@ -4,12 +4,18 @@ A visitor names a model by its key only; a folder or a repository id from outsid
 """
 
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
+from typing import Any
 
 from sage.jobs.models import LoadedModel, ModelSpec, find_model, zero_gpu
 from sage.ui.lease import Lease
+from sage.ui.server.errors import explain, is_cut_file, tidy
+from sage.ui.server.lanes import require_listener
+from sage.ui.server.limits import BOUNDS
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +34,8 @@ class Shelf:
         self.specs = tuple(specs)
         self._load = load
         self._loaded: dict[str, LoadedModel] = {}
-        self._lock = Lock()
+        self._failed: dict[str, tuple[float, str]] = {}  # when, and the sentence
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # loading one blocks no other
 
     @property
     def default(self) -> ModelSpec:
@@ -79,14 +86,36 @@ class Shelf:
             ValueError: If the key is unknown or the model cannot be loaded.
         """
         spec = self.spec(key)
-        with self._lock:
+        if key in self._loaded:
+            return self._loaded[key]
+        with self._locks[key]:
             if key not in self._loaded:
                 self._loaded[key] = self._load_or_explain(spec)
             return self._loaded[key]
 
     def _load_or_explain(self, spec: ModelSpec) -> LoadedModel:
+        """Loads a model; one that failed is not tried again for a while, so that nobody waits."""
+        since, sentence = self._failed.get(spec.key, (float("-inf"), ""))
+        if time.monotonic() - since < BOUNDS.retry_seconds:
+            raise ValueError(sentence)
         try:
-            return self._load(spec)
-        except (OSError, RuntimeError, ImportError) as error:  # no file, no hub, no memory
-            reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
-            raise ValueError(f"{spec.title} cannot be loaded here: {reason}") from error
+            model = self._load(spec)
+        except Exception as error:  # no file, no hub, no memory, or a fault
+            sentence = f"{spec.title} cannot be loaded here: {_reason(error)}"
+            self._failed[spec.key] = (time.monotonic(), sentence)
+            raise ValueError(sentence) from error
+        model.pipe.unet.register_forward_pre_hook(_stop_when_unheard)
+        return model
+
+
+def _reason(error: Exception) -> str:
+    """Why loading failed: what the machine lacks in its own words, anything else as explained."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, (OSError, ImportError)) and lines and not is_cut_file(error):
+        return tidy(lines[0])[:160]
+    return explain(error, "Loading")
+
+
+def _stop_when_unheard(*_: Any) -> None:
+    """Before each call of a denoiser: a run that nobody listens to any more ends here."""
+    require_listener()

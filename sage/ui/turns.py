@@ -12,8 +12,9 @@ from collections.abc import Callable, Generator, Iterator
 from threading import Lock
 from typing import Any, Literal
 
+from sage.ui.server.limits import BOUNDS
+
 State = Literal["waiting", "running", "stopped", "over"]
-REMEMBERED = 1000  # turns whose visitors left before they came up are forgotten, oldest first
 
 
 class Turns:
@@ -28,7 +29,7 @@ class Turns:
         turn = secrets.token_hex(8)
         with self._lock:
             self._states[turn] = "waiting"
-            while len(self._states) > REMEMBERED:
+            while len(self._states) > BOUNDS.turns:  # whose visitors left before they came up
                 self._states.popitem(last=False)
         return turn
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sage.world.vocabulary import PLACES
+from sage.world.words import world_words
 
 # Places with something to stand on; on the others, things float around the middle.
 GROUND_PLACES = frozenset(
     {"meadow", "beach", "sunset", "night", "snow", "desert", "table", "city", "forest"}
     | {"mountains", "autumn", "room", "moon"}
+    | {"rain", "farm", "jungle", "kitchen", "library", "cave", "volcano", "stage", "garden"}
+    | {"ice", "road"}
 )
 
 
@@ -312,6 +314,215 @@ def _moon(c: Canvas) -> None:
         c.ellipse(x, cy + 0.012, wide * 0.85, wide * 0.32, (134, 136, 143))
 
 
+def _rain(c: Canvas) -> None:
+    """Dark clouds, slanting rain, a wet grey ground with puddles."""
+    c.gradient((92, 104, 122), (150, 162, 176), stop=0.7)
+    for x in (c.vary(0.15, 0.06), c.vary(0.5, 0.08), c.vary(0.85, 0.06)):
+        c.cloud(x, c.vary(0.09, 0.02), 1.7, (72, 80, 96))
+    c.hill(c.wave(0.7, 0.01, 0.8), (104, 112, 112))
+    c.hill(c.wave(0.84, 0.01, 0.7), (92, 100, 102))
+    for cx, cy in ((0.2, 0.82), (0.8, 0.8), (0.5, 0.95)):
+        c.ellipse(c.vary(cx, 0.05), cy, 0.13, 0.025, (150, 172, 190))
+    for _ in range(34):
+        x, y = c.rng.uniform(-0.02, 1.02), c.rng.uniform(0.12, 0.95)
+        along = np.abs(c.y - y) < 0.035
+        line = 0.004 - np.abs(c.x - x + 0.25 * (c.y - y))
+        c.blend(c.edge(line) * along, (206, 224, 240), 0.85)
+
+
+def _farm(c: Canvas) -> None:
+    """A red barn on one side, rows of wheat."""
+    level = c.vary(0.5, 0.02)
+    c.gradient((150, 205, 240), (232, 240, 230), stop=level)
+    c.hill(c.wave(level, 0.015, 0.7), (168, 190, 90))
+    x = c.rng.choice((0.2, 0.8))
+    c.triangle(x, 0.13, 0.29, 0.2, (112, 42, 38))
+    c.box(x - 0.16, 0.27, x + 0.16, level + 0.07, (186, 58, 48))
+    c.box(x - 0.06, 0.37, x + 0.06, level + 0.07, (244, 238, 228))
+    c.box(x - 0.045, 0.385, x + 0.045, level + 0.07, (150, 44, 38))
+    c.gradient((232, 196, 92), (204, 158, 60), start=level + 0.07)
+    for row in np.arange(level + 0.13, 1.0, 0.075):
+        line = c.wave(row, 0.005, 7.0)
+        c.blend(c.edge(0.009 - np.abs(c.y - line)), (178, 132, 46), 0.8)
+
+
+def _jungle(c: Canvas) -> None:
+    """Deep green with hanging vines and big leaves at the rim."""
+    c.gradient((18, 74, 56), (46, 120, 62))
+    for _ in range(7):
+        x = c.rng.uniform(0.02, 0.98)
+        stem = x + 0.02 * np.sin(9 * c.y + 20 * x)
+        tall = np.minimum(0.009 - np.abs(c.x - stem), c.vary(0.45, 0.15) - c.y)
+        c.blend(c.edge(tall), (96, 158, 60))
+    for cx, cy, turn in (
+        (0.06, 0.1, 0.6),
+        (0.94, 0.12, -0.6),
+        (0.04, 0.45, 0.3),
+        (0.96, 0.5, -0.3),
+    ):
+        x, y = c.vary(cx, 0.03), c.vary(cy, 0.04)
+        u = (c.x - x) * np.cos(turn) + (c.y - y) * np.sin(turn)
+        v = (c.y - y) * np.cos(turn) - (c.x - x) * np.sin(turn)
+        c.blend(c.edge((1 - np.hypot(u / 0.17, v / 0.07)) * 0.07), (64, 176, 78))
+        c.blend(c.edge(0.005 - np.abs(v)) * (np.abs(u) < 0.15), (34, 124, 58))
+    c.hill(c.wave(0.8, 0.02, 0.9), (28, 82, 44))
+    c.hill(c.wave(0.9, 0.015, 0.7), (56, 52, 34))
+
+
+def _kitchen(c: Canvas) -> None:
+    """White wall tiles, a shelf, a pale counter."""
+    c.pixels[:] = (226, 238, 240)
+    shift = c.rng.uniform(0, 0.125)
+    for line in np.arange(0, 1.01, 0.125):
+        c.blend(c.edge(0.005 - np.abs(c.x - line - shift + 0.0625)), (182, 202, 208))
+        c.blend(c.edge(0.005 - np.abs(c.y - line)), (182, 202, 208))
+    x = c.rng.choice((0.2, 0.8))
+    c.box(x - 0.17, 0.24, x + 0.17, 0.265, (150, 104, 66))
+    for number, colour in enumerate(((214, 84, 66), (84, 150, 128), (240, 184, 76))):
+        at = x - 0.11 + 0.11 * number
+        c.box(at - 0.035, 0.13, at + 0.035, 0.24, colour)
+        c.box(at - 0.025, 0.11, at + 0.025, 0.13, (110, 90, 80))
+    c.hill(0.64, (128, 92, 68))
+    c.hill(0.66, (212, 208, 200))
+    c.blend(c.edge(c.y - 0.86, 20), (190, 184, 176), 0.8)
+
+
+def _library(c: Canvas) -> None:
+    """Shelves of coloured books, a dark wooden floor."""
+    c.pixels[:] = (92, 58, 40)
+    colours = ((168, 60, 56), (56, 100, 140), (70, 128, 90), (212, 170, 90), (120, 80, 140))
+    for top in (0.04, 0.26, 0.48):
+        c.box(0.0, top, 1.0, top + 0.18, (58, 34, 24))
+        left = c.rng.uniform(-0.03, 0.0)
+        while left < 1:
+            wide, high = c.vary(0.045, 0.012), c.vary(0.14, 0.025)
+            colour = colours[int(c.rng.integers(len(colours)))]
+            c.box(left, top + 0.18 - high, left + wide, top + 0.18, colour)
+            left += wide + 0.006
+    c.hill(0.7, (120, 78, 52))
+    c.hill(0.74, (150, 102, 68))
+
+
+def _cave(c: Canvas) -> None:
+    """Dark rock with hanging stone and a light opening far behind."""
+    c.pixels[:] = (52, 46, 52)
+    x = c.vary(0.5, 0.14)
+    glow = np.hypot((c.x - x) / 0.36, (c.y - 0.45) / 0.36)
+    c.blend(c.edge((1 - glow) * 0.36), (122, 116, 112))
+    c.blend(c.edge((0.72 - glow) * 0.36), (172, 176, 166))
+    for at in np.arange(c.vary(0.05, 0.03), 1.02, 0.13):
+        long = c.vary(0.2, 0.09)
+        half = 0.05 * (1 - c.y / long)
+        c.blend(c.edge(np.minimum(half - np.abs(c.x - at), long - c.y)), (36, 32, 38))
+    c.hill(c.wave(0.74, 0.02, 0.9), (78, 68, 66))
+    c.hill(c.wave(0.86, 0.02, 0.8), (62, 54, 54))
+
+
+def _volcano(c: Canvas) -> None:
+    """A smoking mountain with lava under a dark red sky."""
+    c.gradient((62, 26, 36), (150, 62, 44), stop=0.7)
+    x = c.vary(0.5, 0.2)
+    for dx, dy, radius in ((0.0, 0.14, 0.06), (0.06, 0.08, 0.08), (0.15, 0.03, 0.09)):
+        c.disc(x + dx, dy, radius, (96, 84, 88))
+    half = 0.07 + 0.42 * np.clip((c.y - 0.2) / 0.5, 0, 1)
+    c.blend(c.edge(np.minimum(half - np.abs(c.x - x), c.y - 0.2)), (66, 48, 50))
+    flow = x + 0.03 * np.sin(14 * c.y)
+    c.blend(c.edge(np.minimum(0.022 + 0.03 * c.y - np.abs(c.x - flow), c.y - 0.2)), (255, 130, 32))
+    c.hill(c.wave(0.72, 0.02, 0.8), (48, 36, 40))
+    for row in (0.8, 0.91):
+        line = c.wave(row, 0.015, 1.6)
+        c.blend(c.edge(0.015 - np.abs(c.y - line)), (255, 112, 28))
+
+
+def _lake(c: Canvas) -> None:
+    """Fir trees along a far shore, still water that mirrors them, reeds."""
+    level = c.vary(0.42, 0.02)
+    c.gradient((190, 216, 236), (244, 236, 220), stop=level)
+    c.hill(c.wave(level - 0.1, 0.03, 0.9), (132, 158, 172))
+    c.gradient((150, 196, 206), (58, 120, 140), start=level)
+    for x in np.arange(c.vary(0.02, 0.03), 1.02, 0.09):
+        high = c.vary(0.13, 0.04)
+        c.triangle(x, level - high, level, 0.045, (44, 92, 74))
+        down = 1 - (c.y - level) / (0.8 * high)
+        mirror = np.minimum(0.045 * down - np.abs(c.x - x), c.y - level)
+        c.blend(c.edge(mirror), (68, 122, 122), 0.7)
+    for row in np.arange(level + 0.2, 1.0, 0.13):
+        x, wide = c.rng.uniform(0.1, 0.7), c.vary(0.2, 0.06)
+        c.box(x, row, x + wide, row + 0.008, (176, 212, 218))
+    for x in (0.03, 0.07, 0.94, 0.98):
+        stem = c.vary(x, 0.015)
+        c.box(stem - 0.006, c.vary(0.7, 0.05), stem + 0.006, 1.0, (88, 128, 56))
+
+
+def _stage(c: Canvas) -> None:
+    """Red curtains, a beam of light, a wooden floor."""
+    c.pixels[:] = (44, 24, 40)
+    x = c.vary(0.5, 0.06)
+    beam = 0.05 + 0.42 * c.y - np.abs(c.x - x)
+    c.blend(c.edge(beam, 3), (250, 236, 180), 0.42)
+    folds = 0.5 + 0.5 * np.sin(2 * np.pi * (c.x * 17 + c.rng.uniform()))
+    wide = 0.15 + 0.04 * np.cos(5 * c.y)
+    side = np.maximum(wide - c.x, c.x - 1 + wide)
+    curtain = c.edge(np.maximum(side, 0.1 + 0.02 * np.abs(np.sin(12 * c.x)) - c.y))
+    c.blend(curtain, (150, 22, 38))
+    c.blend(curtain * folds, (196, 40, 54), 0.8)
+    c.hill(0.74, (122, 74, 44))
+    c.hill(0.765, (168, 112, 70))
+    c.ellipse(x, 0.88, 0.36, 0.07, (214, 170, 118))
+
+
+def _garden(c: Canvas) -> None:
+    """A white fence, hedges, a lawn with rows of flowers."""
+    c.gradient((156, 210, 246), (224, 240, 250), stop=0.4)
+    for x in np.arange(c.vary(0.0, 0.04), 1.05, 0.16):
+        c.disc(x, 0.4, 0.11, (70, 140, 74))
+    c.hill(0.44, (84, 156, 82))
+    for x in np.arange(c.rng.uniform(-0.05, 0.0), 1.02, 0.085):
+        c.box(x, 0.36, x + 0.05, 0.62, (250, 250, 246))
+        c.triangle(x + 0.025, 0.32, 0.36, 0.025, (250, 250, 246))
+    c.box(0, 0.41, 1, 0.44, (236, 236, 230))
+    c.box(0, 0.53, 1, 0.56, (236, 236, 230))
+    c.hill(0.62, (124, 196, 94))
+    for colour in ((240, 92, 130), (252, 210, 72), (170, 110, 220)):
+        c.dots(5, 0.66, 0.7, 0.018, colour)
+        c.dots(4, 0.92, 0.97, 0.02, colour)
+
+
+def _ice(c: Canvas) -> None:
+    """Icebergs in cold water, a floe in front, northern lights."""
+    c.gradient((24, 56, 92), (120, 176, 206), stop=0.46)
+    light = c.wave(0.16, 0.05, 1.1)
+    c.blend(np.clip(1 - np.abs(c.y - light) / 0.1, 0, 1), (110, 240, 190), 0.65)
+    c.gradient((60, 140, 176), (34, 102, 148), start=0.46)
+    for at, top in ((c.vary(0.16, 0.06), 0.24), (c.vary(0.86, 0.06), 0.28)):
+        c.triangle(at, top, 0.5, 0.15, (226, 244, 252))
+        c.triangle(at + 0.05, top + 0.08, 0.5, 0.1, (176, 216, 236))
+    edge = c.wave(0.66, 0.015, 1.4)
+    c.hill(edge, (232, 248, 254))
+    c.hill(edge + 0.12, (206, 234, 246))
+    for x in (c.vary(0.3, 0.1), c.vary(0.7, 0.1)):
+        crack = x + 0.04 * np.sin(16 * c.y)
+        c.blend(c.edge(np.minimum(0.005 - np.abs(c.x - crack), c.y - 0.72)), (140, 192, 220))
+
+
+def _road(c: Canvas) -> None:
+    """Asphalt that runs to the horizon between green verges."""
+    level = c.vary(0.42, 0.03)
+    c.gradient((134, 196, 244), (232, 242, 248), stop=level)
+    c.cloud(c.vary(0.3, 0.15), 0.15, 1.0)
+    c.hill(c.wave(level, 0.01, 1.0), (150, 178, 96))
+    x, depth = c.vary(0.5, 0.06), np.clip((c.y - level) / (1 - level), 0, 1)
+    middle = x + (0.5 - x) * depth
+    ground = c.y - level
+    c.blend(c.edge(np.minimum(0.03 + 0.62 * depth - np.abs(c.x - middle), ground)), (240, 240, 236))
+    c.blend(c.edge(np.minimum(0.025 + 0.58 * depth - np.abs(c.x - middle), ground)), (84, 86, 94))
+    dashes = np.sin(26 * np.sqrt(depth) + c.rng.uniform(0, 6)) > 0
+    c.blend(
+        c.edge(0.004 + 0.022 * depth - np.abs(c.x - middle)) * dashes * (ground > 0.01),
+        (250, 206, 70),
+    )
+
+
 PLAIN_COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (206, 58, 58),
     "orange": (246, 158, 66),
@@ -321,6 +532,8 @@ PLAIN_COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (136, 86, 190),
     "pink": (250, 172, 200),
     "white": (250, 250, 250),
+    "turquoise": (52, 190, 184),
+    "brown": (112, 74, 48),
 }
 
 
@@ -354,9 +567,19 @@ PAINTERS: dict[str, Callable[[Canvas], None]] = {
     "autumn": _autumn,
     "room": _room,
     "moon": _moon,
+    "rain": _rain,
+    "farm": _farm,
+    "jungle": _jungle,
+    "kitchen": _kitchen,
+    "library": _library,
+    "cave": _cave,
+    "volcano": _volcano,
+    "lake": _lake,
+    "stage": _stage,
+    "garden": _garden,
+    "ice": _ice,
+    "road": _road,
 } | {f"{name} background": _plain(colour) for name, colour in PLAIN_COLOURS.items()}
-
-_ORDER = {place.name: number for number, place in enumerate(PLACES)}
 
 
 def paint_place(place: str, variant: int, size: int = 64) -> np.ndarray:
@@ -366,6 +589,7 @@ def paint_place(place: str, variant: int, size: int = 64) -> np.ndarray:
     """
     if place not in PAINTERS:
         raise ValueError(f"place is {place!r}; allowed: {tuple(PAINTERS)}.")
-    canvas = Canvas(size, np.random.default_rng((_ORDER[place], variant)))
+    number = world_words().index["place"][place]
+    canvas = Canvas(size, np.random.default_rng((number, variant)))
     PAINTERS[place](canvas)
     return canvas.result()

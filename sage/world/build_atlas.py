@@ -20,11 +20,11 @@ import numpy as np
 from PIL import Image
 
 from sage.world.sprites import ATLAS_FOLDER, CELL
-from sage.world.vocabulary import STYLES, THINGS
+from sage.world.words import world_words
 
 DRAWN = 256  # pixels; sprites are drawn large, cropped to their outline, then reduced
 MARGIN = 1  # pixels left free on each side of a cell
-COLUMNS = 24
+COLUMNS = 28
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def draw_style(source: Source, archive: Path, codes: dict[str, str]) -> dict[str
 
 
 def fit(picture: Image.Image) -> np.ndarray:
-    """Crop to the visible part and centre it in a cell, uint8 [64, 64, 4], straight alpha.
+    """Crop to the visible part and centre it in a cell, uint8 [96, 96, 4], straight alpha.
 
     Pillow resamples RGBA in premultiplied form, so transparent pixels do not bleed.
     """
@@ -152,12 +152,13 @@ def fit(picture: Image.Image) -> np.ndarray:
 
 def build(packages: Path) -> tuple[np.ndarray, dict]:
     """Draw everything; return the atlas uint8 [H, W, 4] and its manifest."""
-    codes = {thing.name: thing.code for thing in THINGS}
+    words = world_words()
+    codes = {thing.name: thing.code for thing in words.things}
     drawn = {}
-    for style in STYLES:
+    for style in words.styles:
         source = SOURCES[style.name]
         drawn[style.name] = draw_style(source, fetch(source, packages), codes)
-    keys = [(thing, style.name) for thing in codes for style in STYLES]
+    keys = [(thing, style.name) for thing in codes for style in words.styles]
     rows = -(-len(keys) // COLUMNS)
     atlas = np.zeros((rows * CELL, COLUMNS * CELL, 4), np.uint8)
     sprites = []
@@ -194,7 +195,7 @@ ATTRIBUTION_HEAD = """# Attribution
 
 `atlas.webp` holds pictures from the works below; `manifest.json` names style, package, version
 and Unicode code point of each. **Changes:** every picture was drawn as a bitmap, cropped to its
-visible part, reduced to fit 64 x 64 pixels, and placed in one file. Scenes painted from them, and
+visible part, reduced to fit 96 x 96 pixels, and placed in one file. Scenes painted from them, and
 pictures made by models trained on such scenes, are further adaptations.
 
 | style | work | licence | package |
@@ -203,7 +204,7 @@ pictures made by models trained on such scenes, are further adaptations.
 
 ATTRIBUTION_FOOT = """
 The text of the Apache License 2.0 is in `LICENSE` at the top of this repository, that of
-CC-BY-4.0 at the address in the table. About half of the synonyms in `sage/world/vocabulary.py`
+CC-BY-4.0 at the address in the table. About half of the synonyms in `assets/world/words.json`
 are tags of [emojibase-data](https://github.com/milesj/emojibase) 17.0.0 (MIT, Copyright (c)
 2017-2019 Miles Johnson), cleaned by hand; the others were added by hand.
 

@@ -1,4 +1,4 @@
-"""The probe: a small classifier that says what is in a 64×64 picture, used only to judge.
+"""The probe: a small classifier that says what is in a picture, used only to judge.
 
 It is trained on painted scenes, blurred and noised a little so that it is fair to generated
 pictures, and shares nothing with the networks it judges. Knows labels, not captions.
@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sage.world.data import Labels
+from sage.world.labels import SIZES, Labels
+from sage.world.words import Words
 
 WIDTHS = (48, 96, 160, 224)
+NARROW = 64  # channels that the heads of a new probe read
 
 
 class Block(nn.Module):
@@ -36,32 +38,53 @@ class Block(nn.Module):
         return self.conv2(F.silu(self.norm2(h))) + self.short(F.avg_pool2d(x, 2))
 
 
-class Probe(nn.Module):
-    """Things, place, style, count, leftmost and rightmost thing of a picture."""
+def head_sizes(
+    things: int, places: int, styles: int, counts: int = 3, sizes: int = 0
+) -> dict[str, int]:
+    """Classes of every head, by the names of :class:`sage.world.labels.Labels`."""
+    heads = {"things": things, "place": places, "style": styles, "count": counts}
+    heads |= {"left": things, "right": things}
+    return heads | ({"left_size": sizes, "right_size": sizes} if sizes else {})
 
-    def __init__(self, things: int, places: int, styles: int) -> None:
+
+def sizes_of(words: Words) -> dict[str, int]:
+    """Arguments of :func:`head_sizes` for a model's words."""
+    tables = {"things": words.things, "places": words.places, "styles": words.styles}
+    return {name: len(table) for name, table in tables.items()} | {
+        "counts": max((1, *words.counts)),
+        "sizes": len(SIZES),
+    }
+
+
+class Probe(nn.Module):
+    """Things, place, style, count, leftmost and rightmost thing of a picture, and their sizes."""
+
+    def __init__(self, image: int = 64, narrow: int = 0, **sizes: int) -> None:
+        """For pictures of `image` pixels a side; `sizes` as in :func:`head_sizes`.
+
+        The heads read a 4×4 map, of `narrow` channels if it is given.
+        """
         super().__init__()
-        self.sizes = {"things": things, "places": places, "styles": styles}
-        # Halved at once: normalising 64×64 maps would cost more than all the rest.
-        self.stem = nn.Conv2d(3, WIDTHS[0], 4, 2, 1)
+        self.sizes = {"image": image, "narrow": narrow, **sizes}
+        # Reduced to 32×32 at once: normalising large maps would cost more than all the rest.
+        patch = image // 32
+        self.stem = nn.Conv2d(3, WIDTHS[0], 2 * patch, patch, patch // 2)
         self.blocks = nn.Sequential(*(Block(a, b) for a, b in pairwise(WIDTHS)))
-        flat = WIDTHS[-1] * 16
+        flat = (narrow or WIDTHS[-1]) * 16
         self.norm = nn.GroupNorm(8, WIDTHS[-1])
+        self.narrow = nn.Conv2d(WIDTHS[-1], narrow, 1) if narrow else nn.Identity()
         # Heads read the 4×4 map with its positions: left and right are positions.
-        self.heads = nn.ModuleDict(
-            {
-                "things": nn.Linear(flat, things),
-                "place": nn.Linear(flat, places),
-                "style": nn.Linear(flat, styles),
-                "count": nn.Linear(flat, 3),
-                "left": nn.Linear(flat, things),
-                "right": nn.Linear(flat, things),
-            }
-        )
+        heads = head_sizes(**sizes)
+        self.heads = nn.ModuleDict({name: nn.Linear(flat, n) for name, n in heads.items()})
+
+    @classmethod
+    def of(cls, words: Words) -> "Probe":
+        """An untrained probe for a model's words and picture size."""
+        return cls(words.image_size, narrow=NARROW, **sizes_of(words))
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Logits by head for pictures [B, 3, 64, 64] in [-1, 1]."""
-        x = F.silu(self.norm(self.blocks(self.stem(pictures)))).flatten(1)
+        """Logits by head for pictures [B, 3, H, H] in [-1, 1]."""
+        x = self.narrow(F.silu(self.norm(self.blocks(self.stem(pictures))))).flatten(1)
         x = F.dropout(x, 0.1, self.training)
         return {name: head(x) for name, head in self.heads.items()}
 
@@ -76,11 +99,13 @@ class Reading:
     count: np.ndarray  # [B] int, number of things minus one
     left: np.ndarray  # [B] int
     right: np.ndarray  # [B] int
+    left_size: np.ndarray | None = None  # [B] int, if the probe was taught sizes
+    right_size: np.ndarray | None = None  # [B] int
 
 
 @torch.no_grad()
 def read(probe: Probe, images: np.ndarray, batch: int = 100) -> Reading:
-    """What the probe finds in pictures uint8 [B, 64, 64, 3]."""
+    """What the probe finds in pictures uint8 [B, H, H, 3]."""
     parts: dict[str, list[Tensor]] = {name: [] for name in probe.heads}
     for start in range(0, len(images), batch):
         pixels = to_pixels(images[start : start + batch])
@@ -108,6 +133,9 @@ def accuracy(found: Reading, true: Labels) -> dict[str, float]:
     exact = ((found.things > 0.5) == (true.things > 0.5)).all(1)
     right = {name: getattr(found, name) == getattr(true, name) for name in _CLASSES}
     shares = {"things": exact, "thing": best, **right}
+    if found.left_size is not None:
+        sizes = (found.left_size == true.left_size) & (found.right_size == true.right_size)
+        shares["size"] = sizes
     return {name: float(np.mean(hit)) for name, hit in shares.items()} | {
         "order": float(order[pairs].mean()) if pairs.any() else 1.0
     }

@@ -5,7 +5,7 @@ A scene is a small frozen record; painting it is deterministic.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,33 +13,47 @@ from PIL import Image, ImageFilter
 
 from sage.world.backgrounds import GROUND_PLACES, paint_place
 from sage.world.sprites import Atlas
-from sage.world.vocabulary import (
-    DEFAULT_STYLES,
-    PLACE_BY_NAME,
-    PLACES,
-    SIZE_WORDS,
-    STYLE_BY_NAME,
-    THING_BY_NAME,
-    THINGS,
-)
+from sage.world.words import Words, model_words, world_words
 
 SPLITS = ("train", "held_out")
 HELD_OUT_PERCENT = 10
 HELD_OUT_SALT = 42  # chosen so that the pairs spread evenly over things and places
 VARIANTS = 16  # painted versions of each place
+MOST = 4  # copies of a thing
+MOST_CUTOUTS = 20_000  # a painter keeps; about 500 MB at 128 pixels
 # Longer side of a sprite in units of the picture's side, for one thing and for several.
 SIZES = {"small": 24 / 64, "normal": 37 / 64, "big": 47 / 64}
-PAIR_SIZE, THREE_SIZE = 28 / 64, 25 / 64
+PAIR_SIZES = {"small": 19 / 64, "normal": 28 / 64, "big": 33 / 64}
+COUNT_SIZES = {2: 28 / 64, 3: 25 / 64, 4: 23 / 64}
+# Sizes, left and right, that two things have room for.
+SIZED_PAIRS = (
+    ("big", "small"),
+    ("small", "big"),
+    ("small", "normal"),
+    ("normal", "small"),
+    ("small", "small"),
+)
 LIGHT_PLACE = 150  # mean grey value, of 255, above which a place counts as light
 HALOS = {"light": (0.15, 0.32), "dark": (1.0, 0.45)}  # grey value and strength of the halo
-# How often each kind of scene is sampled: one thing first, so that things are learned quickly.
-KINDS = ("one", "one_sized", "two_things", "two_same", "three_same")
-KIND_WEIGHTS = (0.62, 0.10, 0.16, 0.06, 0.06)
+# Kinds of scene: how many different things, how many copies, whether sizes are other than normal.
+KINDS = {
+    "one": (1, 1, False),
+    "one_sized": (1, 1, True),
+    "two_things": (2, 1, False),
+    "two_sized": (2, 1, True),
+    "two_same": (1, 2, False),
+    "three_same": (1, 3, False),
+    "four_same": (1, 4, False),
+}
+HELD_OUT_KINDS = {"one": 1.0}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene; `things` go left to right, `count` copies only if there is a single thing."""
+    """One scene; `things` go left to right, `count` copies only if there is a single thing.
+
+    `size` is that of the first thing, `second_size` that of the one on its right.
+    """
 
     things: tuple[str, ...]
     count: int
@@ -47,17 +61,25 @@ class Scene:
     place: str
     style: str
     seed: int
+    second_size: str = "normal"
 
     def __post_init__(self) -> None:
+        words = world_words()
         for thing in self.things:
-            _check("thing", thing, THING_BY_NAME)
-        _check("size", self.size, SIZE_WORDS)
-        _check("place", self.place, PLACE_BY_NAME)
-        _check("style", self.style, STYLE_BY_NAME)
+            _check("thing", thing, words.thing)
+        for size in (self.size, self.second_size):
+            _check("size", size, SIZES)
+        _check("place", self.place, words.place)
+        _check("style", self.style, words.style)
         if len(self.things) not in (1, 2):
             raise ValueError(f"A scene has 1 or 2 things, not {len(self.things)}.")
-        if self.count not in (1, 2, 3) or (self.count > 1 and len(self.things) > 1):
-            raise ValueError(f"count is {self.count}; allowed: 1 to 3, and 1 for two things.")
+        if not 1 <= self.count <= MOST or (self.count > 1 and len(self.things) > 1):
+            raise ValueError(f"count is {self.count}; allowed: 1 to 4, and 1 for two things.")
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Size of each of the things."""
+        return (self.size, self.second_size)[: len(self.things)]
 
 
 def _check(what: str, value: str, allowed: dict) -> None:
@@ -73,36 +95,50 @@ def held_out(thing: str, place: str) -> bool:
 
 
 def sample_scene(
-    rng: np.random.Generator, split: str = "train", styles: Sequence[str] | None = None
+    rng: np.random.Generator,
+    split: str = "train",
+    styles: Sequence[str] | None = None,
+    words: Words | None = None,
+    kinds: Mapping[str, float] | None = None,
 ) -> Scene:
-    """Draw a scene of a split, in one of `styles` (default "flat" and "3d").
+    """Draw a scene of a split.
 
-    "train" never holds a held-out pair of thing and place; "held_out" gives one-thing scenes
-    whose pair is held out. Raises ValueError for another split.
+    Args:
+        rng: Where chance comes from.
+        split: "train" never holds a held-out pair of thing and place; in "held_out" every thing
+            is in a place it was never seen in.
+        styles: Names to draw from (default: all that `words` has).
+        words: What there is to draw (default: what the built-in model knows).
+        kinds: Weights of the kinds of scene that add up to 1 (default: those of `words`, and one
+            thing in the held-out split).
+
+    Raises:
+        ValueError: For another split.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; allowed: {SPLITS}.")
-    kind = KINDS[_weighted(rng)]
-    if split == "held_out":
-        kind = "one"
-    things, place = _draw_pair(rng, 2 if kind == "two_things" else 1, split == "held_out")
+    words = words or model_words()
+    kind = _weighted(rng, words.kinds)
+    if kinds or split == "held_out":
+        kind = _weighted(rng, kinds) if kinds else next(iter(HELD_OUT_KINDS))
+    number, count, sized = KINDS[kind]
+    things, place = _draw_pair(rng, words, number, split == "held_out")
+    sizes = _draw_sizes(rng, number) if sized else ("normal", "normal")
     return Scene(
         things=things,
-        count={"two_same": 2, "three_same": 3}.get(kind, 1),
-        size=("small", "big")[rng.integers(2)] if kind == "one_sized" else "normal",
+        count=count,
+        size=sizes[0],
         place=place,
-        style=_pick(rng, styles or DEFAULT_STYLES),
+        style=_pick(rng, styles or tuple(words.style)),
         seed=int(rng.integers(2**31)),
+        second_size=sizes[1],
     )
 
 
-_CUMULATIVE = np.cumsum(KIND_WEIGHTS)
-
-
-def _weighted(rng: np.random.Generator) -> int:
-    """Index of a kind, drawn by its weight."""
-    drawn = int(np.searchsorted(_CUMULATIVE, rng.random(), side="right"))
-    return min(drawn, len(KINDS) - 1)
+def _weighted(rng: np.random.Generator, kinds: Mapping[str, float]) -> str:
+    """A kind, drawn by its weight."""
+    drawn = int(np.searchsorted(np.cumsum(tuple(kinds.values())), rng.random(), side="right"))
+    return tuple(kinds)[min(drawn, len(kinds) - 1)]
 
 
 def _pick(rng: np.random.Generator, options: Sequence) -> object:
@@ -110,18 +146,23 @@ def _pick(rng: np.random.Generator, options: Sequence) -> object:
     return options[int(rng.integers(len(options)))]
 
 
+def _draw_sizes(rng: np.random.Generator, number: int) -> tuple[str, str]:
+    """Sizes of a sized scene's things; "normal" where there is no second one."""
+    return (("small", "big")[rng.integers(2)], "normal") if number == 1 else _pick(rng, SIZED_PAIRS)
+
+
 def _draw_pair(
-    rng: np.random.Generator, number: int, want_held_out: bool
+    rng: np.random.Generator, words: Words, number: int, want_held_out: bool
 ) -> tuple[tuple[str, ...], str]:
     """Different things and a place, all of whose pairs are held out, or none of them."""
     while True:
         chosen = (
-            rng.choice(len(THINGS), number, replace=False)
+            rng.choice(len(words.things), number, replace=False)
             if number > 1
-            else (rng.integers(len(THINGS)),)
+            else (rng.integers(len(words.things)),)
         )
-        things = tuple(THINGS[int(i)].name for i in chosen)
-        place = _pick(rng, PLACES).name
+        things = tuple(words.things[int(i)].name for i in chosen)
+        place = _pick(rng, words.places).name
         if all(held_out(thing, place) == want_held_out for thing in things):
             return things, place
 
@@ -143,24 +184,38 @@ def layout(scene: Scene) -> tuple[Spot, ...]:
     """Spots of a scene's things, those further back first; jitter comes from the seed."""
     rng = np.random.default_rng(scene.seed)
     ground = scene.place in GROUND_PLACES
+    names = scene.things * scene.count
     if len(scene.things) == 2:
-        names, xs, side = scene.things, (0.27, 0.73), PAIR_SIZE
-        ys = (0.66 if ground else 0.52,) * 2
-    elif scene.count == 3:
-        names, xs, side = scene.things * 3, (0.5, 0.27, 0.73), THREE_SIZE
-        ys = (0.34, 0.72, 0.72) if ground else (0.29, 0.68, 0.68)
-    elif scene.count == 2:
-        names, xs, side = scene.things * 2, (0.27, 0.73), PAIR_SIZE
-        ys = (0.66 if ground else 0.52,) * 2
+        sides = tuple(PAIR_SIZES[size] for size in scene.sizes)
+        # On the ground, feet stand on one line.
+        ys = tuple(0.66 + (PAIR_SIZES["normal"] - side) / 2 if ground else 0.52 for side in sides)
+        xs = (0.27, 0.73)
+    elif scene.count > 1:
+        sides = (COUNT_SIZES[scene.count],) * scene.count
+        xs, ys = _crowd(scene.count, ground)
     else:
-        names, xs, side = scene.things, (0.5,), SIZES[scene.size]
-        ys = (0.86 - side / 2 if ground else 0.52,)
+        sides, xs = (SIZES[scene.size],), (0.5,)
+        ys = (0.86 - sides[0] / 2 if ground else 0.52,)
     jitter = rng.uniform(-1, 1, (len(xs), 2)) * (0.02 if len(xs) > 1 else 0.055, 0.025)
-    side = side * float(rng.uniform(0.96, 1.04))
+    scale = float(rng.uniform(0.96, 1.04))
     return tuple(
-        Spot(name, x + float(dx), y + float(dy), side)
-        for name, x, y, (dx, dy) in zip(names, xs, ys, jitter, strict=True)
+        Spot(name, x + float(dx), y + float(dy), side * scale)
+        for name, x, y, side, (dx, dy) in zip(names, xs, ys, sides, jitter, strict=True)
     )
+
+
+def _crowd(count: int, ground: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Centres, across and down, of 2 to 4 copies of a thing."""
+    if count == 4:
+        return (0.28, 0.72, 0.28, 0.72), (0.35, 0.35, 0.75, 0.75) if ground else (
+            0.29,
+            0.29,
+            0.71,
+            0.71,
+        )
+    if count == 3:
+        return (0.5, 0.27, 0.73), (0.34, 0.72, 0.72) if ground else (0.29, 0.68, 0.68)
+    return (0.27, 0.73), (0.66 if ground else 0.52,) * 2
 
 
 # --- painting ------------------------------------------------------------------------------
@@ -238,7 +293,7 @@ class Painter:
 
     def paint(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Paint a scene: picture uint8 [size, size, 3], mask of its things uint8 [size, size]."""
-        background, tone = self._place(scene.place, scene.seed % VARIANTS)
+        background, tone = self.place(scene.place, scene.seed % VARIANTS)
         picture = background.copy()
         mask = np.zeros((self.size, self.size), np.uint8)
         grounded = scene.place in GROUND_PLACES
@@ -248,7 +303,7 @@ class Painter:
             self._stamp(picture, mask, cutout, spot)
         return picture, mask
 
-    def _place(self, place: str, variant: int) -> tuple[np.ndarray, str]:
+    def place(self, place: str, variant: int) -> tuple[np.ndarray, str]:
         """Painted place and whether it is "light" or "dark", from the cache."""
         key = (place, variant)
         if key not in self._places:
@@ -261,6 +316,8 @@ class Painter:
         """Sprite at `side` pixels with its halo and shadow, from the cache."""
         key = (thing, style, side, tone, grounded)
         if key not in self._cutouts:
+            if len(self._cutouts) >= MOST_CUTOUTS:
+                self._cutouts.clear()
             self._cutouts[key] = cut_out(self._atlas.sprite(thing, style), side, tone, grounded)
         return self._cutouts[key]
 

@@ -1,4 +1,4 @@
-"""The sprite atlas: cut-out pictures of every thing in every style, 64 x 64 pixels each.
+"""The sprite atlas: cut-out pictures of every thing in every style, 96 x 96 pixels each.
 
 Knows where a sprite lies in the atlas. Knows nothing about scenes, nor where sprites came from.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 ATLAS_FOLDER = Path(__file__).resolve().parents[2] / "assets" / "world"
-CELL = 64
+CELL = 96
 
 
 class Atlas:
@@ -41,7 +41,7 @@ class Atlas:
         return tuple(dict.fromkeys(style for _, style in self._cells))
 
     def sprite(self, thing: str, style: str) -> np.ndarray:
-        """Return one sprite, uint8 [64, 64, 4], RGBA with straight alpha.
+        """Return one sprite, uint8 [96, 96, 4], RGBA with straight alpha.
 
         Raises ValueError for a thing or style the atlas does not hold.
         """

@@ -90,7 +90,8 @@ def test_a_batch_costs_its_rows(tiny):
 
 def test_a_whole_run_costs_what_the_cost_model_says(tiny):
     """Counted while running on the CPU, text encoder, guidance and decoder included."""
-    model = tiny.flops  # counted before, or its own counting would be counted
+    model = tiny.flops  # counted before, or its own counting would be counted; memory likewise
+    tiny(["a fox"], num_inference_steps=1)
     for plan in (independent_plan(3, 4), shared_plan([(0, 2), (1,)], 4, 2)):
         counted = count_flops(
             lambda plan=plan: tiny(["a fox", "a dog", "a cat"], plan=plan, guidance_scale=5.0)

@@ -188,7 +188,7 @@ def test_embeddings_are_unit_vectors_and_kept(tiny, monkeypatch):
         ({"prompts": [1, 2]}, "at least one text"),
         ({"negative_prompt": ["rain"]}, "negative_prompt must be one text"),
         ({"output_type": "jpg"}, "output_type is 'jpg'"),
-        ({"share_ratio": 2}, "share_ratio is 2"),
+        ({"share_ratio": 2}, r"\(share_ratio\) is 2;"),
         ({"groups": [(0, 1)]}, "plan has 2 prompts"),
         ({"num_inference_steps": 0}, "steps is 0"),
     ],

@@ -1,20 +1,20 @@
 """The studies beyond the paper run on a tiny model and say what their numbers say."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sage.core.calibration import Calibration
 from sage.core.cost import evaluations
+from sage.core.settings import TRUNKS
 from sage.jobs.models import ASSETS
-from sage.studies import adaptive, aggregators, diversity, few_step, pareto, trees
-from sage.studies.engine import calibrate
-from sage.studies.engine.cells import Cell, Setting, adapter_file, file_digest
-from sage.studies.engine.contest import Entry, on_front
+from sage.studies import adaptive, diversity, pareto
+from sage.studies.engine import calibrate, methods
+from sage.studies.engine.cells import Cell, Recipe, adapter_file, file_digest
+from sage.studies.engine.compare import Comparison, Design, Entry, Line, on_front
 from sage.studies.engine.lab import Lab
-from tests.studies.studying import made
+from tests.studies.studying import measured, run_study
 
 
 @pytest.fixture
@@ -24,64 +24,51 @@ def lab(settings):
 
 
 def test_trees_spend_no_more_than_one_level(lab):
-    found = made("trees", lab)
+    found = run_study("trees", lab)
     spent = {(line["name"], line["label"]): line["evaluations"] for line in found["rows"]}
     for (name, label), value in spent.items():
         if name.startswith("tree"):
             assert value <= spent["one level", label] + 1e-9
-    plans = trees.tree_plans(lab, lab.prompts, 0.4)
+    plans = methods.tree_plans(lab, lab.prompts, 0.4)
     one = evaluations(lab.pipe.plan(lab.prompts.groups, 5, 0.4))
     assert all(evaluations(plan) <= one for plan in plans.values())
-    inside = plans[trees.INSIDE]
+    inside = plans[methods.INSIDE]
     owner = lab.prompts.owner
     assert all(len({owner[n] for n in s.members}) == 1 for s in inside.segments)
 
 
 def test_every_rule_of_the_trunk_is_compared(lab):
-    found = made("aggregators", lab)
+    found = run_study("aggregators", lab)
     names = [line["name"] for line in found["rows"]]
-    assert {names.count(title) for title in aggregators.TRUNKS.values()} == {2}
-    prediction = [
-        line for line in found["rows"] if line["name"] == aggregators.TRUNKS["prediction"]
-    ]
+    assert {names.count(title) for title in TRUNKS.values()} == {2}
+    prediction = [line for line in found["rows"] if line["name"] == TRUNKS["prediction"]]
     assert all(line["saving"] == 0 for line in prediction)
 
 
 def test_diversity_is_swept_by_fresh_noise(lab):
-    found = made("diversity", lab)
+    found = run_study("diversity", lab)
     assert len(found["rows"]) == 1 + len(diversity.RATIOS) * len(diversity.SHARES)
 
 
-class Level:
-    """A number whose difference from another is beyond chance from 0.01 on."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def minus(self, other):
-        gap = self.value - other.value
-        return SimpleNamespace(sign=0 if abs(gap) < 0.01 else int(np.sign(gap)))
-
-
 def test_diversity_says_what_fresh_noise_brings_and_what_it_costs():
-    def row(inside, clip):
-        return SimpleNamespace(metrics={"inside": Level(inside), "clip": Level(clip)})
-
-    def said(some, more):
-        found = {Entry("independent", "", Setting()): row(0.6, 0.6)}
+    def finding(some, more):
+        lines = [Line("independent", {}, measured(inside=0.6, clip=0.6))]
         for ratio in diversity.RATIOS:
             for label, (inside, clip) in (("0%", (0.5, 0.6)), ("50%", some), ("100%", more)):
-                found[Entry(f"ratio {ratio:g}", label, Setting(ratio))] = row(inside, clip)
-        return diversity.finding(found)
+                numbers = measured(inside=inside, clip=clip)
+                lines.append(Line(f"ratio {ratio:g}", {"label": label}, numbers))
+        return diversity.finding(Comparison(None, Design(), lines))
 
-    assert "at ratio 0.3 50% brings 0.500 to 0.540 without harm" in said((0.54, 0.6), (0.55, 0.5))
-    assert "at ratio 0.5 fresh noise brings no more than 0.500" in said((0.5, 0.6), (0.501, 0.7))
-    assert "brings more than 0.500 only with harm" in said((0.54, 0.5), (0.55, 0.5))
+    gain = "at ratio 0.3 50% brings 0.500 to 0.540 without harm"
+    assert gain in finding((0.54, 0.6), (0.55, 0.5))
+    none = "at ratio 0.5 fresh noise brings no more than 0.500"
+    assert none in finding((0.5, 0.6), (0.501, 0.7))
+    assert "brings more than 0.500 only with harm" in finding((0.54, 0.5), (0.55, 0.5))
 
 
 def test_few_steps_are_shared_and_not(lab, adapter_folder, monkeypatch):
-    monkeypatch.setattr(few_step, "student", lambda lab, steps: adapter_folder)
-    found = made("few-step", lab)
+    monkeypatch.setattr(methods, "student", lambda lab, steps: adapter_folder)
+    found = run_study("few-step", lab)
     names = {line["name"] for line in found["rows"]}
     assert names >= {"distilled, alone", "distilled, shared at 0.25", "DDIM, shared at 0.4"}
     assert "DDIM, 4 steps: " in found["finding"]
@@ -93,7 +80,7 @@ def test_few_steps_are_shared_and_not(lab, adapter_folder, monkeypatch):
 
 
 def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
-    found = made("adaptive", lab)
+    found = run_study("adaptive", lab)
     fixed = [line for line in found["rows"] if line["name"] == adaptive.FIXED]
     assert len(fixed) == len(adaptive.RATIOS)
     assert {line["name"] for line in found["rows"]} >= {adaptive.BEFORE, adaptive.WHILE}
@@ -116,11 +103,11 @@ def test_random_groups_are_whole_and_leave_nobody_alone(lab):
 
 def test_twins_in_a_group_start_from_one_noise_and_share_nothing(lab):
     prompts = lab.prompts
-    twin = lab.setting(0.0, common_noise=True)
+    twin = replace(lab.recipe(), common_noise=True)
     seeds = Cell(twin, prompts, 0).noise_seeds
     assert all(seeds[n] == min(group) for group in prompts.groups for n in group)
-    assert Cell(lab.setting(), prompts, 0).noise_seeds == tuple(range(len(prompts)))
-    alone, apart = (lab.cell(Cell(s, prompts, 0)) for s in (twin, lab.setting()))
+    assert Cell(lab.recipe(), prompts, 0).noise_seeds == tuple(range(len(prompts)))
+    alone, apart = (lab.cell(Cell(s, prompts, 0)) for s in (twin, lab.recipe()))
     assert alone["evaluations"] == apart["evaluations"] == len(prompts) * 5
     first = [min(group) for group in prompts.groups]
     same = (alone["pictures"] == apart["pictures"]).all(axis=(1, 2, 3))
@@ -130,11 +117,11 @@ def test_twins_in_a_group_start_from_one_noise_and_share_nothing(lab):
 
 def test_the_limit_is_where_too_many_pictures_are_lost():
     words = {"limit": 1.0, "measure": "", "conditions": {}}
-    made = Calibration((0.5,), (0.1, 0.2, 0.3, 0.4), ((0.0, 0.1, 0.2, 0.3),), **words)
+    table = Calibration((0.5,), (0.1, 0.2, 0.3, 0.4), ((0.0, 0.1, 0.2, 0.3),), **words)
     lost = np.array([[0.0, 0.01, 0.02, 0.5]])
-    assert calibrate.limit_of(made, [10], lost) == pytest.approx(0.2)
-    assert calibrate.limit_of(made, [10], lost + 0.2) == 0
-    assert calibrate.limit_of(made, [10], None) == pytest.approx(0.3)
+    assert calibrate.limit_of(table, [10], lost) == pytest.approx(0.2)
+    assert calibrate.limit_of(table, [10], lost + 0.2) == 0
+    assert calibrate.limit_of(table, [10], None) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
@@ -156,8 +143,8 @@ def test_what_the_guard_reads_was_measured_on_these_weights(folder, measured):
 
 
 def test_all_of_it_is_on_one_plot(lab, adapter_folder, monkeypatch):
-    monkeypatch.setattr(pareto, "student", lambda lab, steps: adapter_folder)
-    found = made("pareto", lab)
+    monkeypatch.setattr(methods, "student", lambda lab, steps: adapter_folder)
+    found = run_study("pareto", lab)
     guided = [line for line in found["rows"] if line["name"] == "guidance interval"]
     base = found["rows"][0]
     assert all(line["evaluations"] == base["evaluations"] for line in guided)
@@ -179,13 +166,25 @@ def test_the_front_is_what_nothing_beats():
 
 
 def test_a_way_of_sharing_is_beaten_by_what_is_better_and_no_dearer():
-    def row(cost, clip, probe):
-        judged = SimpleNamespace(metrics={"clip": Level(clip), "probe": Level(probe)})
-        return {"gigaflops": cost}, judged
+    def line(flops, clip, probe):
+        return Line("", {}, measured(flops, clip=clip, probe=probe))
 
-    keys = ("clip", "probe")
-    line, judged = row(10, 0.60, 0.90)
-    beaten = [row(10, 0.62, 0.90), row(5, 0.60, 0.92)]
-    not_beaten = [row(11, 0.7, 1.0), row(5, 0.62, 0.88), row(5, 0.605, 0.905)]
-    assert all(pareto._beaten(line, judged, [rival], keys) for rival in beaten)
-    assert not pareto._beaten(line, judged, not_beaten, keys)
+    keys, own = ("clip", "probe"), line(10, 0.60, 0.90)
+    beating = [line(10, 0.62, 0.90), line(5, 0.60, 0.92)]
+    others = [line(11, 0.7, 1.0), line(5, 0.62, 0.88), line(5, 0.605, 0.905)]
+    assert all(pareto.beaten(own, [rival], keys) for rival in beating)
+    assert not pareto.beaten(own, others, keys)
+
+
+def test_what_is_compared_is_found_by_its_values():
+    lines = [Line("a", {"size": n}, measured()) for n in (2, 4)] + [Line("b", {}, measured())]
+    comparison = Comparison(None, Design(), lines)
+    assert comparison.all("a") == lines[:2]
+    assert comparison.one("a", size=4) is lines[1]
+    with pytest.raises(LookupError, match="'b'"):
+        comparison.one("b", size=2)
+
+
+def test_an_entry_without_prompts_is_refused():
+    with pytest.raises(ValueError, match="'lost' has no prompts"):
+        Design().prompts_of(Entry("lost", Recipe()))

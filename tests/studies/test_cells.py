@@ -6,20 +6,45 @@ import numpy as np
 import pytest
 import torch
 
+from sage.core.adaptive import AdaptiveRule
+from sage.core.plan import shared_plan
+from sage.core.settings import Sampling
 from sage.sd.store import StateStore
 from sage.studies.engine.cells import (
     Cell,
+    Recipe,
     Renderer,
-    Setting,
     Store,
     families,
     merged_weights,
-    planned_rows,
+    planned_evaluations,
 )
-from sage.studies.engine.prompts import listed_prompts
+from sage.studies.engine.prompts import PromptSet, listed_prompts
 
 TEXTS = ["a fox", "a dog", "a cat", "a bus", "a tree"]
 GROUPS = [(0, 1, 2), (3, 4)]
+
+
+# Names of cells as the first release made them: rendered pictures are found under these.
+NAMES = {
+    "independent": "a387c53c53dabccd463b46b573370490",
+    "shared": "0915c384305bd5e3fcbc5a5ae48c9598",
+    "solver": "7bad14129b0fe56eb9e888c327abb48f",
+    "turns": "6b0c38f3f441a9febf0443c7db40e258",
+    "fresh": "de4a1a28841efa59bdb726bb4a5accf6",
+    "interval": "2cdcc18ccd1bfc351a334844094d2170",
+    "both": "d722b3c69acbc8a0d1e23792afb31696",
+    "probing": "9b77c86581141a5c954909394036d3ce",
+    "plan": "a1ef8cbe700586249d27a1a209828a45",
+    "twin": "03016a9018239464dfc8d23f748e7fab",
+}
+
+
+def recipe(share_ratio=0.5, steps=4, guidance_scale=2.0, adapter=None, **settings):
+    return Recipe(
+        Sampling(share_ratio=share_ratio, steps=steps, guidance_scale=guidance_scale, **settings),
+        adapter,
+    )
 
 
 @pytest.fixture
@@ -27,8 +52,29 @@ def prompts(tiny):
     return listed_prompts(tiny, "five", TEXTS, GROUPS)
 
 
+def test_names_of_cells_are_those_of_the_first_release():
+    prompts = PromptSet("five", tuple(TEXTS), tuple(GROUPS), (0.5, 0.5))
+    middle = (0.0, 0.6)
+    usual = recipe(0.0, 30)
+    recipes = {
+        "independent": usual,
+        "shared": recipe(0.4, 30),
+        "solver": recipe(0.4, 15, scheduler="dpm++2m"),
+        "turns": recipe(0.4, 30, trunk="alternate"),
+        "fresh": recipe(0.3, 30, fresh_noise=0.25),
+        "interval": replace(usual, guidance_interval=middle),
+        "both": replace(
+            recipe(0.4, 15, scheduler="dpm++2m", trunk="alternate"), guidance_interval=middle
+        ),
+        "probing": replace(usual, adaptive=AdaptiveRule(0.8, 0.1, 0.6, every=3)),
+        "plan": replace(recipe(0.0, 4), plan=shared_plan(GROUPS, 4, [1, 2])),
+        "twin": replace(usual, common_noise=True),
+    }
+    assert {name: Cell(r, prompts, 1).key("model", "bf16") for name, r in recipes.items()} == NAMES
+
+
 def test_a_name_changes_with_everything_the_pictures_depend_on(tiny, prompts, adapter_folder):
-    base = Setting(0.5, 4, 2.0)
+    base = recipe()
     other = listed_prompts(tiny, "five", [*TEXTS[:4], "a hat"], GROUPS)
     regrouped = listed_prompts(tiny, "five", TEXTS, [(0, 1), (2, 3, 4)])
     cells = [
@@ -37,15 +83,15 @@ def test_a_name_changes_with_everything_the_pictures_depend_on(tiny, prompts, ad
         Cell(base, other, 0),
         Cell(base, regrouped, 0),
         *(
-            Cell(replace(base, **change), prompts, 0)
-            for change in (
-                {"share_ratio": 0.25},
-                {"steps": 5},
-                {"guidance": 3.0},
-                {"adapter": adapter_folder},
-                {"scheduler": "euler"},
-                {"options": (("trunk", "medoid"),)},
-                {"plan": tiny.plan(prompts.groups, 4, 0.75)},
+            Cell(changed, prompts, 0)
+            for changed in (
+                recipe(share_ratio=0.25),
+                recipe(steps=5),
+                recipe(guidance_scale=3.0),
+                recipe(adapter=adapter_folder),
+                recipe(scheduler="euler"),
+                recipe(trunk="medoid"),
+                replace(base, plan=tiny.plan(prompts.groups, 4, 0.75)),
             )
         ),
     ]
@@ -58,7 +104,7 @@ def test_a_name_changes_with_everything_the_pictures_depend_on(tiny, prompts, ad
 
 def test_independent_pictures_do_not_depend_on_groups(tiny, prompts):
     regrouped = listed_prompts(tiny, "five", TEXTS, [(0, 1), (2, 3, 4)])
-    names = {Cell(Setting(0.0, 4), some, 0).key("m", "fp32") for some in (prompts, regrouped)}
+    names = {Cell(recipe(0.0), some, 0).key("m", "fp32") for some in (prompts, regrouped)}
     assert len(names) == 1
 
 
@@ -67,12 +113,11 @@ def test_an_adapter_goes_by_its_content(prompts, adapter_folder, tmp_path):
 
     copied = shutil.copytree(adapter_folder, tmp_path / "copy")
     names = {
-        Cell(Setting(0.5, adapter=path), prompts, 0).key("m", "fp32")
-        for path in (adapter_folder, copied)
+        Cell(recipe(adapter=path), prompts, 0).key("m", "fp32") for path in (adapter_folder, copied)
     }
     assert len(names) == 1
     with pytest.raises(ValueError, match="no adapter at"):
-        Cell(Setting(0.5, adapter=tmp_path / "none"), prompts, 0).key("m", "fp32")
+        Cell(recipe(adapter=tmp_path / "none"), prompts, 0).key("m", "fp32")
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
@@ -86,7 +131,7 @@ def test_a_damaged_file_is_made_again(tmp_path):
 
 
 def test_bulk_rendering_in_float32_is_the_pipeline(tiny, prompts):
-    cell = Cell(Setting(0.5, 4, 2.0), prompts, 3)
+    cell = Cell(recipe(), prompts, 3)
     made = Renderer(tiny, "fp32").render(cell)
     output = tiny(
         prompts.texts,
@@ -104,7 +149,7 @@ def test_bulk_rendering_in_float32_is_the_pipeline(tiny, prompts):
 
 def test_half_precision_is_near_and_the_model_is_untouched(tiny, prompts):
     before = {name: value.clone() for name, value in tiny.unet.state_dict().items()}
-    cell = Cell(Setting(0.5, 4, 2.0), prompts, 0)
+    cell = Cell(recipe(), prompts, 0)
     exact, fast = (Renderer(tiny, p).render(cell)["pictures"] for p in ("fp32", "bf16"))
     assert 0 < np.abs(exact.astype(int) - fast).mean() < 4
     assert tiny.unet.dtype == torch.float32
@@ -113,10 +158,10 @@ def test_half_precision_is_near_and_the_model_is_untouched(tiny, prompts):
 
 
 def test_a_merged_adapter_is_the_adapter(tiny, prompts, adapter_folder):
-    cell = Cell(Setting(0.5, 4, 2.0, adapter_folder), prompts, 0)
+    cell = Cell(recipe(adapter=adapter_folder), prompts, 0)
     renderer = Renderer(tiny, "fp32")
     made = renderer.render(cell)["pictures"]
-    bare = Cell(Setting(0.5, 4, 2.0), prompts, 0)
+    bare = Cell(recipe(), prompts, 0)
     without = renderer.render(bare)["pictures"]  # the next setting has no adapter: it is gone
     assert np.array_equal(without, Renderer(tiny, "fp32").render(bare)["pictures"])
     assert np.abs(made.astype(int) - without).max() > 3
@@ -140,13 +185,13 @@ def test_merging_leaves_no_trace(tiny, adapter_folder):
 
 
 def test_families_share_a_trunk_and_cost_it_once(tiny, prompts):
-    cells = [Cell(Setting(ratio, 4, 2.0), prompts, s) for s in (0, 1) for ratio in (0.25, 0.75)]
+    cells = [Cell(recipe(ratio), prompts, s) for s in (0, 1) for ratio in (0.25, 0.75)]
     found = list(families(cells))
-    assert [[c.setting.share_ratio for c in some] for some in found] == [[0.75, 0.25]] * 2
+    assert [[c.recipe.sampling.share_ratio for c in some] for some in found] == [[0.75, 0.25]] * 2
     spent = []
     reuse = StateStore()
     alone = [Renderer(tiny, "fp32").render(cell)["pictures"] for cell in found[0]]
     renderer = Renderer(tiny, "fp32")
     shared = [renderer.render(cell, reuse, spent.append)["pictures"] for cell in found[0]]
     assert all(np.array_equal(a, b) for a, b in zip(alone, shared, strict=True))
-    assert sum(spent) == planned_rows(tiny, found[0])
+    assert sum(spent) == planned_evaluations(tiny, found[0])

@@ -1,6 +1,5 @@
 """Every study runs on a tiny model, goes on after a kill, and says what its numbers say."""
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -9,29 +8,30 @@ import torch
 
 from sage.core.grouping import cosine_similarity, group_prompts
 from sage.sd import features
-from sage.studies import STUDIES, main_table
+from sage.studies import main_table
 from sage.studies.__main__ import main
-from sage.studies.engine import tables
+from sage.studies.engine import methods, tables
 from sage.studies.engine.cells import Renderer
 from sage.studies.engine.lab import DryRun, Lab
 from sage.studies.engine.linkage import complete_linkage
 from sage.studies.engine.prompts import loose_scenes, open_prompts, painted
 from sage.studies.engine.results import read, write
+from sage.studies.engine.study import every, load
 from sage.studies.group_size import cliques
 from sage.studies.grouping import random_pairs
 from sage.studies.loss_forks import changes
 from sage.studies.main_table import verdict
 from sage.studies.open_domain import free_phrasing, separation, unknown_words
 from sage.world.scenes import held_out
-from tests.studies.studying import made
+from tests.studies.studying import run_study
 
 
 def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
-    found = made("main-table", tiny_lab)
-    shared = (main_table.FEWER, main_table.UNTRAINED, main_table.STANDARD)
-    shared += (main_table.SAGE, main_table.NO_SOFT, main_table.IN_TURN)
+    found = run_study("main-table", tiny_lab)
+    shared = (methods.FEWER, methods.UNTRAINED, methods.STANDARD)
+    shared += (methods.SAGE, methods.NO_SOFT, methods.IN_TURN)
     names = [(line["name"], line["compared_at"]) for line in found["rows"]]
-    assert names[0] == (main_table.INDEPENDENT, 0.0)
+    assert names[0] == (methods.INDEPENDENT, 0.0)
     assert set(names[1:]) == {(name, r) for name in shared for r in main_table.RATIOS}
     base = found["rows"][0]
     assert base["metrics"]["pixels"]["value"] == 0
@@ -47,7 +47,7 @@ def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
 
 
 def test_a_run_that_was_killed_renders_only_what_is_missing(settings, monkeypatch):
-    monkeypatch.setattr(main_table, "RATIOS", (main_table.RATIO,))
+    monkeypatch.setattr(main_table, "RATIOS", (methods.RATIO,))
     rendered, real, most = [], Renderer.render, 3
 
     def counted(self, cell, *more):
@@ -58,21 +58,21 @@ def test_a_run_that_was_killed_renders_only_what_is_missing(settings, monkeypatc
 
     monkeypatch.setattr(Renderer, "render", counted)
     with pytest.raises(KeyboardInterrupt):
-        main_table.run(Lab(settings))
+        main_table.STUDY.run(Lab(settings))
     first = list(rendered)
     assert len(first) == 3
     with pytest.raises(DryRun, match=r"^7 of 10 cells"):
-        main_table.run(Lab(replace(settings, dry_run=True)))
+        main_table.STUDY.run(Lab(replace(settings, dry_run=True)))
     most = 100
-    main_table.run(Lab(settings))
+    main_table.STUDY.run(Lab(settings))
     assert len(set(rendered)) == len(rendered) >= 10
     rendered.clear()
-    importlib.import_module(STUDIES["soft-target"]).run(Lab(settings))
+    load("soft-target").run(Lab(settings))
     assert not rendered  # both of its rows are in the main table
 
 
 def test_the_loss_forks_name_what_differs(tiny_lab):
-    found = made("loss-forks", tiny_lab)
+    found = run_study("loss-forks", tiny_lab)
     assert [line["name"] for line in found["rows"]] == ["untrained", "base"]
     assert "difference" in found["rows"][0]
     default = {"settings": {"rank": 16, "loss_config": {"lambda_soft": 1.0, "weighting": "x0"}}}
@@ -82,7 +82,7 @@ def test_the_loss_forks_name_what_differs(tiny_lab):
 
 def test_the_branch_point_is_swept_by_tightness(settings):
     lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
-    found = made("branch-point", lab)
+    found = run_study("branch-point", lab)
     bins = {line["groups"] for line in found["rows"]}
     assert len(bins) in (1, 4)
     assert 0.7 in found["pareto"] or 0.0 in found["pareto"]
@@ -91,7 +91,7 @@ def test_the_branch_point_is_swept_by_tightness(settings):
 
 
 def test_the_soft_target_is_compared_in_pairs(tiny_lab):
-    found = made("soft-target", tiny_lab)
+    found = run_study("soft-target", tiny_lab)
     # The same adapter stands for both: every difference is exactly nothing.
     assert all(gap["value"] == gap["low"] == 0 for gap in found["difference"].values())
     assert [line["seed"] for line in found["by_seed"]] == [0, 1]
@@ -99,7 +99,7 @@ def test_the_soft_target_is_compared_in_pairs(tiny_lab):
 
 
 def test_sensitivity_names_settings_that_nothing_beats(settings):
-    found = made("sensitivity", Lab(replace(settings, pictures=6, seeds=1)))
+    found = run_study("sensitivity", Lab(replace(settings, pictures=6, seeds=1)))
     optimal = [line for line in found["rows"] if line["pareto"]]
     assert [line["name"] for line in optimal] == found["pareto"]
     for line in found["rows"]:
@@ -114,7 +114,7 @@ def test_sensitivity_names_settings_that_nothing_beats(settings):
 
 
 def test_open_domain_has_four_kinds(settings):
-    found = made("open-domain", Lab(replace(settings, pictures=8, seeds=1, data="scenes")))
+    found = run_study("open-domain", Lab(replace(settings, pictures=8, seeds=1, data="scenes")))
     assert [line["kind"] for line in found["rows"][::2]] == [
         "trained combinations", "unseen combinations", "unknown words", "free phrasing",
     ]  # fmt: skip
@@ -123,7 +123,7 @@ def test_open_domain_has_four_kinds(settings):
 
 def test_groups_grow_to_sixteen(settings):
     lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
-    found = made("group-size", lab)
+    found = run_study("group-size", lab)
     sizes = {line["size"]: line["saving"] for line in found["rows"]}
     # With two steps and share ratio 0.4, one of two is shared: half of what the trunk replaces.
     assert sizes == pytest.approx({1: 0, 2: 0.25, 4: 0.375, 8: 0.4375, 16: 0.46875}, abs=1e-4)
@@ -134,7 +134,7 @@ def test_grouping_counts_prompts_and_pairs(tiny_lab, monkeypatch):
 
     monkeypatch.setattr(grouping, "COUNTS", (10, 40))
     monkeypatch.setattr(grouping, "mini_lm", lambda: _raise(ImportError("not here")))
-    found = made("grouping", tiny_lab)
+    found = run_study("grouping", tiny_lab)
     assert [line["prompts"] for line in found["rows"]] == [10, 40]
     assert found["conditions"]["not_studied"] == ["all-MiniLM-L6-v2: not here"]
     for line in found["rows"]:
@@ -152,7 +152,7 @@ def test_a_model_and_a_coco_folder_train_and_are_evaluated(
 ):
     from sage.training.__main__ import main as train
 
-    monkeypatch.setattr(main_table, "RATIOS", (main_table.RATIO,))
+    monkeypatch.setattr(main_table, "RATIOS", (methods.RATIO,))
     folders = {}
     twins = ["--loss", "twins", "--rollout-steps", "4"]
     ways = {"sage": [], "standard": ["--loss", "standard"], "twins": twins}
@@ -171,7 +171,7 @@ def test_a_model_and_a_coco_folder_train_and_are_evaluated(
     assert main(run) == 0
     found = read(settings.out, "main-table")
     digests = found["conditions"]["adapters"]
-    trained = [digests[n] for n in (main_table.SAGE, main_table.STANDARD, main_table.TWINS)]
+    trained = [digests[n] for n in (methods.SAGE, methods.STANDARD, methods.TWINS)]
     assert len(set(trained)) == 3
     assert found["conditions"]["prompts"]["source"].startswith("captions of coco")
     assert "fd" in found["metrics"]
@@ -196,9 +196,9 @@ def test_the_hub_s_judges_add_columns(settings, monkeypatch):
             return (a - b).square().mean() if isinstance(b, torch.Tensor) else torch.tensor(31.0)
 
     monkeypatch.setattr(features, "_torchmetric", lambda module, name, settings: Stand(name))
-    monkeypatch.setattr(main_table, "RATIOS", (main_table.RATIO,))
+    monkeypatch.setattr(main_table, "RATIOS", (methods.RATIO,))
     lab = Lab(replace(settings, hub=True))
-    found = made("main-table", lab)
+    found = run_study("main-table", lab)
     first, *others = found["rows"]
     assert first["metrics"]["lpips"]["value"] == 0  # it is its own twin
     assert max(line["metrics"]["lpips"]["value"] for line in others) > 0
@@ -206,7 +206,7 @@ def test_the_hub_s_judges_add_columns(settings, monkeypatch):
     assert {line["plain"]["fid"] for line in found["rows"]} == {first["pictures"]}
     assert set(lab.prompts.texts) == {text for text in asked if isinstance(text, str)}
     path = write(settings.out, found, main_table.figure(found))
-    table = tables.main_block(path.parent)
+    table = tables.main_block(path.parent, path.parent)
     assert "| FID ↓ |" in table
     assert "OpenAI CLIP score ↑" in table
 
@@ -218,7 +218,7 @@ def test_without_torchmetrics_nothing_is_rendered(settings, monkeypatch):
     monkeypatch.setattr(features, "_torchmetric", missing)
     monkeypatch.setattr(Renderer, "render", None)  # would fail if it were called
     with pytest.raises(ImportError, match="needs torchmetrics"):
-        main_table.run(Lab(replace(settings, hub=True)))
+        main_table.STUDY.run(Lab(replace(settings, hub=True)))
 
 
 def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
@@ -230,7 +230,8 @@ def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
     assert "cannot be loaded" in capsys.readouterr().err
     assert main(["--list"]) == 0
     told = capsys.readouterr().out
-    assert all(name in told for name in STUDIES)
+    assert all(f"{study.name:14} {study.question}" in told for study in every())
+    assert "tables" in told
 
 
 # --- parts ----------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ def test_prompts_lie_within_the_bounds_and_are_fresh(tiny_lab, scene_lab):
             assert inside.min() >= -0.9
             assert inside.max() <= 0.999001
         assert sorted(n for g in prompts.groups for n in g) == list(range(len(prompts)))
-        assert len(prompts.real) == len(prompts.real_of)
+        assert len(prompts.real) == len(prompts.real.prompts)
     again = open_prompts(scene_lab.pipe, "scenes", 8, tau=(-0.9, 0.999))
     assert again.digest == prompts.digest
 
@@ -257,12 +258,12 @@ def test_held_out_scenes_are_held_out():
     assert len(sample.real) == 36
     some = sample.take([5, 2])
     assert some.texts == (sample.texts[5], sample.texts[2])
-    assert np.array_equal(some.real[some.real_of == 0], sample.real[sample.real_of == 5])
+    assert np.array_equal(
+        some.real.pictures[some.real.of([0])], sample.real.pictures[sample.real.of([5])]
+    )
 
 
 def test_the_fast_linkage_is_that_of_the_page():
-    import torch
-
     for seed in range(5):
         vectors = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
         similarity = cosine_similarity(vectors)
@@ -290,8 +291,6 @@ def test_topics_are_told_apart():
 
 
 def test_random_pairs_are_of_two_prompts():
-    import torch
-
     pairs = random_pairs(torch.eye(5), 200, np.random.default_rng(0))
     assert pairs.max() == 0  # no prompt with itself
 

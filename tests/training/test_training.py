@@ -22,10 +22,11 @@ from sage.training import samples
 from sage.training.__main__ import main
 from sage.training.adapter import Adapter
 from sage.training.coco import read_coco
-from sage.training.data import FileSource, SceneSource, encode_pictures, open_source, prepare
+from sage.training.data import FileSource, encode_pictures, open_source, prepare
 from sage.training.settings import TrainSettings
 from sage.training.skips import Skips
 from sage.training.trainer import CHECKPOINT, LOG, Trainer
+from sage.world.source import SceneSource
 from tests.test_imports import ROOT
 from tests.training.test_coco import write_coco
 

@@ -10,6 +10,7 @@ from gradio_client.exceptions import AppError
 
 from sage.core.settings import settings_of
 from sage.ui.api import arguments as api_arguments
+from sage.ui.server.limits import BOUNDS
 
 from .conftest import PROMPTS, SLOW_RUN, raises_sentence
 
@@ -229,7 +230,7 @@ def test_large_uploads_are_refused(server):
 
 
 def test_the_queue_is_bounded_and_closed_to_direct_calls(demo):
-    assert demo._queue.max_size == 20
+    assert demo._queue.max_size == BOUNDS.queue
     assert demo.api_open is False
     rendering = [f for f in demo.fns.values() if f.concurrency_id == "render"]
     assert {f.api_name for f in rendering} == {

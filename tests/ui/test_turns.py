@@ -1,6 +1,7 @@
 """Turns of renderings: who may still write, without a page."""
 
-from sage.ui.turns import REMEMBERED, Turns
+from sage.ui.server.limits import BOUNDS
+from sage.ui.turns import Turns
 
 
 def counting():
@@ -51,8 +52,8 @@ def test_closing_the_work_closes_what_it_does_and_ends_the_turn():
 def test_turns_are_apart_and_the_oldest_waiting_ones_are_forgotten():
     turns = Turns()
     first = turns.fresh()
-    others = [turns.fresh() for _ in range(REMEMBERED)]
-    assert len({first, *others}) == REMEMBERED + 1
+    others = [turns.fresh() for _ in range(BOUNDS.turns)]
+    assert len({first, *others}) == BOUNDS.turns + 1
     assert turns.stop(first) == "over"
     assert turns.stop(others[0]) == "waiting"
     assert turns.stop("of nobody") == "over"

@@ -6,7 +6,7 @@ import torch
 from sage.core.solver import DDIM
 from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
-from sage.world.distil import TARGETS, DistilSettings, ladder, target
+from sage.world.train.distil import TARGETS, DistilSettings, ladder, target
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -5,8 +5,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from sage.world import networks
-from sage.world.stages import tokens
+from sage.world.probe import Probe
+from sage.world.train import networks
+from sage.world.train.networks import TINY, Sizes
+from sage.world.train.stages import tokens
+from sage.world.words import world_words
 
 CAPTIONS = ["a fox in the snow", "two red balloons at night", "a flat drawing of a whale"] * 20
 
@@ -28,7 +31,7 @@ def test_saved_tokenizer_gives_the_same_ids(words, tmp_path):
     words.save_pretrained(tmp_path)
     again = type(words).from_pretrained(tmp_path)
     assert again(CAPTIONS).input_ids == words(CAPTIONS).input_ids
-    assert again.model_max_length == networks.MAX_TOKENS
+    assert again.model_max_length == 32
     assert again.pad_token_id == again.eos_token_id == words.eos_token_id
 
 
@@ -43,31 +46,47 @@ def test_tokenizer_refuses_a_vocabulary_without_room_for_the_bytes():
 
 
 def test_padding_changes_no_embedding(words):
-    clip = networks.clip(words).eval()
+    clip = networks.clip(words, TINY).eval()
     short = words(["a fox in the snow"], return_tensors="pt").input_ids
     padded = tokens(words, ["a fox in the snow"])
-    assert short.shape[1] < padded.shape[1] == networks.MAX_TOKENS
+    assert short.shape[1] < padded.shape[1] == TINY.tokens
     with torch.no_grad():
         a, b = (clip.get_text_features(input_ids=ids).pooler_output for ids in (short, padded))
     assert (a - b).abs().max() < 1e-5
 
 
 def test_a_long_text_is_cut_to_the_towers_length(words):
-    assert tokens(words, ["fox " * 100]).shape == (1, networks.MAX_TOKENS)
+    assert tokens(words, ["fox " * 100]).shape == (1, TINY.tokens)
 
 
-def test_autoencoder_and_unet_agree_on_the_latents():
-    vae, unet = networks.autoencoder().eval(), networks.unet().eval()
+@pytest.mark.parametrize("sizes", [Sizes(), TINY], ids=["whole", "tiny"])
+def test_autoencoder_and_unet_agree_on_the_latents(sizes):
+    vae, unet = networks.autoencoder(sizes).eval(), networks.unet(sizes).eval()
     with torch.no_grad():
-        z = vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist.mean
-        v = unet(z, torch.tensor(500), torch.zeros(1, networks.MAX_TOKENS, 128)).sample
-        assert vae.decode(z).sample.shape == (1, 3, 64, 64)
-    assert z.shape == v.shape == (1, networks.LATENT_CHANNELS, 16, 16)
+        z = vae.encode(torch.zeros(1, 3, sizes.image, sizes.image)).latent_dist.mean
+        v = unet(z, torch.tensor(500), torch.zeros(1, sizes.tokens, sizes.text)).sample
+        assert vae.decode(z).sample.shape == (1, 3, sizes.image, sizes.image)
+    assert z.shape == v.shape == (1, sizes.channels, sizes.latent, sizes.latent)
+
+
+def test_a_latent_has_256_positions():
+    assert Sizes().latent == TINY.latent == 16
+
+
+def test_the_whole_model_fits_into_its_folder(words):
+    whole = Sizes()
+    clip = networks.clip(words, whole)
+    table = (whole.vocabulary - len(words)) * whole.text  # these words are fewer
+    parts = [networks.autoencoder(whole), networks.unet(whole), clip, clip.text_model]
+    parts.append(Probe.of(world_words()))
+    numbers = 2 * table + sum(p.numel() for part in parts for p in part.parameters())
+    # float16; 5.4 MB for student and adapter, 1 MB for everything that is no weight
+    assert 2 * numbers < 64_000_000 - 6_400_000
 
 
 def test_standardise_moves_the_latents_and_not_the_pictures():
     torch.manual_seed(0)
-    vae = networks.autoencoder().eval()
+    vae = networks.autoencoder(TINY).eval()
     pixels = torch.rand(3, 3, 64, 64) * 2 - 1
     with torch.no_grad():
         before = vae.encode(pixels).latent_dist

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sage.sd.adapters import LORA_FILE
 from sage.sd.model_settings import ModelSettings
-from sage.sd.pipeline import LORA_FILE, SagePipeline
+from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
-from sage.world.distil import TARGETS
-from sage.world.student import describe, distances, low_rank, shrink
+from sage.world.train.distil import TARGETS
+from sage.world.train.student import describe, distances, low_rank, shrink
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sage.world import data, export, learner, train
-from sage.world.learner import Settings
+from sage.world.train import __main__ as train
+from sage.world.train import data, export, learner, networks
+from sage.world.train.learner import Settings
+from sage.world.words import world_words
 
 
 class Line:
@@ -95,22 +97,18 @@ def test_a_run_ends_by_minutes_or_by_steps(kind):
         Settings(batch=1, rate=1.0, **kind)
 
 
-def test_pool_size_is_checked(tmp_path):
-    with pytest.raises(ValueError, match="2000"):
-        data.build_pool(tmp_path / "pool", 1999)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Every stage for one step; the export's folder and the run's folder."""
+    """Every stage for one step at tiny sizes; the run's folder and the export's."""
     out, folder = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("model") / "scenes"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "CHUNK", 8)
-        patch.setattr(train, "CAPTIONS", 200)
+        patch.setattr(train, "CHUNK", 4)
+        patch.setattr(train, "CAPTIONS", 300)
         common = ["--out", str(out), "--folder", str(folder), "--steps", "1", "--batch", "2"]
         # The last two stages need minutes of sampling; test_export.py calls their parts.
         for stage in list(train.STAGES)[:-2]:
-            train.main([stage, *common, "--scenes", "16", "--device", "cpu"])
+            options = [stage, *common, "--scenes", "8", "--device", "cpu"]
+            train.main(options, networks.TINY)
     return out, folder
 
 
@@ -123,7 +121,7 @@ def test_every_stage_runs_and_the_export_loads(trained):
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a fox in the snow", num_inference_steps=2, guidance_scale=2.0).images[0]
     assert isinstance(image, Image.Image)
-    assert image.size == (64, 64)
+    assert image.size == (128, 128)
 
 
 def test_export_keeps_its_promises(trained):
@@ -132,24 +130,73 @@ def test_export_keeps_its_promises(trained):
     assert max(path.stat().st_size for path in shards) < 10_000_000
     assert export.folder_bytes(folder) <= export.FOLDER_BYTES
     record = export.read_json(folder / "sage.json")
-    assert np.shape(record["latent_rgb"]["weight"]) == (3, 4)
+    assert np.shape(record["latent_rgb"]["weight"]) == (3, networks.TINY.channels)
     assert record["tau_min"] <= record["tau_max"]
+    assert record["image_size"] == 128
     assert "fox" in record["known_words"]
+
+
+def test_a_model_takes_its_words_along(trained):
+    from sage.world.words import read_words
+
+    _, folder = trained
+    assert read_words(folder / "words.json").index == world_words().index
 
 
 def test_a_second_export_keeps_the_reports(trained):
     out, folder = trained
     (folder / "README.md").write_text("kept")
-    export.export(out, folder)
+    export.export(out, folder, networks.TINY, world_words())
     assert (folder / "README.md").read_text() == "kept"
     assert not folder.with_name(folder.name + ".old").exists()
 
 
-def test_the_pool_does_not_depend_on_the_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "CHUNK", 4)
-    for workers in (1, 2):
-        data.build_pool(tmp_path / str(workers), 8, seed=5, workers=workers)
-    one, two = (data.load_pool(tmp_path / name) for name in "12")
+def test_latents_that_are_there_are_not_made_again(trained, monkeypatch):
+    out, _ = trained
+    monkeypatch.setattr(train, "CHUNK", 4)
+    files = sorted((out / "latents").iterdir())
+    before = [file.stat().st_mtime_ns for file in files]
+    files[0].unlink()
+    train.main(["latents", "--out", str(out), "--scenes", "8", "--device", "cpu"], networks.TINY)
+    assert [file.stat().st_mtime_ns for file in files][1:] == before[1:]
+    assert files[0].exists()
+
+
+def test_the_denoiser_learns_from_scenes_that_fit_their_latents(trained, monkeypatch):
+    from diffusers import AutoencoderKL
+
+    out, _ = trained
+    monkeypatch.setattr(train, "CHUNK", 4)
+    run = train.Run(out=out, device=torch.device("cpu"), scenes=8, sizes=networks.TINY)
+    frozen = train.frozen(run)
+    assert len(frozen.scenes) == len(frozen.latents) == len(frozen.masks) == 8
+    vae = AutoencoderKL.from_pretrained(out / "vae").eval()
+    again = train.encode(vae, run.stream().paint(frozen.scenes[5:6]).images)
+    assert np.abs(again - frozen.latents[5:6]).max() < 0.2  # they were made in bfloat16
+    others = np.abs(again - frozen.latents).mean((1, 2, 3))
+    assert others.argmin() == 5
+
+
+def test_hours_are_divided_among_the_stages_that_learn():
+    run = train.Run(out=None, device=torch.device("cpu"), hours=10)
+    minutes = [run.settings(name).minutes for name in train.RECIPES]
+    assert sum(minutes) == pytest.approx(600)
+    assert run.settings("unet").minutes > 300
+
+
+def test_a_stream_is_new_scenes_that_follow_the_generator():
+    stream = data.Stream(world_words(), 32)
+    one, two = (stream.draw(np.random.default_rng(4), 3) for _ in range(2))
     assert one.scenes == two.scenes
     assert np.array_equal(one.images, two.images)
+    assert one.images.shape == (3, 32, 32, 3)
+    assert one.masks.shape == (3, 16, 16)
     assert one.masks.max() > 100
+    assert stream.draw(np.random.default_rng(5), 3).scenes != one.scenes
+
+
+def test_some_captions_are_empty():
+    stream = data.Stream(world_words(), 32)
+    scenes = data.draw_scenes(300, 1, world_words())
+    texts = stream.captions(scenes, np.random.default_rng(0), empty=0.3)
+    assert 0.2 < np.mean([not text for text in texts]) < 0.4

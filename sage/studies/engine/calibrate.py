@@ -14,8 +14,9 @@ from scipy.optimize import isotonic_regression
 
 from sage.core.calibration import Calibration, lowest_similarity
 from sage.core.grouping import cosine_similarity
-from sage.studies.engine.cells import Cell, Setting
+from sage.studies.engine.cells import Recipe, with_ratio
 from sage.studies.engine.lab import Lab
+from sage.studies.engine.measure import pixel_distances
 from sage.studies.engine.prompts import PromptSet
 
 BINS = 8
@@ -58,7 +59,7 @@ class Sweep:
         ordered = groups[np.argsort(self.similarity[groups], kind="stable")]
         bins = _distinct([b for b in np.array_split(ordered, BINS) if len(b)], self.similarity)
         counts = [int(self.sizes[b].sum()) for b in bins]
-        made = Calibration.fit(
+        table = Calibration.fit(
             [float(self.similarity[b].mean()) for b in bins],
             self.ratios,
             self._means(self.distance, bins),
@@ -68,27 +69,28 @@ class Sweep:
             conditions=self.conditions,
         )
         lost = None if self.lost is None else self._means(self.lost, bins)
-        return replace(made, limit=limit_of(made, counts, lost))
+        return replace(table, limit=limit_of(table, counts, lost))
 
     def _means(self, values: np.ndarray, bins: Sequence[np.ndarray]) -> np.ndarray:
         return np.array([np.average(values[b], axis=0, weights=self.sizes[b]) for b in bins])
 
 
-def swept(lab: Lab, settings: Mapping[float, Setting]) -> Sweep:
+def sweep(lab: Lab, recipe: Recipe, ratios: Sequence[float]) -> Sweep:
     """Renders and measures the lab's groups, then random ones; they are numbered in that order.
 
     Args:
         lab: Gives pictures.
-        settings: By share ratio, ascending; they differ in nothing else.
+        recipe: What is swept.
+        ratios: β, ascending.
     """
-    twin = replace(next(iter(settings.values())), share_ratio=0.0, common_noise=True)
-    rows = [twin, *settings.values()]
+    twin = replace(with_ratio(recipe, 0.0), common_noise=True)
+    recipes = [twin, *(with_ratio(recipe, ratio) for ratio in ratios)]
     sets = [lab.prompts, random_groups(lab)]
-    lab.render([(setting, prompts) for prompts in sets for setting in rows])
-    parts = [_measured(lab, prompts, rows) for prompts in sets]
+    lab.render([(each, prompts) for prompts in sets for each in recipes])
+    parts = [_measure(lab, prompts, recipes) for prompts in sets]
     similarity, sizes, distance, lost = zip(*parts, strict=True)
     return Sweep(
-        ratios=(0.0, *settings),
+        ratios=(0.0, *ratios),
         similarity=np.concatenate(similarity),
         sizes=np.concatenate(sizes),
         distance=np.concatenate(distance),
@@ -96,8 +98,8 @@ def swept(lab: Lab, settings: Mapping[float, Setting]) -> Sweep:
         conditions={
             "model": lab.title,
             "adapter": lab.adapter_digest(twin.adapter),
-            "steps": twin.steps,
-            "guidance_scale": twin.guidance,
+            "steps": twin.sampling.steps,
+            "guidance_scale": twin.sampling.guidance_scale,
             "pictures": sum(map(len, sets)) * len(lab.seeds),
             "random_pictures": len(sets[1]) * len(lab.seeds),
             "limit": LIMIT,
@@ -118,7 +120,7 @@ def random_groups(lab: Lab) -> PromptSet:
     return replace(prompts, groups=tuple(groups), tightness=(float("nan"),) * len(groups))
 
 
-def written(lab: Lab, calibrations: Mapping[str, Calibration]) -> None:
+def write_calibrations(lab: Lab, calibrations: Mapping[str, Calibration]) -> None:
     """Writes calibrations beside the results, each into a folder named after its adapter."""
     for name, calibration in calibrations.items():
         folder = lab.settings.out / "calibration" / name
@@ -126,17 +128,17 @@ def written(lab: Lab, calibrations: Mapping[str, Calibration]) -> None:
         calibration.write(folder)
 
 
-def limit_of(made: Calibration, counts: Sequence[int], lost: np.ndarray | None) -> float:
+def limit_of(calibration: Calibration, counts: Sequence[int], lost: np.ndarray | None) -> float:
     """The largest distance at which no more pictures are lost than allowed.
 
     Args:
-        made: The table.
+        calibration: Distances without a limit.
         counts: [B] pictures of each bin.
         lost: [B, K] share of pictures lost; None if it is not known.
     """
-    table = np.array(made.distance)
+    table = np.array(calibration.distance)
     if lost is None:
-        at = int(np.argmin(np.abs(np.array(made.share_ratio) - 0.4)))
+        at = int(np.argmin(np.abs(np.array(calibration.share_ratio) - 0.4)))
         return float(np.average(table[:, at], weights=counts))
     order = np.argsort(table.ravel(), kind="stable")
     weights = np.repeat(counts, table.shape[1])[order]
@@ -150,30 +152,25 @@ def group_similarities(lab: Lab, prompts: PromptSet) -> np.ndarray:
     return np.array([lowest_similarity(similarity, group) for group in prompts.groups])
 
 
-def _measured(lab: Lab, prompts: PromptSet, rows: Sequence[Setting]) -> tuple:
-    """Similarity [G], sizes [G], distance [G, K] and lost [G, K] or None; the first row is twin."""
-    seen = [[_pictures(lab, prompts, row, seed) for seed in lab.seeds] for row in rows]
-    far = np.stack(
-        [np.mean([_distances(*p) for p in zip(s, seen[0], strict=True)], axis=0) for s in seen],
-        axis=1,
-    )
+Measures = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
+
+
+def _measure(lab: Lab, prompts: PromptSet, recipes: Sequence[Recipe]) -> Measures:
+    """Similarity [G], sizes [G], distance [G, K] and lost [G, K] or None; the first is the twin."""
+    pictures = [lab.pictures(recipe, prompts) for recipe in recipes]  # K x [S, N, ...]
+    far = [
+        np.mean([pixel_distances(*pair) for pair in zip(some, pictures[0], strict=True)], axis=0)
+        for some in pictures
+    ]
+    everyone = range(len(prompts))
+    right = [[lab.judges.right(x, prompts, everyone) for x in some] for some in pictures]
     lost = None
-    right = [[lab.judges.right(x, prompts) for x in some] for some in seen]
     if right[0][0] is not None:
-        right = np.mean(np.array(right, np.float64), axis=1).T  # [N, K]
-        lost = _by_group(right[:, :1] - right, prompts)
+        hits = np.mean(np.array(right, np.float64), axis=1).T  # [N, K]
+        lost = _by_group(hits[:, :1] - hits, prompts)
     sizes = np.array([len(group) for group in prompts.groups])
-    return group_similarities(lab, prompts), sizes, _by_group(far, prompts), lost
-
-
-def _pictures(lab: Lab, prompts: PromptSet, setting: Setting, seed: int) -> np.ndarray:
-    return lab.cell(Cell(setting, prompts, seed))["pictures"]
-
-
-def _distances(pictures: np.ndarray, twins: np.ndarray) -> np.ndarray:
-    """Of each picture to its twin: [N]."""
-    a, b = (x.astype(np.float32) / 255 for x in (pictures, twins))
-    return np.sqrt(((a - b) ** 2).mean((1, 2, 3)))
+    distance = _by_group(np.stack(far, axis=1), prompts)
+    return group_similarities(lab, prompts), sizes, distance, lost
 
 
 def _by_group(values: np.ndarray, prompts: PromptSet) -> np.ndarray:
@@ -183,10 +180,10 @@ def _by_group(values: np.ndarray, prompts: PromptSet) -> np.ndarray:
 
 def _distinct(bins: list[np.ndarray], similarity: np.ndarray) -> list[np.ndarray]:
     """Bins of one similarity are one bin: an axis has to ascend."""
-    kept: list[np.ndarray] = []
-    for some in bins:
-        if kept and similarity[some].mean() <= similarity[kept[-1]].mean():
-            kept[-1] = np.concatenate([kept[-1], some])
+    distinct: list[np.ndarray] = []
+    for groups in bins:
+        if distinct and similarity[groups].mean() <= similarity[distinct[-1]].mean():
+            distinct[-1] = np.concatenate([distinct[-1], groups])
         else:
-            kept.append(some)
-    return kept
+            distinct.append(groups)
+    return distinct

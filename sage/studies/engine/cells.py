@@ -1,6 +1,6 @@
-"""A cell: pictures of one setting, one seed and one set of prompts; rendered once, kept on disk.
+"""A cell: pictures of one recipe, one seed and one set of prompts; rendered once, kept on disk.
 
-Knows pipelines, settings and files; nothing of metrics. A cell's name is a hash of everything it
+Knows pipelines, recipes and files; nothing of metrics. A cell's name is a hash of everything it
 depends on, so a second study that needs the same pictures gets them for nothing, and a study that
 was killed goes on where it stopped. Bulk rendering is not for timing: it runs in half precision
 (bf16 on a CPU, fp16 on a GPU) on a copy of the model in which an adapter is merged into the
@@ -13,7 +13,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import MethodType
@@ -23,9 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sage.core.adaptive import AdaptiveRule
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
-from sage.sd.pipeline import LORA_FILE, SageOutput, SagePipeline
+from sage.core.settings import Sampling
+from sage.sd.adapters import LORA_FILE
+from sage.sd.pipeline import SageOutput, SagePipeline
+from sage.sd.schedulers import make_scheduler
 from sage.sd.store import StateStore
 from sage.studies.engine.prompts import PromptSet
 
@@ -33,53 +37,73 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 SEED_STRIDE = 1_000_000  # prompt n of seed s starts from noise number s · stride + n
 
 
+WHOLE_RUN = (0.0, 1.0)
+
+
 @dataclass(frozen=True)
-class Setting:
-    """How pictures are sampled.
+class Recipe:
+    """How pictures are made.
 
     Attributes:
-        share_ratio: β; 0 is independent sampling.
-        steps: T.
-        guidance: Classifier-free guidance; None is the model's own.
+        sampling: Settings of the run. Grouping, seeds and what needs a job do not count here:
+            groups and seeds come with the cell.
         adapter: Folder or file of a LoRA adapter, or None.
-        scheduler: Key of `sage.sd.schedulers`; "ddim" is the pipeline's own.
-        options: Further keyword arguments of `SagePipeline.stream`, as (name, value) pairs; the
-            `repr` of a value must say all about it.
         plan: A plan for the whole set of prompts, instead of share ratio and groups.
+        guidance_interval: From and to, in shares of the steps: where guidance is on.
+        adaptive: Splits groups while sampling.
         common_noise: The prompts of a group start from one noise, as if they shared, whether they
             do or not.
     """
 
-    share_ratio: float = 0.0
-    steps: int = 30
-    guidance: float | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     adapter: Path | None = None
-    scheduler: str = "ddim"
-    options: tuple[tuple[str, Any], ...] = ()
     plan: Plan | None = None
+    guidance_interval: tuple[float, float] = WHOLE_RUN
+    adaptive: AdaptiveRule | None = None
     common_noise: bool = False
 
     @property
-    def shares(self) -> bool:
-        """Whether the groups matter."""
-        asked = self.plan is not None or self.common_noise or bool(self.options)
-        return asked or self.share_ratio > 0
+    def options(self) -> dict[str, Any]:
+        """What is not as usual, as keyword arguments of `SagePipeline.stream`."""
+        values = {
+            "trunk": (self.sampling.trunk, Sampling.trunk),
+            "fresh_noise": (self.sampling.fresh_noise, Sampling.fresh_noise),
+            "guidance_interval": (self.guidance_interval, WHOLE_RUN),
+            "adaptive": (self.adaptive, None),
+        }
+        return {name: value for name, (value, usual) in values.items() if value != usual}
 
-    def key(self) -> list:
-        """Everything that the pictures depend on, as plain values; the adapter by its content."""
+    @property
+    def shares(self) -> bool:
+        """Whether prompts share steps."""
+        planned = self.plan is not None or self.adaptive is not None
+        return planned or self.sampling.share_ratio > 0
+
+    @property
+    def uses_groups(self) -> bool:
+        """Whether the groups may matter to the pictures."""
+        return self.shares or self.common_noise or bool(self.options)
+
+    def key(self) -> list[Any]:
+        """Everything that the pictures depend on, as plain values; the adapter by its content.
+
+        Cells on disk are named after it: a change renders everything anew, and a test notices.
+        """
+        asked = self.sampling
         adapter = None if self.adapter is None else file_digest(adapter_file(self.adapter))
-        options = sorted((name, repr(value)) for name, value in self.options)
+        options = sorted((name, repr(value)) for name, value in self.options.items())
         plan = None if self.plan is None else repr(self.plan)
-        ratio = round(self.share_ratio, 6)
+        ratio = round(asked.share_ratio, 6)
         more = ["common noise"] if self.common_noise else []
-        return [ratio, self.steps, self.guidance, adapter, self.scheduler, options, plan, *more]
+        scale = asked.guidance_scale
+        return [ratio, asked.steps, scale, adapter, asked.scheduler, options, plan, *more]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting, one set of prompts, one seed."""
+    """One recipe, one set of prompts, one seed."""
 
-    setting: Setting
+    recipe: Recipe
     prompts: PromptSet
     seed: int
 
@@ -90,15 +114,15 @@ class Cell:
             model: Digest of the model's weights.
             precision: What it is rendered in.
         """
-        groups = self.prompts.groups if self.setting.shares else None
-        parts = [model, precision, self.setting.key(), self.prompts.digest, groups, self.seed]
+        groups = self.prompts.groups if self.recipe.uses_groups else None
+        parts = [model, precision, self.recipe.key(), self.prompts.digest, groups, self.seed]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @property
     def noise_seeds(self) -> tuple[int, ...]:
         """One for each prompt; with common noise, that of the first prompt of its group."""
-        numbers = range(len(self.prompts))
-        if self.setting.common_noise:
+        numbers: Sequence[int] = range(len(self.prompts))
+        if self.recipe.common_noise:
             numbers = [min(self.prompts.groups[owner]) for owner in self.prompts.owner]
         return tuple(self.seed * SEED_STRIDE + n for n in numbers)
 
@@ -140,8 +164,8 @@ class Store:
     def get(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays, or None if there are none or the file is damaged."""
         try:
-            with np.load(self._path(key)) as found:
-                return dict(found)
+            with np.load(self._path(key)) as file:
+                return dict(file)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             return None
 
@@ -151,18 +175,18 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(f"{key}.{os.getpid()}.new")
         with new.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
         os.replace(new, path)
 
     def get_or_make(
         self, key: str, make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
         """The arrays of a name, made now if they are not there."""
-        found = self.get(key)
-        if found is None:
-            found = make()
-            self.put(key, **found)
-        return found
+        arrays = self.get(key)
+        if arrays is None:
+            arrays = make()
+            self.put(key, **arrays)
+        return arrays
 
 
 # --- fast copies of a model -----------------------------------------------------------------
@@ -183,14 +207,16 @@ class Renderer:
         self._adapter: Path | None = None
         self._fast: SagePipeline | None = None
 
-    def _pipeline(self, setting: Setting) -> SagePipeline:
+    def _pipeline(self, recipe: Recipe) -> SagePipeline:
         if self._fast is None:
             self._fast = fast_copy(self.pipe, self.precision, self.compiled)
-        if setting.adapter != self._adapter:
-            weights = merged_weights(self.pipe, setting.adapter)
+        if recipe.adapter != self._adapter:
+            weights = merged_weights(self.pipe, recipe.adapter)
             self._fast.unet.load_state_dict(weights)  # in place: nothing is compiled anew
-            self._adapter = setting.adapter
-        self._fast.scheduler = _scheduler(self.pipe, setting.scheduler)
+            self._adapter = recipe.adapter
+        key = recipe.sampling.scheduler
+        own = self.pipe.scheduler  # "ddim" is the model's own, whatever its settings
+        self._fast.scheduler = own if key == "ddim" else make_scheduler(key, like=own)
         return self._fast
 
     def render(
@@ -210,43 +236,41 @@ class Renderer:
             "pictures" [N, H, W, 3] uint8, and counts: "evaluations", "flops" and
             "independent_flops".
         """
-        setting, prompts = cell.setting, cell.prompts
-        pipe = self._pipeline(setting)
-        run = {"plan": setting.plan} if setting.plan is not None else {"groups": prompts.groups}
-        stream = pipe.stream(
+        recipe, prompts = cell.recipe, cell.prompts
+        planned = recipe.plan is not None
+        stream = self._pipeline(recipe).stream(
             prompts.texts,
-            share_ratio=setting.share_ratio,
-            num_inference_steps=setting.steps,
-            guidance_scale=setting.guidance,
+            share_ratio=recipe.sampling.share_ratio,
+            num_inference_steps=recipe.sampling.steps,
+            guidance_scale=recipe.sampling.guidance_scale,
             seeds=cell.noise_seeds,
             output_type="pt",
             reuse=reuse,
-            **run,
-            **dict(setting.options),
+            plan=recipe.plan,
+            groups=None if planned else prompts.groups,
+            **recipe.options,
         )
         for event in stream:
-            if not isinstance(event, SageOutput):
-                progress(len(event.state.rows))
-        return {
-            "pictures": _bytes(event.images),
-            "evaluations": np.array(event.cost.evaluations),
-            "flops": np.array(event.cost.flops.total),
-            "independent_flops": np.array(event.cost.independent_flops.total),
-        }
+            if isinstance(event, SageOutput):
+                return _arrays(event)
+            progress(len(event.state.rows))
+        raise RuntimeError("The pipeline ended without an output.")
+
+
+def _arrays(output: SageOutput) -> dict[str, np.ndarray]:
+    assert isinstance(output.images, Tensor)  # output_type="pt"
+    return {
+        "pictures": _bytes(output.images),
+        "evaluations": np.array(output.cost.evaluations),
+        "flops": np.array(output.cost.flops.total),
+        "independent_flops": np.array(output.cost.independent_flops.total),
+    }
 
 
 def _bytes(pixels: Tensor) -> np.ndarray:
     """[N, 3, H, W] in [0, 1] as [N, H, W, 3] uint8."""
     whole = (pixels.float() * 255).round().clamp(0, 255).to(torch.uint8)
     return whole.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _scheduler(pipe: SagePipeline, key: str) -> Any:
-    if key == "ddim":
-        return pipe.scheduler
-    from sage.sd.schedulers import make_scheduler
-
-    return make_scheduler(key, like=pipe.scheduler)
 
 
 def fast_copy(pipe: SagePipeline, precision: str, compiled: bool = False) -> SagePipeline:
@@ -288,7 +312,7 @@ def _speed_up(module: nn.Module, dtype: torch.dtype, rows: int, compiled: bool) 
     """
     module.to(dtype)
     if compiled:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     inner = MethodType(type(module).forward, module)
     call = torch.compile(inner, dynamic=False) if compiled else inner
 
@@ -320,22 +344,26 @@ def _prepared(value: Any, dtype: torch.dtype, count: int, size: int) -> Any:
 
 def families(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
     """Cells that differ in their share ratio only, the longest trunk first; adapters together."""
-    found: dict[str, list[Cell]] = {}
+    by_rest: dict[str, list[Cell]] = {}
     for cell in cells:
-        plain = replace(cell.setting, share_ratio=0.0)
-        key = [plain.key(), cell.prompts.digest, cell.prompts.groups, cell.seed]
-        found.setdefault(json.dumps(key), []).append(cell)
-    order = sorted(found.values(), key=lambda some: str(some[0].setting.adapter))
-    for some in order:
-        yield sorted(some, key=lambda cell: -cell.setting.share_ratio)
+        rest = with_ratio(cell.recipe, 0.0)
+        key = [rest.key(), cell.prompts.digest, cell.prompts.groups, cell.seed]
+        by_rest.setdefault(json.dumps(key), []).append(cell)
+    for family in sorted(by_rest.values(), key=lambda family: str(family[0].recipe.adapter)):
+        yield sorted(family, key=lambda cell: -cell.recipe.sampling.share_ratio)
 
 
-def planned_rows(pipe: SagePipeline, family: Sequence[Cell]) -> int:
+def with_ratio(recipe: Recipe, share_ratio: float) -> Recipe:
+    """The same recipe at another share ratio."""
+    return replace(recipe, sampling=replace(recipe.sampling, share_ratio=share_ratio))
+
+
+def planned_evaluations(pipe: SagePipeline, family: Sequence[Cell]) -> int:
     """Evaluations that a family will take, each shared state once: what `families` yields."""
     total, known = 0, 0
     for cell in family:
-        setting = cell.setting
-        plan = setting.plan or pipe.plan(cell.prompts.groups, setting.steps, setting.share_ratio)
+        asked = cell.recipe.sampling
+        plan = cell.recipe.plan or pipe.plan(cell.prompts.groups, asked.steps, asked.share_ratio)
         # Of a shorter trunk, all of it is known from the longer one before.
         branch = max(map(plan.branch_step_of, range(plan.num_prompts)))
         trunk = sum(len(plan.rows(i)) for i in range(min(branch, known)))

@@ -1,7 +1,7 @@
 """Who judges pictures, and what each number is called.
 
 Makes features of pictures; the arithmetic is in `sage.core.metrics`, the intervals in
-`sage.studies.engine.statistics`. Knows networks and their names; nothing of sampling. A number's
+`sage.core.resampling`. Knows networks and their names; nothing of sampling. A number's
 name says whose features it is made of: CLIP score and CMMD are on the model's own CLIP (the
 published CMMD is on CLIP ViT-L/14@336), the Fréchet distance is on ImageNet's EfficientNet-Lite0
 and is never called FID. FID itself, LPIPS and OpenAI's CLIP score come through torchmetrics where
@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
 
+from sage.core.resampling import COMPONENTS
 from sage.sd.features import (
     ClipFeatures,
     EfficientNetLite0,
@@ -28,7 +30,9 @@ from sage.sd.features import (
 )
 from sage.sd.pipeline import SagePipeline
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.statistics import COMPONENTS
+
+if TYPE_CHECKING:
+    from sage.world.probe import Probe
 
 SIDE = 128  # twice the built-in model's pictures; 224 costs three times as much
 COUNT = f"{COMPONENTS} principal components of the real pictures"
@@ -167,24 +171,35 @@ class Judges:
         }
         return each, {} if real is None else {FID: inception_fid(images, _images(real))}
 
-    def right(self, pictures: np.ndarray, prompts: PromptSet) -> np.ndarray | None:
-        """For each picture of a scene whether the probe finds what its prompt names: [N] of 0, 1.
+    def right(
+        self, pictures: np.ndarray, prompts: PromptSet, members: Sequence[int] | np.ndarray
+    ) -> np.ndarray | None:
+        """For each picture of a scene whether the probe finds what its prompt names: [n] of 0, 1.
 
-        None without a probe or without scenes. Right are the k most likely things, if they are the
-        k things of the scene, and the most likely place, if the prompt names one.
+        Right are the k most likely things, if they are the k things of the scene, and the most
+        likely place, if the prompt names one.
+
+        Args:
+            pictures: [n, H, W, 3] uint8.
+            prompts: All prompts.
+            members: [n] the prompt of each picture.
+
+        Returns:
+            None without a probe or without scenes.
         """
         if self.probe is None or prompts.scenes is None:
             return None
         from sage.world.data import labels
         from sage.world.probe import read
 
-        found, true = read(self.probe, pictures), labels(list(prompts.scenes))
-        ranked = np.argsort(-found.things, axis=1)
+        seen = read(self.probe, pictures)
+        true = labels([prompts.scenes[n] for n in members])
+        ranked = np.argsort(-seen.things, axis=1)
         hits = [
             bool(true.things[n, ranked[n, : int(true.things[n].sum())]].all())
             for n in range(len(pictures))
         ]
-        place = (found.place == true.place) | ~prompts.names_place
+        place = (seen.place == true.place) | ~prompts.names_place[np.asarray(members)]
         return (np.array(hits) & place).astype(float)
 
 
@@ -198,7 +213,7 @@ def _efficientnet(device: str, compiled: bool) -> EfficientNetLite0:
     return judge
 
 
-def _load_probe(folder: Path) -> object:
+def _load_probe(folder: Path) -> "Probe":
     from sage.world.probe import load
 
     return load(folder)

@@ -1,39 +1,45 @@
-"""The lab: one model, its judges, a cache of cells, and the numbers of a setting with intervals.
+"""The lab: one model, its judges, a cache of cells, and the numbers of a recipe with intervals.
 
-A study asks `lab.measure(setting, prompts)` and gets estimates; what has to be rendered for that
+A study asks `lab.measure(recipe, prompts)` and gets estimates; what has to be rendered for that
 is rendered once and kept. Knows everything but what a study is about.
 """
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from sage.core.adaptive import AdaptiveRule
 from sage.core.metrics import feature_distance
+from sage.core.plan import Plan
+from sage.core.settings import Sampling
 from sage.jobs.models import ASSETS, describe_device, open_pipeline
 from sage.sd.store import StateStore
 from sage.studies.engine.cells import (
+    WHOLE_RUN,
     Cell,
+    Recipe,
     Renderer,
-    Setting,
     Store,
     adapter_file,
     families,
     file_digest,
-    planned_rows,
+    planned_evaluations,
 )
 from sage.studies.engine.judges import SIDE, Judges
-from sage.studies.engine.measure import Measured, Ruler
+from sage.studies.engine.measure import Evaluator, Measured, pixel_distances
 from sage.studies.engine.prompts import (
     HELD_OUT_SHARE,
     SCENES,
     PromptSet,
+    Reference,
     loose_coco,
     loose_scenes,
     open_prompts,
@@ -49,31 +55,45 @@ CHECKED = 12  # pictures rendered in float32 too, to see what half precision cha
 
 @dataclass(frozen=True)
 class LabSettings:
-    """What the command line says.
+    """What the command line says; the help of each flag is beside its type.
 
     Raises:
         ValueError: If a value is not allowed.
     """
 
-    model: str = "emoji-scenes"
-    data: str = "scenes"
-    pictures: int = 1008
-    seeds: int = 3
-    steps: int = 30
-    guidance: float | None = None
-    sage_adapter: Path = ASSETS / "emoji-scenes-sage-lora"
-    standard_adapter: Path = TRAINING / "emoji-scenes-scenes-standard"
-    nosoft_adapter: Path = TRAINING / "emoji-scenes-scenes-nosoft"
-    twins_adapter: Path = TRAINING / "emoji-scenes-scenes-twins"
-    adapters: Path = TRAINING / "forks"
-    precision: str = "auto"
-    compiled: bool = False
-    device: str = "auto"
-    cache: Path = CACHE
-    out: Path = RESULTS
-    hub: bool = False
-    dry_run: bool = False
-    quiet: bool = False
+    model: Annotated[str, "folder, repository id or key of a model"] = "emoji-scenes"
+    data: Annotated[
+        str, "'scenes', a folder in MS COCO's format, or a text file with one prompt a line"
+    ] = SCENES
+    pictures: Annotated[int, "pictures of a row, over all seeds"] = 1008
+    seeds: Annotated[int, "seeds of the starting noise"] = 3
+    steps: Annotated[int, "sampling steps"] = 30
+    guidance: Annotated[float | None, "classifier-free guidance (default: the model's own)"] = None
+    sage_adapter: Annotated[Path, "adapter trained with L_SAGE"] = ASSETS / "emoji-scenes-sage-lora"
+    standard_adapter: Annotated[Path, "adapter of ordinary fine-tuning"] = (
+        TRAINING / "emoji-scenes-scenes-standard"
+    )
+    nosoft_adapter: Annotated[Path, "adapter trained with lambda_soft = 0"] = (
+        TRAINING / "emoji-scenes-scenes-nosoft"
+    )
+    twins_adapter: Annotated[
+        Path, "adapter trained with --loss twins (main-table; left out if there is none)"
+    ] = TRAINING / "emoji-scenes-scenes-twins"
+    adapters: Annotated[Path, "folder with one sub-folder for each variant (loss-forks)"] = (
+        TRAINING / "forks"
+    )
+    precision: Annotated[
+        str, "of bulk rendering: auto (bf16 on a CPU, fp16 on a GPU), fp32, bf16 or fp16"
+    ] = "auto"
+    compiled: Annotated[bool, "use torch.compile: faster after a minute"] = False
+    device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
+    cache: Annotated[Path, "where rendered cells are kept"] = CACHE
+    out: Annotated[Path, "where results are written"] = RESULTS
+    hub: Annotated[
+        bool, "also judge by FID, LPIPS and OpenAI CLIP (torchmetrics); grouping: also OpenAI CLIP"
+    ] = False
+    dry_run: Annotated[bool, "say what would be rendered, and stop"] = False
+    quiet: Annotated[bool, "no progress bars"] = False
 
     def __post_init__(self) -> None:
         for name in ("pictures", "seeds", "steps"):
@@ -105,20 +125,16 @@ class Lab:
         self.device = _device(settings.device)
         spec, self.pipe = open_pipeline(settings.model, self.device)
         self.title, self.source = spec.title, spec.source
-        chosen = settings.precision
-        self.precision = chosen if chosen != "auto" else self._usual_precision()
+        usual = "fp16" if self.device.type == "cuda" else "bf16"
+        self.precision = usual if settings.precision == "auto" else settings.precision
         self.store = Store(settings.cache)
         self.renderer = Renderer(self.pipe, self.precision, settings.compiled)
-        self._rulers: dict[tuple, Ruler] = {}
-
-    def _usual_precision(self) -> str:
-        return "fp16" if self.device.type == "cuda" else "bf16"
+        self._evaluators: dict[tuple[Any, ...], Evaluator] = {}
 
     @cached_property
     def judges(self) -> Judges:
         """Loaded when first needed."""
-        chosen = self.settings
-        return Judges(self.pipe, self.source, chosen.compiled, chosen.hub)
+        return Judges(self.pipe, self.source, self.settings.compiled, self.settings.hub)
 
     @cached_property
     def digest(self) -> str:
@@ -128,16 +144,7 @@ class Lab:
     @cached_property
     def prompts(self) -> PromptSet:
         """The usual prompts: those of the main table."""
-        return self.more_prompts(self.settings.prompts)
-
-    def more_prompts(
-        self,
-        number: int,
-        tau: tuple[float, float] | None = None,
-        sizes: tuple[int, int] = (2, 5),
-    ) -> PromptSet:
-        """Prompts of the data that the command line names."""
-        return open_prompts(self.pipe, self.settings.data, number, tau=tau, sizes=sizes)
+        return open_prompts(self.pipe, self.settings.data, self.settings.prompts)
 
     def loose_prompts(self, number: int, held_out_share: float = HELD_OUT_SHARE) -> PromptSet:
         """Random prompts of the same data, not chosen for being similar, each alone.
@@ -157,18 +164,39 @@ class Lab:
         """The same prompts with real pictures, where they are emoji scenes without."""
         return painted(prompts, min(max(picture_side(self.pipe), 16), 256))
 
-    def setting(
-        self, share_ratio: float = 0.0, adapter: Path | None = None, **changes: object
-    ) -> Setting:
-        """A setting with the lab's steps and guidance."""
-        usual = {"steps": self.settings.steps, "guidance": self.guidance}
-        return Setting(share_ratio=share_ratio, adapter=adapter, **(usual | changes))
+    def recipe(
+        self,
+        share_ratio: float = 0.0,
+        adapter: Path | None = None,
+        *,
+        plan: Plan | None = None,
+        guidance_interval: tuple[float, float] = WHOLE_RUN,
+        adaptive: AdaptiveRule | None = None,
+        **settings: Any,
+    ) -> Recipe:
+        """A recipe with the lab's steps and guidance.
+
+        Args:
+            share_ratio: β; 0 is independent sampling.
+            adapter: Folder or file of a LoRA adapter.
+            plan: Instead of a share ratio.
+            guidance_interval: Where guidance is on.
+            adaptive: Instead of a share ratio.
+            **settings: Further fields of `sage.core.settings.Sampling`.
+
+        Raises:
+            ValueError: If there is no such setting, or a value is not allowed.
+        """
+        usual = {"steps": self.settings.steps, "guidance_scale": self.guidance}
+        values = usual | settings | {"share_ratio": share_ratio}
+        sampling = Sampling.of(self.pipe.settings, **values)
+        return Recipe(sampling, adapter, plan, guidance_interval, adaptive)
 
     @property
     def guidance(self) -> float:
-        """The guidance scale of every row."""
-        chosen = self.settings.guidance
-        return self.pipe.settings.guidance_scale if chosen is None else chosen
+        """The guidance scale of every row that does not say otherwise."""
+        asked = self.settings.guidance
+        return self.pipe.settings.guidance_scale if asked is None else asked
 
     @property
     def seeds(self) -> range:
@@ -184,15 +212,14 @@ class Lab:
     def _key(self, cell: Cell) -> str:
         return cell.key(self.digest, self.precision)
 
-    def render(self, work: Sequence[tuple[Setting, PromptSet]]) -> None:
+    def render(self, work: Sequence[tuple[Recipe, PromptSet]]) -> None:
         """Renders all cells that are not there yet; a kill loses the cell in progress only."""
-        cells = [Cell(setting, some, seed) for setting, some in work for seed in self.seeds]
+        cells = [Cell(recipe, prompts, seed) for recipe, prompts in work for seed in self.seeds]
         wanted = {self._key(cell): cell for cell in cells}
-        missing = [cell for key, cell in wanted.items() if key not in self.store]
-        some = list(families(missing))
-        total = sum(planned_rows(self.pipe, family) for family in some)
+        missing = list(families(c for key, c in wanted.items() if key not in self.store))
+        total = sum(planned_evaluations(self.pipe, family) for family in missing)
         if self.settings.dry_run:
-            raise DryRun(self._plan(len(wanted), len(missing), total))
+            raise DryRun(self._plan(len(wanted), sum(map(len, missing)), total))
         if self.settings.hub:
             _ = self.judges  # loads them: what is missing is said before the rendering
         with tqdm(
@@ -203,7 +230,7 @@ class Lab:
             mininterval=1,
             disable=self.settings.quiet or not missing,
         ) as bar:
-            for family in some:
+            for family in missing:
                 reuse = StateStore() if len(family) > 1 else None
                 for cell in family:
                     self.store.put(self._key(cell), **self.renderer.render(cell, reuse, bar.update))
@@ -219,47 +246,51 @@ class Lab:
         """The arrays of one cell."""
         return self.store.get_or_make(self._key(cell), lambda: self.renderer.render(cell))
 
-    def pictures(self, setting: Setting, prompts: PromptSet) -> np.ndarray:
+    def pictures(self, recipe: Recipe, prompts: PromptSet) -> np.ndarray:
         """[S, N, H, W, 3] uint8, all seeds."""
-        cells = [self.cell(Cell(setting, prompts, seed)) for seed in self.seeds]
-        return np.stack([found["pictures"] for found in cells])
+        cells = [self.cell(Cell(recipe, prompts, seed)) for seed in self.seeds]
+        return np.stack([cell["pictures"] for cell in cells])
 
-    def features(self, judge: str, setting: Setting, prompts: PromptSet) -> np.ndarray:
+    def features(self, judge: str, recipe: Recipe, prompts: PromptSet) -> np.ndarray:
         """[S, N, D] of a judge, all seeds; kept on disk."""
-        return np.stack([self._features(judge, Cell(setting, prompts, s)) for s in self.seeds])
+        cells = [Cell(recipe, prompts, seed) for seed in self.seeds]
+        return np.stack(
+            [self._look(judge, self._key(c), lambda c=c: self.cell(c)["pictures"]) for c in cells]
+        )
 
-    def _features(self, judge: str, cell: Cell) -> np.ndarray:
-        key = f"{self._key(cell)}-{judge}{SIDE if judge == 'efflite' else ''}"
-        make = lambda: {"x": self.judges.look(judge, self.cell(cell)["pictures"])}  # noqa: E731
+    def _look(self, judge: str, key: str, pictures: Callable[[], np.ndarray]) -> np.ndarray:
+        """Features [N, D] of the pictures of a key, made once."""
+        key = f"{key}-{judge}{SIDE if judge == 'efflite' else ''}"
+        make = lambda: {"x": self.judges.look(judge, pictures())}  # noqa: E731
         return self.store.get_or_make(key, make)["x"]
 
     # -- measuring -----------------------------------------------------------------------------
 
     def measure(
         self,
-        setting: Setting,
+        recipe: Recipe,
         prompts: PromptSet | None = None,
         only: tuple[int, ...] | None = None,
     ) -> Measured:
-        """All numbers of one setting; renders what is missing.
+        """All numbers of one recipe; renders what is missing.
 
         Args:
-            setting: How the pictures are sampled.
+            recipe: How the pictures are made.
             prompts: The usual ones without it.
             only: Numbers of the groups to judge; all without it.
         """
         prompts = self.prompts if prompts is None else prompts
-        self.render([(setting, prompts), (self.setting(), prompts)])
+        self.render([(recipe, prompts), (self.recipe(), prompts)])
         key = (prompts.digest, prompts.groups, only)
-        if key not in self._rulers:
-            self._rulers[key] = Ruler(self, prompts, only)
-        return self._rulers[key].measure(setting)
+        if key not in self._evaluators:
+            self._evaluators[key] = Evaluator(self, prompts, only)
+        return self._evaluators[key].measure(recipe)
 
-    def real(self, judge: str, prompts: PromptSet) -> np.ndarray:
-        """Features [R, D] of the reference, kept on disk."""
-        key = f"real-{_digest(prompts.real)}-{judge}{SIDE if judge == 'efflite' else ''}"
+    def real(self, judge: str, real: Reference) -> np.ndarray:
+        """Features [R, D] of real pictures, kept on disk."""
+        key = f"real-{_digest(real.pictures)}-{judge}{SIDE if judge == 'efflite' else ''}"
         key = key if judge != "clip" else f"{key}-{self.digest[:16]}"
-        make = lambda: {"x": self.judges.look(judge, prompts.real)}  # noqa: E731
+        make = lambda: {"x": self.judges.look(judge, real.pictures)}  # noqa: E731
         return self.store.get_or_make(key, make)["x"]
 
     def noise_distance(self, prompts: PromptSet) -> float | None:
@@ -270,43 +301,42 @@ class Lab:
         """
         if len(self.seeds) < 2 or "efflite" not in self.judges.features:
             return None
-        x = torch.from_numpy(self.features("efflite", self.setting(), prompts))
+        x = torch.from_numpy(self.features("efflite", self.recipe(), prompts))
         return round(float(feature_distance(x[0], x[1]).mean()), 5)
 
     # -- what stands beside the numbers ----------------------------------------------------------
 
-    def check_precision(self, setting: Setting, prompts: PromptSet) -> dict[str, float]:
+    def check_precision(self, recipe: Recipe, prompts: PromptSet) -> dict[str, float]:
         """How far pictures in the precision of bulk rendering are from those in float32."""
-        some = prompts.head(CHECKED)
-        fast = self.cell(Cell(setting, some, 0))["pictures"]
+        cell = Cell(recipe, prompts.head(CHECKED), 0)
+        number = len(cell.prompts)
+        fast = self.cell(cell)["pictures"]
         if self.precision == "fp32":
-            return {"pictures": len(some), "pixels": 0.0}
-        cell = Cell(setting, some, 0)
+            return {"pictures": number, "pixels": 0.0}
         exact = self.store.get_or_make(
             cell.key(self.digest, "fp32"), lambda: Renderer(self.pipe, "fp32").render(cell)
         )["pictures"]
-        pair = [x.astype(np.float32) / 255 for x in (fast, exact)]
-        pixels = float(np.sqrt(((pair[0] - pair[1]) ** 2).mean((1, 2, 3))).mean())
-        found = {"pictures": len(some), "pixels": round(pixels, 5)}
+        pixels = float(pixel_distances(fast, exact).mean())
+        distances = {"pictures": number, "pixels": round(pixels, 5)}
         if "efflite" in self.judges.features:
             a, b = (torch.from_numpy(self.judges.look("efflite", x)) for x in (fast, exact))
-            found["twin"] = round(float(feature_distance(a, b).mean()), 5)
-        return found
+            distances["twin"] = round(float(feature_distance(a, b).mean()), 5)
+        return distances
 
     def seconds(
         self, ratios: Sequence[float], prompts: PromptSet, repeats: int = 3
     ) -> dict[float, float]:
         """Measured time of sharing as a share of independent sampling, by share ratio.
 
-        Full precision, one warm process, the same 16 prompts or so; all settings in turn, forwards
+        Full precision, one warm process, the same 16 prompts or so; all ratios in turn, forwards
         and backwards, `repeats` times; the ratio of the medians.
         """
-        some = prompts.head(16)
+        few = prompts.head(16)
         order = [0.0, *ratios]
         spent: dict[float, list[float]] = {ratio: [] for ratio in order}
         for turn in range(repeats + 1):  # the first turn warms up
             for ratio in order if turn % 2 == 0 else order[::-1]:
-                taken = self._time(ratio, some)
+                taken = self._time(ratio, few)
                 if turn:
                     spent[ratio].append(taken)
         medians = {ratio: float(np.median(times)) for ratio, times in spent.items()}

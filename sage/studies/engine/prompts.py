@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group
 from sage.sd.pipeline import SagePipeline
 from sage.training.coco import read_coco
 from sage.training.data import FileSource, embed_all, squared
-from sage.training.grouping import GroupingRule, form_groups
 from sage.world.captions import caption
 from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.vocabulary import PLACE_BY_NAME
@@ -32,17 +32,37 @@ SCENES = "scenes"
 
 
 @dataclass(frozen=True, eq=False)
+class Reference:
+    """Real pictures of prompts.
+
+    Attributes:
+        pictures: [R, H, W, 3] uint8.
+        prompts: [R] the prompt of each picture; the first one, where several share it.
+    """
+
+    pictures: np.ndarray = field(repr=False)
+    prompts: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        """R."""
+        return len(self.pictures)
+
+    def of(self, prompts: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Which pictures are those of some prompts: [R] bool."""
+        return np.isin(self.prompts, prompts)
+
+
+@dataclass(frozen=True, eq=False)
 class PromptSet:
-    """Prompts in groups, with real pictures.
+    """Prompts in groups, with real pictures to compare with.
 
     Attributes:
         name: What they are, in words.
         texts: N prompts.
         groups: A partition of the prompts.
         tightness: For each group the mean similarity of its pairs; NaN for a single prompt.
-        real: [R, H, W, 3] uint8, real pictures of the prompts: the reference; or None.
+        real: Real pictures of the prompts, or None.
         scenes: The scene of each prompt, if they are emoji scenes.
-        real_of: [R] the prompt of each real picture; the first one, where several share it.
         units: [G] the independent unit of each group; every group is its own without it.
     """
 
@@ -50,9 +70,8 @@ class PromptSet:
     texts: tuple[str, ...]
     groups: tuple[Group, ...]
     tightness: tuple[float, ...]
-    real: np.ndarray | None = field(default=None, repr=False)
+    real: Reference | None = None
     scenes: tuple[Scene, ...] | None = field(default=None, repr=False)
-    real_of: np.ndarray | None = field(default=None, repr=False)
     units: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -95,14 +114,13 @@ class PromptSet:
         """Some prompts in another order, each alone, with their real pictures."""
         texts = tuple(self.texts[n] for n in order)
         scenes = None if self.scenes is None else tuple(self.scenes[n] for n in order)
-        groups, loose = tuple((n,) for n in range(len(texts))), (float("nan"),) * len(texts)
-        some = PromptSet(self.name, texts, groups, loose, None, scenes)
+        subset = ungrouped(self.name, texts, scenes)
         if self.real is None:
-            return some
-        place = {int(n): i for i, n in enumerate(order)}
-        kept = [r for r, n in enumerate(self.real_of) if int(n) in place]
-        owners = np.array([place[int(self.real_of[r])] for r in kept], np.int64)
-        return replace(some, real=self.real[kept], real_of=owners)
+            return subset
+        position = {int(n): i for i, n in enumerate(order)}
+        kept = np.flatnonzero(self.real.of(order))
+        prompts = np.array([position[int(n)] for n in self.real.prompts[kept]], np.int64)
+        return replace(subset, real=Reference(self.real.pictures[kept], prompts))
 
     def summary(self) -> dict:
         """Sizes and similarities as plain values."""
@@ -118,6 +136,14 @@ class PromptSet:
             else None,
             "real_pictures": 0 if self.real is None else len(self.real),
         }
+
+
+def ungrouped(
+    name: str, texts: Sequence[str], scenes: tuple[Scene, ...] | None = None
+) -> PromptSet:
+    """Prompts each in a group of its own, without real pictures."""
+    groups = tuple((n,) for n in range(len(texts)))
+    return PromptSet(name, tuple(texts), groups, (float("nan"),) * len(texts), None, scenes)
 
 
 def scene_prompts(
@@ -153,24 +179,24 @@ def scene_prompts(
     texts = [caption(scene, rng) for scene in scenes]
     embeddings = embed_all(texts, pipe, progress=False)
     groups = _groups(embeddings, range(pool), tau or bounds(pipe), sizes)
-    chosen = _choose(groups, number, seed)
-    kept = [n for group in chosen for n in group]
-    mine = tuple(scenes[n] for n in kept)
-    painter = Painter(side)
-    real = np.stack([painter.paint(again)[0] for again in _repaint(mine, rng)])
+    groups = _sample(groups, number, seed)
+    kept = [n for group in groups for n in group]
+    kept_scenes = tuple(scenes[n] for n in kept)
     name = f"captions of {len(kept)} freshly painted emoji scenes"
     if held_out_share:
         name += f", {held_out_share:.0%} of combinations held out of training"
-    made = _prompt_set(name, [texts[n] for n in kept], chosen, embeddings[kept])
-    return replace(made, real=real, scenes=mine, real_of=np.tile(np.arange(len(kept)), PAINTINGS))
+    prompts = _prompt_set(name, [texts[n] for n in kept], groups, embeddings[kept])
+    return replace(prompts, scenes=kept_scenes, real=_paint(kept_scenes, side, rng))
 
 
-def _repaint(scenes: Sequence[Scene], rng: np.random.Generator) -> list[Scene]:
-    """Every scene PAINTINGS times, with other positions and backgrounds."""
+def _paint(scenes: Sequence[Scene], side: int, rng: np.random.Generator) -> Reference:
+    """Every scene PAINTINGS times, with other positions and backgrounds from the second on."""
     again = [
         replace(s, seed=int(rng.integers(2**31))) for _ in range(PAINTINGS - 1) for s in scenes
     ]
-    return [*scenes, *again]
+    painter = Painter(side)
+    pictures = np.stack([painter.paint(scene)[0] for scene in (*scenes, *again)])
+    return Reference(pictures, np.tile(np.arange(len(scenes)), PAINTINGS))
 
 
 def coco_prompts(
@@ -201,21 +227,24 @@ def coco_prompts(
     source = FileSource(folder.name, data)
     embeddings = embed_all(source.captions, pipe, progress=False)
     groups = _groups(embeddings, source.owners, tau or bounds(pipe), sizes)
-    chosen = _choose(groups, number, seed)
-    kept = [n for group in chosen for n in group]
+    groups = _sample(groups, number, seed)
+    kept = [n for group in groups for n in group]
     texts = [source.captions[n] for n in kept]
-    made = _prompt_set(f"captions of {folder.name}", texts, chosen, embeddings[kept])
-    return _with_real(made, source, kept, side)
+    prompts = _prompt_set(f"captions of {folder.name}", texts, groups, embeddings[kept])
+    return _with_real(prompts, source, kept, side)
 
 
-def _with_real(made: PromptSet, source: FileSource, kept: Sequence[int], side: int) -> PromptSet:
-    """With the pictures of the captions, each once."""
+def _with_real(prompts: PromptSet, source: FileSource, kept: Sequence[int], side: int) -> PromptSet:
+    """With the pictures of the captions `kept`, each once; unchanged if fewer than two are read."""
     first = {source.owners[n]: place for place, n in reversed(list(enumerate(kept)))}
-    real = {place: _picture(source, owner, side) for owner, place in sorted(first.items())}
-    there = [place for place, picture in real.items() if picture is not None]
-    if len(there) < 2:
-        return made
-    return replace(made, real=np.stack([real[p] for p in there]), real_of=np.array(there))
+    pictures, places = [], []
+    for owner, place in sorted(first.items()):
+        if (picture := _picture(source, owner, side)) is not None:
+            pictures.append(picture)
+            places.append(place)
+    if len(places) < 2:
+        return prompts
+    return replace(prompts, real=Reference(np.stack(pictures), np.array(places)))
 
 
 def _picture(source: FileSource, index: int, side: int) -> np.ndarray | None:
@@ -232,19 +261,15 @@ def loose_scenes(
     rng = np.random.default_rng(seed)
     splits = np.where(rng.random(number) < held_out_share, "held_out", "train")
     scenes = [sample_scene(rng, str(split)) for split in splits]
-    texts = tuple(caption(scene, rng) for scene in scenes)
-    groups, loose = tuple((n,) for n in range(number)), (float("nan"),) * number
-    name = f"captions of {number} fresh emoji scenes, as they come"
-    return PromptSet(name, texts, groups, loose, None, tuple(scenes))
+    texts = [caption(scene, rng) for scene in scenes]
+    return ungrouped(f"captions of {number} fresh emoji scenes, as they come", texts, tuple(scenes))
 
 
 def painted(prompts: PromptSet, side: int, seed: int = SEED) -> PromptSet:
     """The same prompts with paintings of their scenes; as they are, if they have no scenes."""
     if prompts.scenes is None or prompts.real is not None:
         return prompts
-    painter, rng = Painter(side), np.random.default_rng(seed + 1)
-    real = np.stack([painter.paint(scene)[0] for scene in _repaint(prompts.scenes, rng)])
-    return replace(prompts, real=real, real_of=np.tile(np.arange(len(prompts)), PAINTINGS))
+    return replace(prompts, real=_paint(prompts.scenes, side, np.random.default_rng(seed + 1)))
 
 
 def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> PromptSet:
@@ -256,10 +281,8 @@ def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> Prompt
     data, _ = read_coco(folder)
     source = FileSource(folder.name, data)
     order = np.random.default_rng(seed).permutation(len(data))[:number].tolist()
-    groups, loose = tuple((n,) for n in range(len(order))), (float("nan"),) * len(order)
-    texts = tuple(data.captions[n] for n in order)
-    made = PromptSet(f"captions of {folder.name}", texts, groups, loose)
-    return _with_real(made, source, order, side)
+    prompts = ungrouped(f"captions of {folder.name}", [data.captions[n] for n in order])
+    return _with_real(prompts, source, order, side)
 
 
 def regrouped(
@@ -288,10 +311,10 @@ def listed_prompts(
     pipe: SagePipeline, name: str, texts: Sequence[str], groups: Sequence[Group] | None = None
 ) -> PromptSet:
     """Any texts; grouped by the model's own rule where no groups are given."""
-    found = pipe.group(texts).groups if groups is None else tuple(map(tuple, groups))
-    order = [n for group in found for n in group]
-    ordered = [texts[n] for n in order]
-    return _prompt_set(name, ordered, found, pipe.embed(ordered))
+    if groups is None:
+        groups = pipe.group(texts).groups
+    ordered = [texts[n] for group in groups for n in group]
+    return _prompt_set(name, ordered, groups, pipe.embed(ordered))
 
 
 def open_prompts(
@@ -330,14 +353,14 @@ def _groups(
 ) -> tuple[Group, ...]:
     low, high = tau
     rule = GroupingRule(low, high, max_group_size=sizes[1], seed=SEED)
-    found = form_groups(embeddings, torch.tensor(list(owners)), rule)
-    found = tuple(group for group in found if len(group) >= sizes[0])
-    if not found:
+    groups = form_groups(embeddings, torch.tensor(list(owners)), rule)
+    groups = tuple(group for group in groups if len(group) >= sizes[0])
+    if not groups:
         raise ValueError(
             f"No group of {sizes[0]} to {sizes[1]} among {len(embeddings)} captions has all its "
             f"similarities within {low} to {high}."
         )
-    return found
+    return groups
 
 
 def bounds(pipe: SagePipeline) -> tuple[float, float]:
@@ -345,15 +368,15 @@ def bounds(pipe: SagePipeline) -> tuple[float, float]:
     return pipe.settings.tau_min, pipe.settings.tau_max
 
 
-def _choose(groups: Sequence[Group], number: int, seed: int) -> list[Group]:
+def _sample(groups: Sequence[Group], number: int, seed: int) -> tuple[Group, ...]:
     """Random groups of together `number` prompts, or somewhat fewer."""
-    chosen: list[Group] = []
+    sample: list[Group] = []
     left = number
     for i in np.random.default_rng(seed).permutation(len(groups)):
-        if len(groups[i]) <= left or not chosen:
-            chosen.append(groups[i])
+        if len(groups[i]) <= left or not sample:
+            sample.append(groups[i])
             left -= len(groups[i])
-    return chosen
+    return tuple(sample)
 
 
 def _prompt_set(

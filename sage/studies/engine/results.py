@@ -1,28 +1,31 @@
 """Writes what a study found: rows with intervals, conditions, one sentence; plain values only.
 
-A result is one JSON file and beside it the figure, a Plotly figure as JSON (`NAME.figure.json`).
-Knows the lab's estimates and this checkout's commit; nothing of rendering.
+A result is a JSON file and beside it its figure. Knows the lab's estimates and this checkout's
+commit; nothing of rendering.
 """
 
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sage.core.resampling import LEVEL, Estimate
 from sage.jobs.conditions import versions
+from sage.studies.engine.figures import Figure, svg
 from sage.studies.engine.judges import METRIC, METRICS
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.statistics import LEVEL, Estimate
 
 ROOT = Path(__file__).resolve().parents[3]
+Row = dict[str, Any]
+Result = dict[str, Any]
 
 
-def row(name: str, measured: Measured, **more: Any) -> dict[str, Any]:
+def row(name: str, measured: Measured, **more: Any) -> Row:
     """One line of a result.
 
     Args:
@@ -32,8 +35,8 @@ def row(name: str, measured: Measured, **more: Any) -> dict[str, Any]:
     """
     return {
         "name": name,
-        "share_ratio": round(measured.setting.share_ratio, 4),
-        "steps": measured.setting.steps,
+        "share_ratio": round(measured.recipe.sampling.share_ratio, 4),
+        "steps": measured.recipe.sampling.steps,
         "pictures": measured.pictures,
         "evaluations": round(measured.evaluations, 3),
         "saving": round(measured.saving, 4),
@@ -71,13 +74,13 @@ def conditions(lab: Lab, prompts: PromptSet | None = None, **more: Any) -> dict[
         prompts: What was rendered.
         **more: Further plain values.
     """
-    chosen = lab.settings
+    asked = lab.settings
     known = {
         "model": lab.title,
-        "steps": chosen.steps,
+        "steps": asked.steps,
         "guidance_scale": lab.guidance,
         "scheduler": type(lab.pipe.scheduler).__name__,
-        "noise_seeds": chosen.seeds,
+        "noise_seeds": asked.seeds,
         # A kept cell does not remember whether it was compiled, and it makes no other difference
         # than rounding.
         "precision": f"{lab.precision} in bulk, compiled or not, latents float32; times in float32",
@@ -105,65 +108,27 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     run = ["git", *arguments]
-    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    answer = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
 
 
-def result(
-    study: Any,
-    lab: Lab,
-    rows: Sequence[Mapping[str, Any]],
-    finding: str,
-    *,
-    prompts: PromptSet | None = None,
-    conditions_: Mapping[str, Any] | None = None,
-    **more: Any,
-) -> dict[str, Any]:
-    """A study's whole result.
-
-    Args:
-        study: The study's module.
-        lab: Where it ran.
-        rows: From `row`.
-        finding: One sentence, computed from the numbers.
-        prompts: What was rendered.
-        conditions_: Further conditions.
-        **more: Further plain values.
-    """
-    used = {key for line in rows for key in line.get("metrics", {})}
-    return {
-        "study": study.NAME,
-        "title": study.TITLE,
-        "question": (study.__doc__ or "").strip().split("\n\n")[0].replace("\n", " "),
-        "finding": finding,
-        "rows": list(rows),
-        **more,
-        "metrics": {
-            m.key: {"title": m.title, "about": m.about, "better": m.better}
-            for m in METRICS
-            if m.key in used
-        },
-        "conditions": conditions(lab, prompts, **(conditions_ or {})),
-    }
-
-
-def write(folder: Path, found: Mapping[str, Any], figure: Mapping[str, Any]) -> Path:
+def write(folder: Path, result: Result, figure: Figure) -> Path:
     """Writes a result and its figure, each in one piece; returns the result's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found['study']}.json"
-    _replace(path, found)
-    _replace(folder / f"{found['study']}.figure.json", figure)
+    path = folder / f"{result['study']}.json"
+    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    _replace(path, text + "\n")
+    _replace(path.with_suffix(".svg"), svg(figure))
     return path
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def _replace(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    new.write_text(text + "\n", encoding="utf-8")
+    new.write_text(text, encoding="utf-8")
     os.replace(new, path)
 
 
-def read(folder: Path, name: str) -> dict[str, Any] | None:
+def read(folder: Path, name: str) -> Result | None:
     """A result that was written earlier, or None."""
     path = folder / f"{name}.json"
     return json.loads(path.read_text("utf-8")) if path.is_file() else None

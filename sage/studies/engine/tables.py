@@ -1,139 +1,201 @@
-"""Writes the README's evidence from the results, between markers; a test fails when it is stale.
+"""Results as Markdown: the main table, the tables of the other studies, their conditions.
 
-Knows the JSON of results and Markdown; nothing of how a number came about.
+Knows the JSON of results; nothing of how a number came about. Where the blocks go is the business
+of `sage.studies.engine.publish`.
 """
 
-import importlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sage.studies import STUDIES
-from sage.studies.engine.judges import FID, METRICS
-from sage.studies.engine.results import ROOT, percent, read
+from sage.studies.engine.judges import FID, METRIC, METRICS
+from sage.studies.engine.methods import FEWER, IN_TURN, RATIO, SAGE
+from sage.studies.engine.results import Result, Row, percent, read
+from sage.studies.engine.study import Study, every
 
-README = ROOT / "README.md"
-RATIO = 0.4  # the share ratio whose rows are not folded away
-MAIN, OTHERS = "main-table", "studies"
+MAIN = "main-table"
 COLUMNS = ("fd", "cmmd", "clip", "clip_l14", "probe", "inside", "between", "twin", "lpips")
+ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
-def update(readme: Path, results: Path) -> bool:
-    """Rewrite the blocks of a README; returns whether anything changed."""
-    before = readme.read_text("utf-8")
-    after = rewritten(before, results)
-    readme.write_text(after, encoding="utf-8")
-    return after != before
+def main_block(results: Path, page: Path) -> str:
+    """The main table, its figure, the paper's claims and the conditions.
 
-
-def rewritten(text: str, results: Path) -> str:
-    """A README's text with its blocks made anew.
-
-    Raises:
-        ValueError: If a pair of markers is missing.
+    Args:
+        results: Folder of the results.
+        page: Folder of the page that the block is for; links are relative to it.
     """
-    blocks = {MAIN: main_block(results), OTHERS: studies_block(results)}
-    for name, block in blocks.items():
-        pattern = re.compile(
-            rf"(<!-- results:{name} -->\n).*?(<!-- /results:{name} -->)", re.DOTALL
-        )
-        if not pattern.search(text):
-            raise ValueError(f"The README has no markers <!-- results:{name} --> ... to fill.")
-        text = pattern.sub(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text)
-    return text
-
-
-def main_block(results: Path) -> str:
-    """The main table, its figure, the paper's claims and the conditions."""
-    found = read(results, MAIN)
-    if found is None:
+    result = read(results, MAIN)
+    if result is None:
         return f"No results yet: `python -m sage.studies {MAIN}` makes them."
-    here = [line for line in found["rows"] if line["compared_at"] in (0.0, RATIO)]
-    ratios = sorted({line["compared_at"] for line in found["rows"]} - {0.0, RATIO})
-    base = [line for line in found["rows"] if line["compared_at"] == 0.0]
-    folded = [
-        _table([*base, *(line for line in found["rows"] if line["compared_at"] == ratio)], found)
-        for ratio in ratios
-    ]
-    titles = ", ".join(f"{ratio:g}" for ratio in ratios)
+    lines = by_ratio(result)
+    base = lines.pop(0.0)
+    tables = {ratio: _main_table([*base, *some], result) for ratio, some in lines.items()}
+    shown = tables.pop(RATIO, _main_table(base, result))
+    titles = ", ".join(f"{ratio:g}" for ratio in tables)
     parts = [
-        found["finding"],
-        _picture(results, MAIN, "Quality against saving, by method and share ratio"),
+        result["finding"],
+        picture(results, page, MAIN, "Quality against saving, by method and share ratio"),
         f"Share ratio {RATIO:g}; ± is half of a 95 % interval:",
-        _table(here, found),
-        f"<details><summary>Share ratios {titles}</summary>\n\n"
-        + "\n\n".join(folded)
-        + "\n\n</details>"
-        if folded
-        else "",
-        _claims(found),
-        _legend(found),
-        _conditions(found),
+        shown,
+        folded(f"Share ratios {titles}", "\n\n".join(tables.values())) if tables else "",
+        _claims(result),
+        legend(result),
+        main_conditions(result),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def studies_block(results: Path) -> str:
+def by_ratio(result: Result) -> dict[float, list[Row]]:
+    """The main table's lines by the share ratio at which they are compared, ascending."""
+    ratios = sorted({line["compared_at"] for line in result["rows"]})
+    return {r: [line for line in result["rows"] if line["compared_at"] == r] for r in ratios}
+
+
+def summary_block(results: Path, page: Path) -> str:
+    """Three sentences and the main figure."""
+    result = read(results, MAIN)
+    if result is None:
+        return f"No results yet: `python -m sage.studies {MAIN}` makes them."
+    sage = next(r for r in by_ratio(result)[RATIO] if r["name"] == SAGE)
+    changes = [f"{c['measure']} {percent(c['ours'])}" for c in result["claims"] if "measure" in c]
+    verdicts = " / ".join(dict.fromkeys(c["verdict"] for c in result["claims"] if "measure" in c))
+    sentences = [
+        f"On the model *{result['conditions']['model']}*, sharing {RATIO:.0%} of the steps saves "
+        f"{sage['saving']:.0%} of the evaluations and {1 - sage['seconds']:.0%} of the time.",
+        "Independent sampling with as many evaluations (the equal-NFE baseline) is "
+        f"{_compared(result, SAGE)} sharing with the SAGE adapter, and "
+        f"{_compared(result, IN_TURN)} sharing without training whose prompts take turns as the "
+        "trunk.",
+        f"Training with L_SAGE against standard fine-tuning: {', '.join(changes)} ({verdicts}).",
+    ]
+    figure = picture(results, page, MAIN, "Quality against saving, by method and share ratio")
+    return "\n\n".join(part for part in (" ".join(sentences), figure) if part)
+
+
+def _compared(result: Result, method: str) -> str:
+    """In which judges the equal-NFE baseline differs from a method, beyond chance."""
+    gap = next(
+        d["metrics"]
+        for d in result["differences"]
+        if (d["first"], d["second"], d["share_ratio"]) == (method, FEWER, RATIO)
+    )
+    signs = {
+        word: [METRIC[key].title for key in ("fd", "clip", "probe") if gap[key]["sign"] == sign]
+        for word, sign in (("better", -1), ("worse", 1))
+        if gap.keys() >= {"fd", "clip", "probe"}
+    }
+    parts = [f"{word} in {' and '.join(keys)}" for word, keys in signs.items() if keys]
+    return f"{' and '.join(parts)} than" if parts else "as good, up to chance, as"
+
+
+def study_line(study: Study, results: Path, page: Path) -> str:
+    """A study in one item of a list."""
+    result = read(results, study.name)
+    if result is None:
+        return f"* **{study.title}** (`{study.name}`): not run yet."
+    links = [f"[numbers]({relative(results / f'{study.name}.json', page)})"]
+    if (figure := results / f"{study.name}.svg").is_file():
+        links.append(f"[figure]({relative(figure, page)})")
+    return f"* **{study.title}** ({', '.join(links)}). {result['finding']}"
+
+
+def studies_block(results: Path, page: Path) -> str:
     """One line for each other study."""
-    lines = []
-    for name, module in STUDIES.items():
-        if name == MAIN:
-            continue
-        title = importlib.import_module(module).TITLE
-        found = read(results, name)
-        if found is None:
-            lines.append(f"* **{title}** (`{name}`): not run yet.")
-            continue
-        links = [f"[numbers]({_relative(results / f'{name}.json')})"]
-        if (picture := results / f"{name}.svg").is_file():
-            links.append(f"[figure]({_relative(picture)})")
-        lines.append(f"* **{title}** ({', '.join(links)}). {found['finding']}")
-    return "\n".join(lines)
+    return "\n".join(study_line(study, results, page) for study in every() if study.name != MAIN)
 
 
-def _relative(path: Path) -> str:
+def study_section(study: Study, results: Path, page: Path) -> str:
+    """A study with its question, answer, figure, table and conditions."""
+    head = f"## {study.title}\n\n*{study.question}*"
+    result = read(results, study.name)
+    if study.name == MAIN:
+        return f"{head}\n\n{main_block(results, page)}"
+    if result is None:
+        return f"{head}\n\nNot run yet: `python -m sage.studies {study.name}`."
+    parts = [
+        head,
+        result["finding"],
+        picture(results, page, study.name, study.title),
+        folded("Table", study_table(study, result)),
+        study_conditions(result),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def study_table(study: Study, result: Result) -> str:
+    """Every row of a result: what it is, what it costs, what the judges say."""
+    metrics = [m for m in METRICS if m.key in COLUMNS and m.key in result["metrics"]]
+    costs = {"evaluations": "evaluations", "gigaflops": "GFLOPs"} if metrics else {}
+    titles = ["", *study.columns.values(), *costs.values()]
+    lines = [
+        [
+            line["name"],
+            *(_plain(line.get(key)) for key in study.columns),
+            *(f"{line[key]:.4g}" for key in costs),
+            *(_interval(line["metrics"].get(m.key), m.digits) for m in metrics),
+        ]
+        for line in result["rows"]
+    ]
+    return table([*titles, *(m.title + ARROWS[m.better] for m in metrics)], lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    rows = [titles, ["---"] + ["---:"] * (len(titles) - 1), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def folded(title: str, text: str) -> str:
+    """Text that is shown when asked for."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
+
+
+def relative(path: Path, page: Path) -> str:
+    """The link from a page's folder to a file below it; elsewhere, its name."""
     try:
-        return path.resolve().relative_to(ROOT).as_posix()
+        return path.resolve().relative_to(page.resolve()).as_posix()
     except ValueError:
         return path.name
 
 
-def _picture(results: Path, name: str, alt: str) -> str:
+def picture(results: Path, page: Path, name: str, alt: str) -> str:
+    """A study's figure, if it was drawn."""
     path = results / f"{name}.svg"
-    return f"![{alt}]({_relative(path)})" if path.is_file() else ""
+    return f"![{alt}]({relative(path, page)})" if path.is_file() else ""
 
 
-def _table(lines: Sequence[Mapping[str, Any]], found: Mapping[str, Any]) -> str:
+def _main_table(lines: Sequence[Row], result: Result) -> str:
     """One line a method: cost, then every metric with half its interval."""
-    wanted = [m for m in METRICS if m.key in COLUMNS and m.key in found["metrics"]]
-    arrows = {1: " ↑", -1: " ↓", 0: ""}
-    head = ["", "evaluations", "FLOPs", "time", *(m.title + arrows[m.better] for m in wanted)]
+    metrics = [m for m in METRICS if m.key in COLUMNS and m.key in result["metrics"]]
+    titles = ["", "evaluations", "FLOPs", "time", *(m.title + ARROWS[m.better] for m in metrics)]
     exact = FID in lines[0].get("plain", {})
-    head += ["FID ↓"] if exact else []
-    base = next(line for line in found["rows"] if line["compared_at"] == 0.0)
-    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for line in lines:
-        ratio = f" ({line['compared_at']:g})" if line["compared_at"] else ""
-        seconds = line["seconds"]
-        rows.append(
-            [
-                line["name"] + ratio,
-                _change(line["evaluations"] / base["evaluations"]),
-                _change(line["gigaflops"] / base["gigaflops"]),
-                "" if seconds is None else _change(seconds),
-                *(_number(line["metrics"].get(m.key), m.digits) for m in wanted),
-                *([f"{line['plain'][FID]:.2f}"] if exact else []),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    base = next(line for line in result["rows"] if line["compared_at"] == 0.0)
+    rows = [
+        [
+            line["name"] + (f" ({line['compared_at']:g})" if line["compared_at"] else ""),
+            _change(line["evaluations"] / base["evaluations"]),
+            _change(line["gigaflops"] / base["gigaflops"]),
+            "" if line["seconds"] is None else _change(line["seconds"]),
+            *(_interval(line["metrics"].get(m.key), m.digits) for m in metrics),
+            *([f"{line['plain'][FID]:.2f}"] if exact else []),
+        ]
+        for line in lines
+    ]
+    return table(titles + (["FID ↓"] if exact else []), rows)
 
 
 def _change(share: float) -> str:
     return f"{100 * (share - 1):+.0f} %".replace("-", "\N{MINUS SIGN}").replace("+0 %", "0 %")
 
 
-def _number(number: Mapping[str, float] | None, digits: int) -> str:
+def _interval(number: Mapping[str, float] | None, digits: int) -> str:
     if number is None:
         return ""
     half = (number["high"] - number["low"]) / 2
@@ -141,13 +203,13 @@ def _number(number: Mapping[str, float] | None, digits: int) -> str:
     return f"{value:.{digits}f} ± {half:.{digits}f}"
 
 
-def _claims(found: Mapping[str, Any]) -> str:
+def _claims(result: Result) -> str:
     """The paper's relative claims beside ours."""
     rows = [
         ["SAGE + share against standard LoRA + share", "paper", "here", ""],
         ["---", "---:", "---:", "---"],
     ]
-    for claim in found["claims"]:
+    for claim in result["claims"]:
         ours = claim["ours"]
         exact = ours["low"] == ours["high"]
         theirs = f"{100 * claim['paper']:+.1f} %".replace("-", "\N{MINUS SIGN}")
@@ -156,26 +218,54 @@ def _claims(found: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _legend(found: Mapping[str, Any]) -> str:
-    told = [f"*{m['title']}*: {m['about']}" for k, m in found["metrics"].items() if k in COLUMNS]
-    return "; ".join(told) + "."
+def legend(result: Result) -> str:
+    """What the columns are."""
+    parts = [f"*{m['title']}*: {m['about']}" for k, m in result["metrics"].items() if k in COLUMNS]
+    return "; ".join(parts) + "."
 
 
-def _conditions(found: Mapping[str, Any]) -> str:
-    c, prompts = found["conditions"], found["conditions"]["prompts"]
-    pictures = {line["pictures"] for line in found["rows"]}
+def main_conditions(result: Result) -> str:
+    """Under what the main table holds."""
+    c, prompts = result["conditions"], result["conditions"]["prompts"]
+    pictures = max(line["pictures"] for line in result["rows"])
     bound = c["two_independent_pictures_of_one_prompt_are_apart_by"]
     scale = (
         f" Two independent pictures of one prompt with other noise are {bound:.3f} apart."
         if bound is not None
         else ""
     )
-    versions = ", ".join(f"{name} {value}" for name, value in c["versions"].items())
     number, groups = prompts["prompts"], prompts["groups"]
     return (
-        f"Conditions: {c['model']}; {max(pictures)} pictures a row ({number} prompts in {groups} "
+        f"Conditions: {c['model']}; {pictures} pictures a row ({number} prompts in {groups} "
         f"groups × {c['noise_seeds']} noise seeds; {prompts['source']}), "
-        f"{prompts['real_pictures']} real pictures; {c['steps']} steps of {c['scheduler']}, "
-        f"guidance {c['guidance_scale']:g}; {c['precision']}; intervals: {c['interval']}; "
-        f"{c['seconds']}.{scale} {c['hardware']}; {versions}; commit {c['commit']}, {c['date']}."
+        f"{prompts['real_pictures']} real pictures; {_sampling(c)}; intervals: {c['interval']}; "
+        f"{c['seconds']}.{scale} {_where(c)}."
     )
+
+
+def study_conditions(result: Result) -> str:
+    """Under what a study's numbers hold, in short."""
+    c = result["conditions"]
+    sizes = {line["pictures"] for line in result["rows"] if "pictures" in line}
+    source = c.get("prompts", {}).get("source")
+    parts = [
+        c["model"],
+        f"{min(sizes)} to {max(sizes)} pictures a row" if len(sizes) > 1 else "",
+        f"{min(sizes)} pictures a row" if len(sizes) == 1 else "",
+        source or "",
+        f"{_sampling(c)}" if sizes else "",
+        _where(c),
+    ]
+    return f"Conditions: {'; '.join(part for part in parts if part)}."
+
+
+def _sampling(c: Mapping[str, Any]) -> str:
+    return (
+        f"{c['steps']} steps of {c['scheduler']}, guidance {c['guidance_scale']:g}; "
+        f"{c['precision']}"
+    )
+
+
+def _where(c: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in c["versions"].items())
+    return f"{c['hardware']}; {versions}; commit {c['commit']}, {c['date']}"

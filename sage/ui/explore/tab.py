@@ -5,7 +5,6 @@ how it looks in `sage.ui.html.grids`. A session remembers its grid in an `Explor
 its turn with the rest of the page.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +13,6 @@ from threading import Lock
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.components import Component
 from gradio.context import get_render_context
 
@@ -40,11 +38,11 @@ from sage.ui.export.links import link_query
 from sage.ui.html import grids, views
 from sage.ui.html.words import plural, shorten
 from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import require_admission
 from sage.ui.shelf import Shelf
 from sage.ui.turns import Turns
 from sage.ui.work import render_grid_of, trace_request
-
-log = logging.getLogger(__name__)
 
 
 class Speed:
@@ -331,14 +329,10 @@ class Exploring:
         """The updates; whatever goes wrong ends them with a sentence."""
         sentence = ""
         try:
+            require_admission()
             yield from updates
-        except ValueError as error:
-            sentence = str(error)
-        except torch.OutOfMemoryError:
-            sentence = "The memory does not suffice: use fewer prompts."
-        except Exception:
-            log.exception("exploring failed")
-            sentence = "Rendering failed. The server's log says why."
+        except Exception as error:
+            sentence = explain(error, "Rendering")
         if sentence:
             line = views.progress(0, 1, sentence, "error")
             yield {progress: line, **self._ready(start, stop)}

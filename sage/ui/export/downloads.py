@@ -5,7 +5,6 @@ Writes files into a folder it is given; knows nothing of gradio.
 
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sage.ui.export.lines import python_lines
 from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.words import percent_text, saved_text, span_text
+from sage.ui.server.files import fresh_folder
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,9 @@ class RunFiles:
     pairs: tuple[tuple[Path, Path], ...]
 
 
-# One folder a process, gone when it ends; a session's part goes when the session does.
-_ROOT = tempfile.TemporaryDirectory(prefix="sage-runs-")
-
-
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
-    folder = Path(tempfile.mkdtemp(dir=_ROOT.name))
+    folder = fresh_folder()
     sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
     record, sheet, lines = (
@@ -69,9 +65,9 @@ def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
 
 def _lines(comparison: Comparison, spec: ModelSpec) -> str:
     plan, groups = comparison.shared.plan, comparison.grouping.groups
-    dtype, device = comparison.report["dtype"], comparison.shared.latents.device.type
-    # Out of a lease the latents come back on the CPU; half precision is used on a GPU only.
-    device = device if dtype == "float32" else "cuda"
+    dtype, device = comparison.report["dtype"], comparison.report["device"]
+    # Not where the latents are: out of a lease they come back on the CPU.
+    device = "cpu" if device.startswith("CPU") else "cuda"
     return python_lines(comparison.request, spec, plan, groups, device=device, dtype=dtype)
 
 

@@ -65,7 +65,8 @@ def _loading(request: Request, spec: ModelSpec, device: str, dtype: str) -> str:
     weights = [f"dtype=torch.{dtype}"] if _half(dtype) else []
     lines, clip = [], []
     if spec.clip_source:
-        where = [_quoted(spec.clip_source), *_revision(spec.clip_revision), *weights]
+        where = [_quoted(spec.clip_source), *_revision(spec.clip_revision)]
+        where += weights if dtype == "float16" else []  # see `sage.jobs.models`
         lines.append(_call("clip = ClipEncoder.from_pretrained", where))
         clip = ["clip=clip"]
     where = [_quoted(_asset(spec.source)), *_revision(spec.revision), *weights, *clip]

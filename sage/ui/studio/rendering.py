@@ -4,14 +4,12 @@ Translates the library's steps into updates of the page; one rendering at a time
 a step when its turn is stopped or its generator closed. What acts at once is in `handlers`.
 """
 
-import logging
 import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
-import torch
 
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
@@ -23,6 +21,9 @@ from sage.ui.html.outcome import outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
 from sage.ui.html.words import plural
 from sage.ui.kit import Running, Updates
+from sage.ui.server.errors import explain
+from sage.ui.server.lanes import require_admission
+from sage.ui.server.limits import BOUNDS
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze
@@ -40,11 +41,8 @@ from sage.ui.studio.layout import DOWNLOADS, Layout
 from sage.ui.turns import Turns
 from sage.ui.work import compare_request, filmstrip_request
 
-log = logging.getLogger(__name__)
-
 PREVIEW_SECONDS = 0.06  # at least this long between two previews; a browser shows no more
 SCRUB_POINTS = 11  # branch points of a filmstrip; the slider shows the nearest one
-KEPT_BYTES = 192 * 2**20  # latents of earlier runs, for all visitors together
 RENDERING = "Rendering …"
 
 
@@ -59,7 +57,7 @@ class Rendering:
     def __init__(self, layout: Layout, shelf: Shelf) -> None:
         self.layout = layout
         self.shelf = shelf
-        self.states = StateStore(KEPT_BYTES)
+        self.states = StateStore(BOUNDS.store_bytes)
         self.turns = Turns()
 
     def announce(self) -> Updates:
@@ -109,14 +107,10 @@ class Rendering:
     def _explained(self, updates: Running) -> Running:
         """The updates; whatever goes wrong ends them with a sentence."""
         try:
+            require_admission()
             yield from updates
-        except ValueError as error:
-            yield self._failed(str(error))
-        except torch.OutOfMemoryError:
-            yield self._failed("The memory does not suffice: use fewer prompts.")
-        except Exception:
-            log.exception("rendering failed")
-            yield self._failed("Rendering failed. The server's log says why.")
+        except Exception as error:
+            yield self._failed(explain(error, "Rendering"))
 
     def _failed(self, sentence: str) -> Updates:
         return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self._ready(None)}

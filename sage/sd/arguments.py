@@ -1,0 +1,275 @@
+"""Arguments of a run, checked before anything is computed; each refusal is one sentence.
+
+Settings check themselves (`sage.core.settings`). Here is the rest: texts, seeds, groups, sizes, and
+the arguments of diffusers' own call that mean nothing for a run that shares steps.
+"""
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from sage.core.plan import Group, Plan
+from sage.core.settings import ModelDefaults, Sampling, settings_of, shortened
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+LARGEST_SEED = 2**63 - 1
+LARGEST_SIDE = 8192  # pixels
+
+# What diffusers' call takes and a shared run does not: the values that change nothing there, and
+# what to do instead.
+_Neutral = tuple[tuple[Any, ...], str]
+DIFFUSERS_ARGUMENTS: Mapping[str, _Neutral] = {
+    "num_images_per_prompt": ((None, 1), "give the prompt several times, each with its own seed"),
+    "generator": (
+        (None,),
+        "give `seeds`; seed n draws what a CPU generator with that seed draws",
+    ),
+    "latents": ((None,), "give `seeds`, from which the starting noise follows"),
+    "prompt_embeds": ((None,), "give texts: grouping compares them"),
+    "negative_prompt_embeds": ((None,), "give `negative_prompt`"),
+    "ip_adapter_image": ((None,), "IP-Adapters are not supported"),
+    "ip_adapter_image_embeds": ((None,), "IP-Adapters are not supported"),
+    "timesteps": ((None,), "set them in the scheduler's configuration"),
+    "sigmas": ((None,), "set them in the scheduler's configuration"),
+    "eta": ((None, 0, 0.0), "`fresh_noise` adds noise where prompts split"),
+    "guidance_rescale": ((None, 0, 0.0), "lower `guidance_scale`, or narrow `guidance_interval`"),
+    "cross_attention_kwargs": ((None, {}), "for the strength of an adapter, call `set_adapters`"),
+    "callback_on_step_end": ((None,), "loop over `stream`, which yields every step"),
+    "callback_on_step_end_tensor_inputs": (
+        (None, ["latents"]),
+        "loop over `stream`, which yields every step",
+    ),
+    "callback": ((None,), "loop over `stream`, which yields every step"),
+    "callback_steps": ((None, 1), "loop over `stream`, which yields every step"),
+    "return_dict": ((None, True), "the result is always a SageOutput"),
+}
+
+
+def settings_for(
+    model: ModelDefaults,
+    sampling: Sampling | None,
+    given: Mapping[str, Any],
+    planned: bool = False,
+) -> Sampling:
+    """The settings of a run: a model's, or those of `sampling`, changed by keywords.
+
+    Args:
+        model: Its defaults stand where nothing is given.
+        sampling: Settings as an object.
+        given: Settings by name; None is the default. Arguments of diffusers' own call may be among
+            them where they change nothing.
+        planned: Whether the run has a plan or a rule. What only a job can honour went into that.
+
+    Raises:
+        ValueError: If there is no such setting, a value is not allowed, or a pipeline alone cannot
+            honour it.
+    """
+    named = Sampling.named(_without_diffusers(given))
+    for name in named:
+        if not settings_of()[name].for_pipeline:
+            raise ValueError(_job_only(name))
+    if sampling is None:
+        defaults = {name: one.default for name, one in settings_of().items() if not one.of_model}
+        filled = {n: defaults.get(n) if v is None else v for n, v in named.items()}
+        return Sampling.of(model, **filled)
+    if not isinstance(sampling, Sampling):
+        raise ValueError(f"sampling is {shortened(sampling)}; it must be a Sampling.")
+    for name, one in settings_of().items():
+        unmet = not one.for_pipeline and getattr(sampling, name) != one.default
+        if unmet and not planned and name not in ("budget", "scheduler"):
+            raise ValueError(_job_only(name))
+    return replace(sampling, **{name: v for name, v in named.items() if v is not None})
+
+
+def _without_diffusers(given: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {}
+    for name, value in given.items():
+        if name not in DIFFUSERS_ARGUMENTS:
+            rest[name] = value
+            continue
+        neutral, instead = DIFFUSERS_ARGUMENTS[name]
+        if not any(type(value) is type(n) and value == n for n in neutral):
+            raise ValueError(f"{name} is not supported when prompts share steps: {instead}.")
+    return rest
+
+
+def _job_only(name: str) -> str:
+    if name == "scheduler":
+        return "A pipeline alone has one scheduler; set pipe.scheduler = make_scheduler(...)."
+    return f"{name} is a setting of a whole job, not of a pipeline alone; use sage.prepare."
+
+
+def check_prompts(prompts: Any) -> list[str]:
+    """The prompts as a list; one text is one prompt.
+
+    Raises:
+        ValueError: If they are anything else than texts in an order.
+    """
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    wrong = prompts is None or isinstance(prompts, (bytes, Mapping, set, frozenset))
+    if wrong or not isinstance(prompts, Iterable):
+        raise ValueError(f"prompts is {shortened(prompts)}; need a list of at least one text.")
+    texts = list(prompts)
+    if not texts:
+        raise ValueError("prompts is empty; need a list of at least one text.")
+    for n, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise ValueError(f"prompts[{n}] is a {kind}; need a list of at least one text.")
+    return [_readable(f"prompts[{n}]", str(text)) for n, text in enumerate(texts)]
+
+
+def _readable(what: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds half a character (a lone surrogate), no text.") from None
+    return text
+
+
+def check_negative_prompt(negative: Any, num_prompts: int) -> str:
+    """The one negative prompt of a run; None is the empty one.
+
+    Raises:
+        ValueError: If it is no text, or prompts have different ones.
+    """
+    if negative is None:
+        return ""
+    if isinstance(negative, str):
+        return _readable("negative_prompt", str(negative))
+    if isinstance(negative, (list, tuple)):
+        texts = [text for text in negative if isinstance(text, str)]
+        if len(texts) == len(negative) == num_prompts and len(set(texts)) == 1:
+            return _readable("negative_prompt", texts[0])
+    raise ValueError(
+        f"negative_prompt is {shortened(negative)}; negative_prompt must be one text, or the same "
+        f"one for each prompt: a trunk shares it."
+    )
+
+
+def check_seeds(seeds: Any, num_prompts: int, first: int) -> tuple[int, ...]:
+    """One seed for each prompt; without any, consecutive ones.
+
+    Raises:
+        ValueError: If there are too many or too few, or one is no whole number in range.
+    """
+    if seeds is None:
+        return tuple(range(first, first + num_prompts))
+    if isinstance(seeds, (str, bytes, Mapping, set, frozenset)) or not isinstance(seeds, Iterable):
+        raise ValueError(
+            f"seeds is {shortened(seeds)}; give one for each prompt, or `seed` for the first one."
+        )
+    try:
+        listed = list(seeds)
+    except TypeError:  # an array without dimensions
+        raise ValueError(f"seeds is {shortened(seeds)}; give one for each prompt.") from None
+    whole = tuple(_whole(f"seeds[{n}]", seed, 0, LARGEST_SEED) for n, seed in enumerate(listed))
+    if len(whole) != num_prompts:
+        raise ValueError(f"{len(whole)} seeds were given for {num_prompts} prompts.")
+    return whole
+
+
+def _whole(what: str, value: Any, low: int, high: int) -> int:
+    """A whole number in a range, of any library's kind; no truth value and no float."""
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+    try:
+        number = None if is_bool else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise ValueError(f"{what} is {shortened(value)}; a whole number is needed.")
+    if not low <= number <= high:
+        raise ValueError(f"{what} is {number}; allowed are {low} to {high}.")
+    return number
+
+
+def check_groups(groups: Any, num_prompts: int) -> tuple[Group, ...]:
+    """Groups that hold each prompt once.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    need = f"need tuples that hold each of 0 to {num_prompts - 1} once"
+    if isinstance(groups, (str, bytes, Mapping)) or not isinstance(groups, Iterable):
+        raise ValueError(f"groups is {shortened(groups)}; {need}.")
+    found = []
+    for group in groups:
+        if isinstance(group, (str, bytes, Mapping)) or not isinstance(group, Iterable):
+            raise ValueError(f"groups holds {shortened(group)}; {need}.")
+        largest = max(num_prompts - 1, 0)
+        found.append(tuple(_whole("a prompt in groups", n, 0, largest) for n in group))
+    members = sorted(n for group in found for n in group)
+    if members != list(range(num_prompts)) or not all(found):
+        raise ValueError(
+            f"groups is {shortened(found)}: such a plan has {len(members)} prompts for "
+            f"{num_prompts}; {need}."
+        )
+    return tuple(found)
+
+
+def check_plan(plan: Any, num_prompts: int) -> Plan:
+    """A plan of as many prompts.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not isinstance(plan, Plan):
+        raise ValueError(f"plan is {shortened(plan)}; it must be a Plan.")
+    if plan.num_prompts != num_prompts:
+        raise ValueError(f"The plan has {plan.num_prompts} prompts, but {num_prompts} were given.")
+    return plan
+
+
+def check_output_type(output_type: Any) -> OutputType:
+    """One of the four kinds of output.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    allowed = get_args(OutputType)
+    if not isinstance(output_type, str) or output_type not in allowed:
+        shown = ", ".join(map(repr, allowed))
+        raise ValueError(f"output_type is {shortened(output_type)}; allowed are {shown}.")
+    return output_type  # type: ignore[return-value]
+
+
+def check_interval(interval: Any) -> tuple[float, float]:
+    """From and to, in shares of the steps.
+
+    Raises:
+        ValueError: If these are not two numbers, 0 <= from <= to <= 1.
+    """
+    need = "need two numbers, 0 <= from <= to <= 1"
+    if isinstance(interval, (str, bytes, Mapping)) or not isinstance(interval, Sequence):
+        raise ValueError(f"guidance_interval is {shortened(interval)}; {need}.")
+    real = [x for x in interval if isinstance(x, numbers.Real) and not isinstance(x, bool)]
+    ends = [float(x) for x in real if math.isfinite(x)]
+    if len(interval) != 2 or len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+        raise ValueError(f"guidance_interval is {shortened(interval)}; {need}.")
+    return ends[0], ends[1]
+
+
+def check_size(what: str, pixels: Any, multiple: int) -> int:
+    """A side of a picture in latents, from pixels.
+
+    Raises:
+        ValueError: If it is no multiple of what the decoder and diffusers need.
+    """
+    multiple = math.lcm(multiple, 8)  # 8 is diffusers' rule for any model
+    side = _whole(what, pixels, multiple, LARGEST_SIDE)
+    if side % multiple:
+        raise ValueError(f"{what} is {side}; it must be a multiple of {multiple}.")
+    return side
+
+
+def check_clip_skip(clip_skip: Any, layers: int) -> int | None:
+    """How many of the text encoder's last layers are left out.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    return None if clip_skip is None else _whole("clip_skip", clip_skip, 0, layers - 1)

@@ -1,0 +1,277 @@
+"""How rows go through the networks: how many at once, and at which shapes.
+
+Rows are prompts for the text encoder, passes for the denoiser (a guided row makes two) and pictures
+for the decoder. As many go at once as pay and as memory has room for. When memory runs out all the
+same, fewer go at once and the run goes on. Knows networks as functions of rows; nothing of plans,
+solvers or pictures.
+
+**Exact execution.** A network's kernels, and with them the order of its sums, depend on the shape
+of the batch, so a row's last bits depend on its company; but not on the other rows' values. So with
+`exact`, every row is computed in a batch of one fixed size, or of a size that has been seen to give
+bit for bit the same rows: its picture is then the same alone, in any company, and however many rows
+go at once.
+"""
+
+import gc
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from sage.sd.flops import PeakBytes
+from sage.sd.packed import Packs, packed
+
+ROOM = 0.7  # share of the free memory that one call may take: others live here too
+# A call that takes more is no faster for each row, and its memory is wanted elsewhere.
+CALL_BYTES = {"cpu": 2**30, "cuda": 8 * 2**30}
+# A guided row's two passes on a CPU, so that a lone prompt wastes nothing. On a GPU, eight passes
+# of a model of Stable Diffusion's size take hardly longer than two.
+EXACT_ROWS = {"cpu": 2, "cuda": 8}
+_OUT_OF_MEMORY = (  # what allocators say in a plain RuntimeError, in lower case
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "failed to allocate",
+    "alloc_failed",
+    "bad_alloc",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, whichever class it has."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a call on a device may still take, in bytes."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return free + kept
+    return min(psutil.virtual_memory().available, *_container_rooms())
+
+
+def _container_rooms(folder: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """What a container's own limits leave of memory, where there are any."""
+    yield float("inf")
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # the older layout
+    ):
+        try:
+            most, now = ((folder / name).read_text().strip() for name in (limit, used))
+            yield max(0, int(most) - int(now)) if most != "max" else float("inf")
+        except (OSError, ValueError):
+            continue
+
+
+@dataclass
+class Known:
+    """What has been found out about networks; outlives a run, and is shared by its threads.
+
+    Attributes:
+        row_bytes: Memory that a row takes while its network runs, by network and shape of a row.
+        same_rows: Whether a batch of a size gives the rows that the exact size gives, by network,
+            shape and size.
+        free_exact: Whether they all do, by network.
+    """
+
+    row_bytes: dict[Hashable, float] = field(default_factory=dict)
+    same_rows: dict[Hashable, bool] = field(default_factory=dict)
+    free_exact: dict[Hashable, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network as a function of rows.
+
+    Attributes:
+        name: What it is called in messages.
+        call: Maps tensors or lists with rows first to something with rows first.
+        most: Most rows in one call.
+        key: What its memory and its kernels depend on, the shape of a row apart.
+        estimate: Bytes that a row will take, counted without running it; None if it takes little.
+    """
+
+    name: str
+    call: Callable[..., Any]
+    most: int
+    key: Hashable = None
+    estimate: Callable[[], float] | None = None
+
+
+def structure(network: nn.Module) -> Hashable:
+    """What decides which kernels a network runs: its layers and the shapes of its weights."""
+    layers = tuple((type(m).__name__, m.training) for m in network.modules())
+    weights = tuple((tuple(p.shape), p.dtype) for p in network.parameters())
+    return hash((layers, weights))
+
+
+@dataclass
+class Execution:
+    """One run's way through the networks.
+
+    Attributes:
+        device: Where they run.
+        exact: Whether rows must not depend on their company; see the module.
+        known: What earlier runs found out.
+        check: Whether other sizes than the exact one are tried out. For a network whose single
+            pass already fills the device it would cost seconds and win nothing.
+        retries: How often memory ran out and fewer rows went at once.
+        largest: Most passes that the denoiser took at once.
+        finite: A flag on the device: whether all predictions so far were numbers.
+    """
+
+    device: torch.device
+    exact: bool = False
+    known: Known = field(default_factory=Known)
+    check: bool = True
+    retries: int = 0
+    largest: int = 0
+    finite: Tensor | bool = True
+    _packs: Packs = field(default_factory=dict)
+    _limits: dict[str, int] = field(default_factory=dict)
+
+    def predict(self, part: Part, *rows: Tensor) -> Tensor:
+        """The denoiser's predictions, exact if asked for; notes whether they are numbers.
+
+        Raises:
+            MemoryError: If memory does not suffice for the smallest batch.
+        """
+        with packed(self._packs):
+            output = torch.cat(self._exact(part, rows) if self.exact else self._pieces(part, rows))
+        self.finite = self.finite & torch.isfinite(output).all()
+        return output
+
+    def one_by_one(self, part: Part, *rows: Sequence) -> list[Any]:
+        """A part's results for slices of rows; with `exact` for each row alone."""
+        if self.exact:
+            self._limits[part.name] = 1
+        with packed(self._packs):
+            return self._pieces(part, rows)
+
+    # -- as many rows as there is room for -----------------------------------------------------
+
+    def _pieces(self, part: Part, rows: Sequence[Any]) -> list[Any]:
+        """Results for consecutive slices of the rows."""
+        results, start = [], 0
+        while start < len(rows[0]):
+            size = self._limit(part, rows)
+            results.append(self._call(part, [r[start : start + size] for r in rows]))
+            if results[-1] is None:  # memory ran out; the limit is lower now
+                results.pop()
+                continue
+            start += size
+        return results
+
+    def _call(self, part: Part, rows: Sequence[Any]) -> Any:
+        """The result for rows in one call, or None if memory ran out: there are limits to lower.
+
+        Raises:
+            MemoryError: If there was one row only.
+        """
+        size = len(rows[0])
+        try:
+            result = self._measured(part, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        else:
+            if part.name == "denoiser":
+                self.largest = max(self.largest, size)
+            return result
+        # Out here, because the error's traceback holds the tensors of the failed call.
+        if size == 1:
+            raise MemoryError(f"Memory does not suffice for the {part.name}: {reason}")
+        self.retries += 1
+        self._limits[part.name] = size // 2
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _limit(self, part: Part, rows: Sequence[Any]) -> int:
+        """Rows for the next call, from what a row takes and what was free when the run began."""
+        if part.name not in self._limits:
+            key, limit = self._shape_key(part, rows), part.most
+            if part.estimate is not None and key not in self.known.row_bytes:
+                self.known.row_bytes[key] = part.estimate()
+            if taken := self.known.row_bytes.get(key):
+                most = CALL_BYTES.get(self.device.type, CALL_BYTES["cpu"])
+                room = min(ROOM * free_bytes(self.device), most)
+                limit = min(limit, max(1, int(room / taken)))
+            self._limits[part.name] = limit
+        return self._limits[part.name]
+
+    def _measured(self, part: Part, rows: Sequence[Any]) -> Any:
+        """A call; the first one of its kind is measured, which replaces the estimate."""
+        key = (self._shape_key(part, rows), "measured")
+        if part.estimate is None or key in self.known.row_bytes:
+            return part.call(*rows)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            before = torch.cuda.memory_allocated(self.device)
+            result = part.call(*rows)
+            peak = torch.cuda.max_memory_allocated(self.device) - before
+        else:
+            with PeakBytes() as memory:
+                result = part.call(*rows)
+            peak = memory.peak
+        self.known.row_bytes[key] = self.known.row_bytes[key[0]] = max(1, peak) / len(rows[0])
+        return result
+
+    def _shape_key(self, part: Part, rows: Sequence[Any]) -> Hashable:
+        shapes = tuple((tuple(r.shape[1:]), r.dtype) for r in rows if isinstance(r, Tensor))
+        return part.name, part.key, shapes, str(self.device), torch.get_num_threads()
+
+    # -- the same rows in any company ----------------------------------------------------------
+
+    def _exact(self, part: Part, rows: Sequence[Tensor]) -> list[Tensor]:
+        """Results whose rows do not depend on how many there are."""
+        results, start = [], 0
+        fixed = EXACT_ROWS.get(self.device.type, 1)
+        while start < len(rows[0]):
+            size = min(self._limit(part, rows), len(rows[0]) - start)
+            some = [r[start : start + size] for r in rows]
+            result = self._exact_call(part, some, fixed)
+            if result is not None:
+                results.append(result)
+                start += size
+        return results
+
+    def _exact_call(self, part: Part, rows: Sequence[Tensor], fixed: int) -> Tensor | None:
+        """Rows in one call if it is known to give those of the fixed size; None without memory."""
+        size, key = len(rows[0]), (*self._shape_key(part, rows), len(rows[0]))
+        if size != fixed and self.known.same_rows.get(key):
+            return self._call(part, rows)
+        blocks = [self._block(part, rows, start, fixed) for start in range(0, size, fixed)]
+        result = torch.cat(blocks)[:size]
+        if self.check and size != fixed and key not in self.known.same_rows:
+            whole = self._call(part, rows)
+            if whole is not None:  # this waits for a GPU: once for each size, not once a step
+                self.known.same_rows[key] = bool(torch.equal(whole, result))
+        return result
+
+    def _block(self, part: Part, rows: Sequence[Tensor], start: int, fixed: int) -> Tensor:
+        """One batch of the fixed size, filled up with its last row."""
+        some = [r[start : start + fixed] for r in rows]
+        missing = fixed - len(some[0])
+        if missing:
+            some = [torch.cat([r, r[-1:].expand(missing, *r.shape[1:])]) for r in some]
+        result = self._call(part, some)
+        if result is None:  # once more, now that everything that can be freed is
+            result = self._call(part, some)
+        if result is None:
+            raise MemoryError(
+                f"Memory does not suffice for the {part.name}: exact needs {fixed} rows at once."
+            )
+        return result

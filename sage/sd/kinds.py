@@ -1,0 +1,333 @@
+"""What a folder, file or loaded pipeline is, before it is used as Stable Diffusion v1.
+
+Many models share that layout and are something else: inpainting, XL, upscalers, video. Each is
+named in one sentence while it is loaded, not by a failure in the middle of a run.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sage.sd.adapters import LORA_FILE, PEFT_FILE, plain_network
+
+INDEX = "model_index.json"
+NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+# What a model is, by the names of its parts; the first that is there says it.
+_KINDS_BY_PART = {
+    "text_encoder_3": "Stable Diffusion 3",
+    "transformer": "a transformer model (such as Stable Diffusion 3, Flux or a video model)",
+    "text_encoder_2": "Stable Diffusion XL",
+    "prior": "a model with a prior (such as Stable Cascade, Kandinsky or unCLIP)",
+    "prior_prior": "Stable Cascade or Kandinsky",
+    "decoder": "Stable Cascade or unCLIP",
+    "image_normalizer": "Stable unCLIP",
+    "prior_tokenizer": "Stable unCLIP",
+    "image_noising_scheduler": "Stable unCLIP",
+    "movq": "Kandinsky",
+    "vqvae": "a VQ model (latent diffusion or VQ diffusion)",
+    "bert": "LDM text-to-image",
+    "low_res_scheduler": "an upscaler of Stable Diffusion",
+    "motion_adapter": "AnimateDiff, a video model",
+    "adapter": "a T2I-Adapter pipeline",
+    "controlnet": "a ControlNet pipeline",
+    "depth_estimator": "Stable Diffusion depth-to-image",
+}
+_KINDS_BY_CLASS = {
+    "ControlNet": "a ControlNet, not a whole model",
+    "UNetMotion": "a video model",
+    "UNet3D": "a video model",
+    "UNetSpatioTemporal": "a video model",
+    "UNet2DModel": "a diffusion model without text",
+    "Transformer": "a transformer model",
+    "T2IAdapter": "a T2I-Adapter, not a whole model",
+    "MotionAdapter": "a motion adapter, not a whole model",
+    "FlaxUNet2DConditionModel": "a model for Flax",
+}
+_KINDS_BY_CHANNELS = {
+    9: "an inpainting model",
+    8: "a model that edits pictures (InstructPix2Pix)",
+    7: "an upscaler (Stable Diffusion x4)",
+    5: "a depth-to-image model",
+    3: "a model of pixels (such as DeepFloyd IF)",
+}
+
+
+class WrongModelError(ValueError):
+    """A model that is something else than Stable Diffusion v1, or is damaged."""
+
+
+def check_source(source: str | Path, given: Mapping[str, Any]) -> None:
+    """Says what a local file or folder is, if it is no pipeline of Stable Diffusion v1.
+
+    Args:
+        source: What is to be loaded; the id of a hub repository passes.
+        given: Parts that the caller brings along; they need not be in the folder.
+
+    Raises:
+        WrongModelError: With one sentence.
+    """
+    path = Path(source)
+    if path.is_file():
+        raise WrongModelError(f"{source} {_file(path)}.")
+    if not path.is_dir():
+        return
+    if not (path / INDEX).is_file():
+        raise WrongModelError(f"{source} {_folder(path)}.")
+    index = _json(path / INDEX)
+    check_index(source, index)
+    for part in NEEDED:
+        if part in given:
+            continue
+        if not isinstance(index.get(part), list) or index[part][-1] is None:
+            raise WrongModelError(f"{source} has no {part}, which {INDEX} does not name.")
+        if not (path / part).is_dir():
+            raise WrongModelError(f"{source} has no {part}: the folder {part}/ is missing.")
+    config = path / "unet" / "config.json"
+    known = "unet" not in given and config.is_file()
+    if known and (reason := _unet_reason(_json(config))):
+        raise WrongModelError(f"{source} {reason}.")
+    for file in sorted(path.glob("*/*.safetensors")):
+        if file.parent.name in NEEDED and file.parent.name not in given:
+            check_weights(file)
+
+
+def check_index(source: str | Path, index: Mapping[str, Any]) -> None:
+    """Says what kind of pipeline a `model_index.json` describes, if it is not ours.
+
+    Raises:
+        WrongModelError: With one sentence.
+    """
+    name = str(index.get("_class_name", "no class"))
+    parts = {part: value for part, value in index.items() if isinstance(value, list) and value[-1]}
+    for part, kind in _KINDS_BY_PART.items():
+        if part in parts:
+            raise WrongModelError(f"{source} is {kind} ({name}), not Stable Diffusion v1.")
+    if "unet" in parts:
+        unet = str(parts["unet"][-1])
+        for start, kind in _KINDS_BY_CLASS.items():
+            if start in unet:
+                raise WrongModelError(f"{source} is {kind} ({unet}), not Stable Diffusion v1.")
+
+
+def check_weights(file: Path) -> None:
+    """Reads the header of a safetensors file, which says how long the file must be.
+
+    Raises:
+        WrongModelError: If it is damaged or cut.
+    """
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        where = "/".join(file.parts[-2:])
+        raise WrongModelError(f"{where} is damaged or cut: {error}.") from error
+
+
+def check_components(
+    pipe: DiffusionPipeline, what: str = "This pipeline", instead: Mapping[str, Any] | None = None
+) -> None:
+    """Says why a loaded pipeline cannot run here.
+
+    Args:
+        pipe: The pipeline.
+        what: How the sentence calls it.
+        instead: Parts that take the place of its own.
+
+    Raises:
+        WrongModelError: With one sentence.
+    """
+    named = {part: getattr(pipe, part, None) for part in (*NEEDED, *_KINDS_BY_PART)}
+    if reason := _components_reason(SimpleNamespace(**(named | dict(instead or {})))):
+        raise WrongModelError(f"{what} {reason}.")
+
+
+@contextmanager
+def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[None]:
+    """Around the loading of a model: what goes wrong is one sentence about it.
+
+    Args:
+        source: What is loaded.
+        given: Parts that the caller brings along; None for a single file.
+
+    Raises:
+        WrongModelError: If it is something else than Stable Diffusion v1, or damaged.
+        OSError: If it cannot be reached.
+    """
+    if given is not None:
+        check_source(source, given)
+    elif Path(source).is_file():
+        check_weights(Path(source))
+    try:
+        yield
+    except WrongModelError:
+        raise
+    except OSError as error:
+        raise OSError(f"{source} cannot be loaded: {one_line(error)}") from error
+    except (ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise WrongModelError(f"{source} cannot be loaded: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first sentence of an error, without line breaks."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def _file(path: Path) -> str:
+    if path.suffix != ".safetensors":
+        return "is a file; a model is a folder, or one .safetensors file for `from_single_file`"
+    try:
+        with safe_open(path, "pt") as opened:
+            names = list(opened.keys())
+    except (SafetensorError, OSError):
+        return "is a damaged file of weights"
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return "is a model in a single file; load it with SagePipeline.from_single_file"
+    if any("lora" in name for name in names):
+        return "is a LoRA adapter, not a model; load a model, then `use_lora` it"
+    return "is a file of weights, not the folder of a model"
+
+
+def _folder(path: Path) -> str:
+    files = {file.name for file in path.iterdir()}
+    if not files:
+        return "is an empty folder"
+    if LORA_FILE in files or PEFT_FILE in files:
+        return "is a LoRA adapter, not a model; load a model, then `use_lora` it"
+    if "config.json" in files:
+        name = str(_json(path / "config.json").get("_class_name", "a single network"))
+        for start, kind in _KINDS_BY_CLASS.items():
+            if start in name:
+                return f"is {kind} ({name})"
+        return f"is one part of a model ({name}); load the folder above it"
+    single = sorted(n for n in files if n.endswith((".safetensors", ".ckpt")))
+    if single:
+        return f"has no {INDEX}, but {single[0]}: a model in a single file is for from_single_file"
+    return f"is no folder of a model: it has no {INDEX}"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        where = "/".join(path.parts[-2:])
+        raise WrongModelError(f"{where} cannot be read: {one_line(error)}.") from error
+    if not isinstance(values, dict):
+        raise WrongModelError(f"{'/'.join(path.parts[-2:])} is no JSON object.")
+    return values
+
+
+# -- components ------------------------------------------------------------------------------------
+
+
+def _components_reason(pipe: Any) -> str:
+    """Why these parts do not make a Stable Diffusion v1, or ""."""
+    for part, kind in _KINDS_BY_PART.items():
+        if getattr(pipe, part, None) is not None:
+            return f"is {kind}, not Stable Diffusion v1"
+    missing = [part for part in NEEDED if getattr(pipe, part, None) is None]
+    if missing:
+        return f"has no {missing[0]}, which Stable Diffusion v1 needs"
+    unet = plain_network(pipe.unet)
+    if not isinstance(unet, UNet2DConditionModel):
+        return _network_kind(unet)
+    return (
+        _unet_reason(unet.config)
+        or _text_reason(pipe, unet.config)
+        or _vae_reason(plain_network(pipe.vae), unet.config)
+        or _scheduler_reason(pipe.scheduler)
+    )
+
+
+def _network_kind(unet: nn.Module) -> str:
+    name = type(unet).__name__
+    for start, kind in _KINDS_BY_CLASS.items():
+        if start in name:
+            return f"is {kind} ({name}), not Stable Diffusion v1"
+    return f"has a {name} where Stable Diffusion v1 has a UNet2DConditionModel"
+
+
+def _unet_reason(config: Mapping[str, Any]) -> str:  # noqa: PLR0911 (one return a kind)
+    """What a UNet wants that a run of Stable Diffusion v1 does not give it."""
+    get = config.get
+    name, channels = get("_class_name", UNet2DConditionModel.__name__), get("in_channels", 4)
+    for start, kind in _KINDS_BY_CLASS.items():
+        if start in str(name):
+            return f"is {kind} ({name}), not Stable Diffusion v1"
+    if get("addition_embed_type") == "text_time":
+        return "is Stable Diffusion XL (its UNet takes sizes and a second text), not v1"
+    if get("addition_embed_type") not in (None, "text"):
+        return f"has a UNet that takes {get('addition_embed_type')!r} beside the text (Kandinsky)"
+    if get("time_cond_proj_dim") is not None:
+        return (
+            "is a latent consistency model whose UNet takes the guidance scale as an input "
+            "(time_cond_proj_dim); use its LoRA on the plain model instead"
+        )
+    if get("encoder_hid_dim_type") == "ip_image_proj":
+        return "has an IP-Adapter, which needs a picture; call unload_ip_adapter() first"
+    if get("encoder_hid_dim_type") not in (None, "text_proj"):
+        return f"has a UNet that takes pictures ({get('encoder_hid_dim_type')}), not text alone"
+    if get("out_channels", channels) != channels:
+        kind = _KINDS_BY_CHANNELS.get(channels)
+        if kind:
+            return f"is {kind}: its UNet takes {channels} channels, Stable Diffusion v1 takes 4"
+        given = get("out_channels")
+        return f"has a UNet that takes {channels} channels and gives {given}; both must agree"
+    if get("class_embed_type") is not None or get("num_class_embeds") is not None:
+        return "has a UNet that takes a class beside the text (an upscaler or unCLIP)"
+    return ""
+
+
+def _text_reason(pipe: Any, unet: Mapping[str, Any]) -> str:
+    text = plain_network(pipe.text_encoder).config
+    width, wanted = getattr(text, "hidden_size", None), unet.get("cross_attention_dim")
+    if unet.get("encoder_hid_dim_type") == "text_proj":
+        wanted = unet.get("encoder_hid_dim")
+    widths = set(wanted) if isinstance(wanted, (list, tuple)) else {wanted}
+    if widths != {width}:
+        shown = ", ".join(str(w) for w in sorted(widths, key=str))
+        return f"has a text encoder of width {width} and a UNet for width {shown}"
+    vocabulary, positions = text.vocab_size, text.max_position_embeddings
+    if len(pipe.tokenizer) > pipe.text_encoder.get_input_embeddings().num_embeddings:
+        return f"has a tokenizer of {len(pipe.tokenizer)} tokens and a text encoder of {vocabulary}"
+    if pipe.tokenizer.model_max_length > positions:
+        return (
+            f"has a tokenizer that writes up to {pipe.tokenizer.model_max_length} tokens and a "
+            f"text encoder that reads {positions}; set tokenizer.model_max_length"
+        )
+    return ""
+
+
+def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
+    channels = getattr(vae.config, "latent_channels", None)
+    if channels != unet.get("in_channels"):
+        return f"has a VAE of {channels} latent channels and a UNet of {unet.get('in_channels')}"
+    if not hasattr(vae.config, "scaling_factor"):
+        return f"has a {type(vae).__name__} without a scaling factor, not a VAE of Stable Diffusion"
+    return ""
+
+
+def _scheduler_reason(scheduler: SchedulerMixin) -> str:
+    """Flow matching and EDM have noise levels of another kind than Stable Diffusion v1."""
+    name = type(scheduler).__name__
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return f"has the scheduler {name}, whose noise levels are not those of Stable Diffusion v1"
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        return f"predicts {prediction!r}; known are {', '.join(PREDICTIONS)}"
+    return ""

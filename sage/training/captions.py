@@ -1,0 +1,342 @@
+"""Reads files of captions as people have them: which picture, and what is said of it.
+
+Knows text files and their records; nothing of where pictures lie, of models or of groups. Read are
+
+* MS COCO (cocodataset.org, "Data format": `images` with id and file_name, `annotations` with
+  image_id and caption), and JSON in which pictures carry their own captions;
+* JSON Lines, CSV and TSV with a column for the picture and one for the caption, such as
+  `metadata.jsonl` and `metadata.csv` of Hugging Face's image folders.
+
+Whatever is broken is counted, named and skipped, one record at a time.
+"""
+
+import csv
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sage.training.skips import Skips
+
+TABLES = {".csv", ".tsv"}
+LINES = {".jsonl", ".ndjson"}
+SUFFIXES = frozenset({".json", *TABLES, *LINES})
+EXPECTED = (
+    "Expected are pictures (JPEG, PNG, WebP, GIF, TIFF, BMP) with captions in MS COCO's "
+    "captions_*.json, in metadata.jsonl or metadata.csv (file_name, text), or in a .txt file "
+    "beside each picture."
+)
+LONGEST = 10_000  # characters; a text encoder reads a few hundred
+PICTURE_KEYS = (
+    *("file_name", "filename", "file", "image", "image_path", "image_file", "path", "filepath"),
+    *("img", "picture", "url", "coco_url"),
+)
+CAPTION_KEYS = (
+    *("caption", "captions", "text", "texts", "prompt", "description", "sentences", "raw"),
+    *("comment",),
+)
+DELIMITERS = ",\t;|"
+BOMS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+UNREADABLE = "file of captions cannot be read"
+BROKEN = "caption is broken"
+NAMELESS = "picture has no id or file name"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One caption and the picture it names.
+
+    Attributes:
+        picture: As the file says it: a name, a path or an address.
+        caption: Clean text.
+        name: Of the record, for messages.
+    """
+
+    picture: str
+    caption: str
+    name: str
+
+
+def read_rows(path: Path, skips: Skips) -> list[Row]:
+    """All usable records of a file of captions.
+
+    Args:
+        path: COCO's JSON, other JSON, JSON Lines, CSV or TSV; told apart by what is in it.
+        skips: What was left out; added to.
+    """
+    rows: list[Row] = []
+    try:
+        rows.extend(_rows(path, skips))
+    except Exception as error:  # a stranger's file: anything can be wrong with it
+        skips.add(UNREADABLE, f"{path.name}: {_reason(error)}")
+    return rows
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if type(error) is ValueError:
+        return str(error)
+    return type(error).__name__
+
+
+def _rows(path: Path, skips: Skips) -> Iterator[Row]:
+    text = decoded(path.read_bytes())
+    if not text.strip():
+        raise ValueError("it is empty")
+    suffix = path.suffix.lower()
+    if suffix not in TABLES and text.lstrip()[0] in "[{":
+        return _json_rows(text, path.name, skips)
+    if suffix == ".json" or suffix in LINES:
+        raise ValueError("it is not JSON")
+    return _table_rows(text, path.name, skips)
+
+
+def decoded(content: bytes) -> str:
+    """Text in UTF-8, UTF-16 or UTF-32, with or without a mark, or else in Windows' code page."""
+    for mark, encoding in BOMS:
+        if content.startswith(mark):
+            return content.decode(encoding, "replace")
+    for encoding, zeros in (("utf-16-le", content[1:200:2]), ("utf-16-be", content[0:200:2])):
+        if len(zeros) > 1 and not any(zeros):  # every other byte of English text
+            return content.decode(encoding, "replace")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
+
+
+def cleaned(text: str) -> str:
+    """A caption on one line, without control characters and halves of characters.
+
+    Joiners stay: Persian words and family emoji consist of them.
+    """
+    kept = (c if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
+    return " ".join("".join(kept).replace("\ufeff", "").split())
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def _json_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
+    values, rest = _json_values(text)
+    if not values:
+        json.loads(text)  # says what is wrong
+    if rest:
+        skips.add("file of captions goes on with something else", f"{file}: {rest[:30]!r}")
+    content: Any = values[0] if len(values) == 1 else values
+    if isinstance(content, dict):
+        if isinstance(content.get("annotations"), list):
+            return _coco_rows(content, skips)
+        lists = [v for v in content.values() if isinstance(v, list) and _has_record(v)]
+        if _has_picture(content):
+            content = [content]
+        elif lists:
+            content = max(lists, key=len)
+        else:  # name of a picture -> its caption or captions
+            content = [{"file_name": k, "captions": v} for k, v in content.items()]
+            if not any(isinstance(r["captions"], str | list) for r in content):
+                raise ValueError("it has no captions")
+    if not _has_record(content):
+        raise ValueError("it has no captions")
+    return _record_rows(enumerate(content, 1), skips)
+
+
+def _json_values(text: str) -> tuple[list[Any], str]:
+    """The values in a text (one, or one a line), and what follows the only one."""
+    text = text.strip()
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+        values, rest = [value], text[end:].strip()
+    except (ValueError, RecursionError):
+        values, rest = [], text
+    if rest and "\n" in text:
+        lines = [_json_line(line) for line in text.splitlines() if line.strip()]
+        records = sum(isinstance(line, dict) for line in lines)
+        if records > len(values) and 2 * records >= len(lines):
+            return lines, ""  # JSON Lines: a broken line is a broken record
+    return values, rest
+
+
+def _json_line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+
+
+def _has_record(values: list) -> bool:
+    return any(isinstance(value, dict) for value in values[:10])
+
+
+def _has_picture(record: dict) -> bool:
+    return _first(record, PICTURE_KEYS) is not None and _first(record, CAPTION_KEYS) is not None
+
+
+def _first(record: dict, keys: tuple[str, ...]) -> Any:
+    """The first of the keys that a record has, in any case and with any spaces around it."""
+    plain = {str(key).strip().casefold(): value for key, value in record.items()}
+    return next((plain[key] for key in keys if plain.get(key) not in (None, "")), None)
+
+
+def _record_rows(records: Iterable[tuple[int, Any]], skips: Skips) -> Iterator[Row]:
+    for number, record in records:
+        if not isinstance(record, dict):
+            skips.add(BROKEN, str(record)[:60])
+            continue
+        picture = _first(record, PICTURE_KEYS)
+        if isinstance(picture, dict):  # as `datasets` writes an image: {"path": ..., "bytes": ...}
+            picture = _first(picture, PICTURE_KEYS)
+        if not isinstance(picture, str) or not picture.strip():
+            skips.add(NAMELESS, str(record)[:60])
+            continue
+        captions = _first(record, CAPTION_KEYS)
+        yield from _caption_rows(picture, captions, f"record {number}", str(record)[:60], skips)
+
+
+def _caption_rows(
+    picture: str, captions: Any, name: str, shown: str, skips: Skips
+) -> Iterator[Row]:
+    """A row for each caption of a picture; `captions` is a text, a record, or a list of these."""
+    if captions is None or captions == []:
+        skips.add(BROKEN if captions is None else "picture has no caption", shown)
+        return
+    for caption in captions if isinstance(captions, list) else [captions]:
+        text = _first(caption, CAPTION_KEYS) if isinstance(caption, dict) else caption
+        words = _words(text, name, shown, skips)
+        if words:
+            yield Row(picture, words, name)
+
+
+def _words(text: Any, name: str, shown: str, skips: Skips) -> str:
+    """A clean caption, or an empty one if it was counted among the skipped."""
+    if not isinstance(text, str):
+        skips.add(BROKEN, shown)
+        return ""
+    words = cleaned(text)
+    if not words:
+        skips.add("caption is empty", name)
+    elif len(words) > LONGEST:
+        skips.add(f"caption is longer than {LONGEST:,} characters", name)
+        return ""
+    return words
+
+
+# --- MS COCO --------------------------------------------------------------------------------
+
+
+def _coco_rows(content: dict, skips: Skips) -> Iterator[Row]:
+    images = content.get("images")
+    names = _coco_names(images if isinstance(images, list) else [], skips)
+    described = set()
+    for record in content["annotations"]:
+        if not isinstance(record, dict) or "caption" not in record:
+            skips.add(BROKEN, str(record)[:60])
+            continue
+        name = f"caption {record.get('id', '')}".strip()
+        own = _first(record, PICTURE_KEYS)
+        picture = names.get(record.get("image_id"), own if isinstance(own, str) else None)
+        caption = record["caption"]
+        rows = list(_caption_rows(picture or "", caption, name, str(record)[:60], skips))
+        if picture is not None:
+            described.add(picture)
+            yield from rows
+        elif rows:
+            skips.add("caption is of an unknown picture", name)
+    for picture in names.pictures():
+        if picture not in described:
+            skips.add("picture has no caption", picture)
+
+
+class _Ids:
+    """Pictures by id, where 100, "100", 100.0 and "000100" are one unless the file has several."""
+
+    def __init__(self) -> None:
+        self.exact: dict[str, str] = {}
+        self.loose: dict[str, str] = {}
+
+    def pictures(self) -> Iterator[str]:
+        return iter(dict.fromkeys(self.exact.values()))
+
+    def get(self, key: Any, default: str | None) -> str | None:
+        exact = _id(key)
+        if exact is None:
+            return default
+        return self.exact.get(exact, self.loose.get(_loose(exact), default))
+
+
+def _id(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() or None
+
+
+def _loose(exact: str) -> str:
+    return exact.lstrip("0") or "0" if exact.isdecimal() else exact
+
+
+def _coco_names(images: list, skips: Skips) -> _Ids:
+    names = _Ids()
+    for record in images:
+        number = _id(record.get("id")) if isinstance(record, dict) else None
+        picture = _first(record, PICTURE_KEYS) if isinstance(record, dict) else None
+        if number is None or not isinstance(picture, str) or not picture.strip():
+            skips.add(NAMELESS, str(record)[:60])
+        elif names.exact.setdefault(number, picture) != picture:
+            skips.add("picture has the id of another one", picture)
+        else:
+            names.loose.setdefault(_loose(number), picture)
+    return names
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
+    text = text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+    header = text.split("\n", 1)[0]
+    split = {mark: next(csv.reader([header], delimiter=mark), []) for mark in DELIMITERS}
+    known = {mark: dict.fromkeys(column.strip() for column in split[mark]) for mark in split}
+    with_header = [m for m in DELIMITERS if _named(known[m])]
+    plain = [m for m in DELIMITERS if len(split[m]) >= 2 and _like_picture(split[m][0])]
+    if not with_header and not plain:
+        raise ValueError("it has no columns file_name and text")
+    mark = (with_header or plain)[0]
+    fields = None if with_header else ("file_name", "text")
+    # A caption may be longer than csv's own limit, and is then counted like any other.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    table = csv.DictReader(io.StringIO(text, newline=""), fields, delimiter=mark)
+    for number, record in enumerate(table, 1):
+        surplus = record.pop(None, None)  # commas in a caption without quotes
+        last = (table.fieldnames or [""])[-1]
+        if isinstance(surplus, list) and last.strip().casefold() in CAPTION_KEYS:
+            record[last] = mark.join([str(record[last]), *surplus])
+        picture = _first(record, PICTURE_KEYS)
+        caption = _first(record, CAPTION_KEYS)
+        if picture is None:
+            skips.add(NAMELESS, f"record {number}")
+        else:
+            picture = re.sub(r"#\d+$", "", picture)  # Flickr30k: 1.jpg#0
+            name = f"record {number}"
+            yield from _caption_rows(picture, caption or "", name, name, skips)
+
+
+def _named(columns: dict[str, None]) -> bool:
+    names = {column.casefold() for column in columns}
+    return bool(names & set(PICTURE_KEYS)) and bool(names & set(CAPTION_KEYS))
+
+
+def _like_picture(cell: str) -> bool:
+    return re.search(r"\.[A-Za-z0-9]{2,5}(#\d+)?$", cell.strip()) is not None

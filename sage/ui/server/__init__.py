@@ -1,0 +1,1 @@
+"""How the page is served: its own lanes, bounds, errors, logs, files and headers."""

@@ -1,0 +1,103 @@
+"""Where files for visitors lie: one folder a process, gone when it ends, or when the next begins.
+
+Gradio's temporary pictures and the downloads of runs lie in it. Each run's files are in a folder
+whose name cannot be guessed, so that an address says nothing about any other.
+"""
+
+import atexit
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sage.ui.server.limits import BOUNDS
+
+PREFIX, LOCK = "sage-studio", ".lock"  # the lock lies beside the folder, out of reach
+
+
+def home(parent: Path | None = None) -> Path:
+    """The folder of all processes of this user.
+
+    Raises:
+        PermissionError: If somebody else made it.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = (parent or Path(tempfile.gettempdir())) / f"{PREFIX}-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+        raise PermissionError(f"{folder} belongs to somebody else.")
+    return folder
+
+
+@cache
+def workplace() -> Path:
+    """This process's folder, made at the first call; gradio is told to use it.
+
+    It must be called before gradio's components are made: each remembers the folder.
+    """
+    folder = open_workplace(home())
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def open_workplace(parent: Path) -> Path:
+    """A fresh folder that is removed with the process; those of processes that are gone go now."""
+    clear_abandoned(parent)
+    folder = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
+    folder.mkdir(mode=0o700)
+    lock = FileLock(folder.with_name(folder.name + LOCK))
+    lock.acquire()
+    atexit.register(_close, folder, lock, os.getpid())
+    return folder
+
+
+def _close(folder: Path, lock: FileLock, owner: int) -> None:
+    if os.getpid() == owner:  # not in a process that was forked for a lease
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def clear_abandoned(parent: Path) -> None:
+    """Removes folders whose process was killed: nobody holds their lock."""
+    for folder in parent.iterdir():
+        if not folder.is_dir() or folder.is_symlink():
+            continue
+        lock = FileLock(folder.with_name(folder.name + LOCK))
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def fresh_folder() -> Path:
+    """A new folder in the workplace; its name is a secret of 192 bits."""
+    folder = workplace() / secrets.token_urlsafe(24)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def clear_old(folder: Path, seconds: float = BOUNDS.file_seconds, now: float | None = None) -> None:
+    """Removes what has lain in a workplace for longer than its files can be downloaded."""
+    now = time.time() if now is None else now
+    with suppress(OSError):
+        for item in folder.iterdir():
+            with suppress(OSError):
+                if now - item.stat().st_mtime > seconds:
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+
+def end_on_sigterm() -> None:
+    """Makes SIGTERM an ordinary end, so that the workplace is removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,0 +1,282 @@
+"""What each stage learns: CLIP, autoencoder, decoder, probe and UNet, as tasks for the learner.
+
+Each task holds its network, draws its batches and states its loss. Files, and the order of the
+stages, are the command line's business.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from sage.world import probe
+from sage.world.labels import Labels, common_content, labels
+from sage.world.scenes import Scene
+from sage.world.train import networks
+from sage.world.train.data import Stream
+from sage.world.words import Words
+
+EMPTY_CAPTIONS = 0.1  # share trained without a caption, for classifier-free guidance
+LIKENESS = 4.0  # weight of the cosines' own loss, whose values are about 0.02
+OBJECT_WEIGHT = 3.0  # how much more a latent under a thing counts than one of the background
+
+
+def on_device(record: Labels, device: torch.device) -> dict[str, Tensor]:
+    """Labels as tensors by name."""
+    return {f.name: torch.from_numpy(getattr(record, f.name)).to(device) for f in fields(record)}
+
+
+def tokens(words: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Token ids [B, L], padded with the end token to the tokenizer's length and cut to fit."""
+    return words(
+        texts, padding="max_length", truncation=True, max_length=words.model_max_length,
+        return_tensors="pt",
+    ).input_ids  # fmt: skip
+
+
+class _Stage:
+    """A network, a stream of scenes, and where it computes."""
+
+    name: str
+
+    def __init__(self, model: nn.Module, stream: Stream, device: torch.device) -> None:
+        self.model, self.stream, self.device = model, stream, device
+
+    def pixels(self, images: np.ndarray) -> Tensor:
+        """Pictures in [-1, 1], float32 [B, 3, H, W]."""
+        return probe.to_pixels(images).to(self.device)
+
+    def labels(self, scenes: tuple[Scene, ...]) -> dict[str, Tensor]:
+        """What is true of the scenes, on the device."""
+        return on_device(labels(scenes, self.stream.words), self.device)
+
+
+class TwoTowers(nn.Module):
+    """CLIP with throw-away label heads on both pooled towers, which speed up learning."""
+
+    def __init__(self, clip: CLIPModel, words: Words) -> None:
+        super().__init__()
+        self.clip = clip
+        width = clip.config.projection_dim
+        sizes = probe.head_sizes(**probe.sizes_of(words))
+        self.text_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items()})
+        self.image_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items()})
+
+    def forward(self, ids: Tensor, pixels: Tensor) -> tuple[Tensor, dict, dict, list[Tensor]]:
+        """Logits [B, B] of text against image, both towers' label logits, and cosines.
+
+        The cosines [B, B] are those of texts among each other and of pictures.
+        """
+        out = self.clip(input_ids=ids, pixel_values=pixels)
+        # transformers 5 projects the pooled outputs in place: [B, 128] on both sides.
+        text, image = out.text_model_output, out.vision_model_output
+        return (
+            out.logits_per_text,
+            {k: head(text.pooler_output) for k, head in self.text_heads.items()},
+            {k: head(image.pooler_output) for k, head in self.image_heads.items()},
+            [unit @ unit.T for unit in (out.text_embeds, out.image_embeds)],
+        )
+
+
+class Clip(_Stage):
+    """Contrast of captions and pictures, and what both say about the scene."""
+
+    name = "clip"
+
+    def __init__(
+        self, words: CLIPTokenizer, sizes: networks.Sizes, stream: Stream, device: torch.device
+    ) -> None:
+        model = TwoTowers(networks.clip(words, sizes), stream.words)
+        super().__init__(model, stream, device)
+        self.words = words
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple:
+        """Painted scenes, and a caption for each."""
+        painted = self.stream.draw(rng, size)
+        return painted, self.stream.captions(painted.scenes, rng)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """Contrastive loss (Radford et al. 2021, figure 3) plus label and likeness losses.
+
+        Contrast alone pushes all that differs equally far apart; the likeness loss (ours) asks for
+        cosines that say how much two scenes have in common.
+        """
+        painted, texts = batch
+        pixels = probe.blur_and_noise(self.pixels(painted.images), noise).bfloat16()
+        ids = tokens(self.words, texts).to(self.device)
+        logits, text, image, cosines = self.model(ids, pixels)
+        facts = labels(painted.scenes, self.stream.words)
+        content = torch.from_numpy(common_content(facts, self.stream.words)).to(self.device)
+        true = on_device(facts, self.device)
+        text_loss, image_loss = probe.loss(text, true)["loss"], probe.loss(image, true)["loss"]
+        contrast = _contrast(logits.float(), _twins(painted.scenes).to(self.device))
+        likeness = sum((found.float() - content).square().mean() for found in cosines)
+        total = contrast + 0.3 * (text_loss + image_loss) + LIKENESS * likeness
+        terms = {"contrast": contrast, "text": text_loss, "image": image_loss}
+        return {"loss": total, "likeness": likeness, **terms}
+
+
+def _twins(scenes: tuple[Scene, ...]) -> Tensor:
+    """[B, B] true where two different rows show the same content and must not repel."""
+    content = [(s.things, s.count, s.sizes, s.place, s.style) for s in scenes]
+    same = torch.tensor([[a == b for b in content] for a in content])
+    return same & ~torch.eye(len(content), dtype=torch.bool)
+
+
+def _contrast(logits: Tensor, twins: Tensor) -> Tensor:
+    logits = logits.masked_fill(twins, -1e4)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Autoencoder(_Stage):
+    """Pictures through latents and back; sharp edges and things count most."""
+
+    name = "vae"
+
+    def __init__(self, sizes: networks.Sizes, stream: Stream, device: torch.device) -> None:
+        super().__init__(networks.autoencoder(sizes), stream, device)
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple:
+        """Painted scenes."""
+        return (self.stream.draw(rng, size),)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """Weighted L1 of pixels and of their differences, and a little KL divergence."""
+        (painted,) = batch
+        pixels = self.pixels(painted.images)
+        posterior = self.model.encode(pixels.bfloat16()).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        grain = torch.randn(mean.shape, generator=noise, device=self.device)
+        z = mean + (0.5 * logvar).exp() * grain
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
+        made = self.model.decode(z.bfloat16()).sample
+        found = picture_loss(made, pixels, self.weight(painted.masks))
+        return found | {"loss": found["loss"] + 3e-4 * kl, "kl": kl}
+
+    def weight(self, masks: np.ndarray) -> Tensor:
+        """[B, 1, H, W] from masks [B, 16, 16]: 1 on the background, 3 on things."""
+        mask = torch.from_numpy(masks).to(self.device)[:, None].float() / 255
+        return 1 + 2 * F.interpolate(mask, scale_factor=self.stream.size / mask.shape[-1])
+
+
+def picture_loss(made: Tensor, real: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Weighted L1 of pictures [B, 3, H, W], of their slopes, and of both at half size (ours)."""
+    difference = made.float() - real
+    decibels = -10 * ((difference / 2) ** 2).mean((1, 2, 3)).clamp(min=1e-8).log10().mean()
+    terms = {"l1": (weight * difference.abs()).mean(), "psnr": decibels.detach()}
+    total = terms["l1"]
+    for _ in range(2):
+        total = total + (weight[..., 1:] * difference.diff(dim=-1).abs()).mean()
+        total = total + (weight[..., 1:, :] * difference.diff(dim=-2).abs()).mean()
+        difference, weight = F.avg_pool2d(difference, 2), F.avg_pool2d(weight, 2)
+        total = total + (weight * difference.abs()).mean()
+    return {"loss": total, **terms}
+
+
+class Decoder(Autoencoder):
+    """The decoder alone, on the frozen encoder's latents with a little noise on them.
+
+    The noise makes it forgiving: a UNet's latents are never quite those of a picture.
+    """
+
+    name = "decoder"
+
+    def __init__(self, vae: AutoencoderKL, stream: Stream, device: torch.device) -> None:
+        _Stage.__init__(self, vae.requires_grad_(False), stream, device)
+        vae.decoder.requires_grad_(True)
+        vae.post_quant_conv.requires_grad_(True)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """The autoencoder's picture loss, decoding noisy latents."""
+        (painted,) = batch
+        pixels = self.pixels(painted.images)
+        with torch.no_grad():
+            z = self.model.encode(pixels.bfloat16()).latent_dist.mean.float()
+        spread = 0.1 * torch.rand(len(z), 1, 1, 1, generator=noise, device=self.device)
+        z = z + spread * torch.randn(z.shape, generator=noise, device=self.device)
+        made = self.model.decode(z.bfloat16()).sample
+        return picture_loss(made, pixels, self.weight(painted.masks))
+
+
+class ProbeStage(_Stage):
+    """The judge, on softened and noisy scenes."""
+
+    name = "probe"
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        super().__init__(probe.Probe.of(stream.words), stream, device)
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple:
+        """Painted scenes."""
+        return (self.stream.draw(rng, size),)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy of every head."""
+        (painted,) = batch
+        pixels = probe.blur_and_noise(self.pixels(painted.images), noise).bfloat16()
+        return probe.loss(self.model(pixels), self.labels(painted.scenes))
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the UNet learns from and does not change.
+
+    Attributes:
+        words: The tokenizer.
+        text: The text tower.
+        scenes: N scenes.
+        latents: [N, C, h, w] float16, of the scenes' pictures.
+        masks: [N, h, w] uint8, where their things are.
+    """
+
+    words: CLIPTokenizer
+    text: CLIPTextModel
+    scenes: tuple[Scene, ...]
+    latents: np.ndarray
+    masks: np.ndarray
+
+
+class Denoiser(_Stage):
+    """The UNet: predict v from noised latents and a caption's states."""
+
+    name = "unet"
+
+    def __init__(
+        self, sizes: networks.Sizes, frozen: Frozen, stream: Stream, device: torch.device
+    ) -> None:
+        super().__init__(networks.unet(sizes), stream, device)
+        self.frozen = frozen
+        frozen.text.to(device)
+        self.alphas = networks.scheduler().alphas_cumprod.to(device)  # [1000]
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str], Tensor]:
+        """Rows, captions (some empty) and timesteps, one from each of `size` equal strata."""
+        rows = np.sort(rng.integers(len(self.frozen.scenes), size=size))
+        texts = self.stream.captions([self.frozen.scenes[i] for i in rows], rng, EMPTY_CAPTIONS)
+        strata = (rng.permutation(size) + rng.random(size)) / size
+        return rows, texts, torch.from_numpy((strata * len(self.alphas)).astype(np.int64))
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """Squared error of v = √ᾱ ε - √(1-ᾱ) z (Salimans & Ho 2022), heavier under things."""
+        rows, texts, t = batch
+        t = t.to(self.device)
+        z = torch.from_numpy(self.frozen.latents[rows]).to(self.device).float()
+        eps = torch.randn(z.shape, generator=noise, device=self.device)
+        a = self.alphas[t].sqrt()[:, None, None, None]
+        s = (1 - self.alphas[t]).sqrt()[:, None, None, None]
+        v = self.model((a * z + s * eps).bfloat16(), t, self.states(texts)).sample.float()
+        error = (v - (a * eps - s * z)) ** 2
+        mask = torch.from_numpy(self.frozen.masks[rows]).to(self.device)[:, None].float() / 255
+        weight = 1 + OBJECT_WEIGHT * mask
+        return {"loss": (weight * error).mean() / weight.mean(), "plain": error.mean()}
+
+    @torch.no_grad()
+    def states(self, texts: list[str]) -> Tensor:
+        """Text states [B, L, D] of the frozen tower."""
+        ids = tokens(self.frozen.words, texts).to(self.device)
+        return self.frozen.text(ids).last_hidden_state.bfloat16()
