@@ -529,8 +529,9 @@
     const word = event.target.closest?.("#known [data-word]");
     const text = one("#prompts textarea");
     if (!word || !text) return;
-    const joint = !text.value || /[\s{|]$/.test(text.value) ? "" : " ";
-    text.value += joint + word.dataset.word;
+    const next = word.dataset.word;
+    const joint = !text.value || /[\s{|]$/.test(text.value) || /^[|}\n]/.test(next) ? "" : " ";
+    text.value += joint + next;
     text.dispatchEvent(new Event("input", { bubbles: true }));
   });
 

@@ -109,6 +109,7 @@ def spell_emoji(text: str, words: Mapping[str, str]) -> str:
         text: What was typed.
         words: From an emoji, without variation selectors, to what it shows.
     """
+    words = {emoji.translate(_UNSEEN): word for emoji, word in words.items()}
     known = sorted(words, key=len, reverse=True)
     pieces, at = [], 0
     clean = text.translate(_UNSEEN)

@@ -20,7 +20,7 @@ from sage.ui.studio import first
 from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.studio.first import FOLDER, Stored, find_stored, stored_comparisons
 from sage.ui.studio.form import Run
-from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers
+from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers, spelled
 from sage.ui.studio.layout import build_layout
 from sage.ui.studio.precompute import precompute, weights_digest
 
@@ -241,3 +241,9 @@ def _quick(example, own):
 def test_arranging_a_stored_request_gives_its_plan():
     for stored in ALL.values():
         assert job_of(stored).plan == stored.plan
+
+
+def test_emoji_are_understood_as_the_words_of_the_built_in_model(page):
+    words = spelled(make_form(prompts="🦊 ❄️\n🍕", model=SPEC.key), page.shelf).prompts
+    assert words.split("\n")[0].startswith("fox")
+    assert "pizza" in words

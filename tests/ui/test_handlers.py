@@ -416,3 +416,18 @@ def test_what_was_done_says_whether_the_adapter_took_part(form, trained):
     request = replace(form.check(), trained=trained)
     done = SimpleNamespace(request=request, report={"reused": {}})
     assert ("trained for sharing" in done_words(done)) == trained
+
+
+def test_braces_make_a_set_and_say_so(page, form):
+    updates = page.analyze(*values(changed(form, prompts="a {fox|dog} {in snow|under water}")))
+    assert "2 × 2 = 4 prompts" in updates[page.layout.prompts_note]
+    assert updates[page.layout.similarity].count("<button") == 12
+    broken = page.analyze(*values(changed(form, prompts="a {fox|dog\na cat")))
+    assert "never closed" in broken[page.layout.prompts_note]
+
+
+def test_a_group_with_words_the_model_never_met_is_never_called_safe(page, form):
+    strange = changed(form, prompts="a zorblax\na zorblax", tau_min=-1.0)
+    chips = page.analyze(*values(strange))[page.layout.chips]
+    assert "Cannot be judged" in chips
+    assert "safe" not in chips

@@ -7,6 +7,7 @@ session needs to remember lies in its `Run`.
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, Sampling, settings_of
 from sage.jobs.job import calls_of
 from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
@@ -54,7 +56,7 @@ class Handlers:
 
     def welcome(self, *values: Any) -> Updates:
         """What a visitor meets: the default model's own settings, the first example finished."""
-        form, _ = split(values)
+        form, _ = split(values, self.shelf)
         spec = self.shelf.spec(form.model)
         note = views.note(_model_words(self.shelf.loaded(form.model)))
         return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
@@ -62,7 +64,7 @@ class Handlers:
     def first_paint(self) -> Updates:
         """What `welcome` says where it is known without a model, for the page as it is served."""
         values = [part.value for part in (*self.layout.form, self.layout.run)]
-        form, _ = split(values)
+        form, _ = split(values, self.shelf)
         if find_stored(form.check(), form.model) is None:
             return {}
         return self.welcome(*values)
@@ -71,7 +73,7 @@ class Handlers:
 
     def analyze(self, *values: Any) -> Updates:
         """Similarity, groups, plan and estimate, after a change of prompts or bounds."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
@@ -80,7 +82,7 @@ class Handlers:
         prompts = analysis.request.prompts
         matrix = similarity_matrix(job.grouping, prompts, job.groups, analysis.order)
         return {
-            page.prompts_note: _with_truncation(analysis),
+            page.prompts_note: _with_truncation(analysis, set_words(form.prompts)),
             page.pairs: views.pairs_table(job.grouping),
             page.similarity: matrix,
             **self._estimate(analysis, form, run),
@@ -88,7 +90,7 @@ class Handlers:
 
     def estimate(self, *values: Any) -> Updates:
         """Plan and estimate, after a change that leaves the groups alone."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
@@ -121,7 +123,7 @@ class Handlers:
 
     def mark_earlier(self, *values: Any) -> Updates:
         """Says whether the pictures still belong to the form, after a change of the seed."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             request = form.check()
         except ValueError as error:
@@ -253,10 +255,21 @@ class Handlers:
         return secrets.randbelow(int(settings_of()["seed"].high) - int(NUM_PROMPTS.high))
 
 
-def split(values: Sequence[Any]) -> tuple[Form, Run | None]:
-    """The widgets' values as a form, and the session's run."""
+def split(values: Sequence[Any], shelf: Shelf) -> tuple[Form, Run | None]:
+    """The widgets' values as a form, with emoji as words, and the session's run."""
     *form, run = values
-    return Form.of(form), run
+    return spelled(Form.of(form), shelf), run
+
+
+def spelled(form: Form, shelf: Shelf) -> Form:
+    """The form with emoji written as the words its model knows them by, if it knows any."""
+    try:
+        vocabulary = shelf.spec(form.model).settings.vocabulary
+    except ValueError:
+        return form  # there is no such model; its check will say so
+    if vocabulary is None or not isinstance(form.prompts, str):
+        return form
+    return replace(form, prompts=spell_emoji(form.prompts, vocabulary.emoji))
 
 
 def _stored_run(stored: Stored, analysis: Analysis) -> Run:
@@ -344,11 +357,13 @@ def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
     """What a model was trained on, as titled lists; empty if it was trained on the open web."""
     words, vocabulary = settings.known_words, settings.vocabulary
     topics = {} if vocabulary is None else dict(vocabulary.topics)
-    return topics if words is None else {**topics, "every word": sorted(words)}
+    said = {word for names in topics.values() for name in names for word in name.lower().split()}
+    rest = sorted(words - said) if words else []
+    return {**topics, "other words": rest} if rest else topics
 
 
-def _with_truncation(analysis: Analysis) -> str:
-    note = views.prompts_note(analysis.request.prompts, analysis.unseen)
+def _with_truncation(analysis: Analysis, made: str) -> str:
+    note = views.prompts_note(analysis.request.prompts, analysis.unseen, made)
     if not analysis.truncated:
         return note
     names = ", ".join(f"P{n + 1}" for n in analysis.truncated)

@@ -73,13 +73,13 @@ class Rendering:
 
     def render(self, turn: str, *values: Any) -> Running:
         """Renders both sides with previews, until it is done or its turn is stopped."""
-        form, before = split(values)
+        form, before = split(values, self.shelf)
         steps = self._explained(self._render(form, before))
         yield from self.turns.work(turn, steps, partial(self._last_words, None))
 
     def scrub(self, turn: str, *values: Any) -> Running:
         """Renders the run on the page at many branch points, for scrubbing without any call."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         steps = self._explained(self._scrub(form, run))
         yield from self.turns.work(turn, steps, partial(self._last_words, run))
 
