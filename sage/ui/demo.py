@@ -7,11 +7,13 @@ from typing import Any
 import gradio as gr
 
 from sage.ui.api import add_endpoints
+from sage.ui.evidence import build_evidence
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
+from sage.ui.server.cache import PICTURE
 from sage.ui.server.files import workplace
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.page import Page
@@ -48,6 +50,9 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 build_explore(shelf)
+            with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
+                build_evidence()
+        gr.set_static_paths([PICTURE])
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
     return demo.queue(api_open=False)
