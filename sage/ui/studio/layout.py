@@ -115,6 +115,7 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
     page.add("turn", kit.turn_box("turn"))
     with gr.Column(elem_id="sage-model"):
         page.add("model", kit.model_picker(shelf.specs, "model"), Role.OWN)
+        page.add("model_note", kit.html("model-note"), Role.FOLLOWS)
     page.add("opened", kit.html("opened"))
     page.add("address", kit.html("address"), Role.FOLLOWS)
     with gr.Row(elem_id="sage-main"):
@@ -241,7 +242,6 @@ def _costs(page: Layout) -> None:
             gr.HTML("<h3>FLOPs, counted</h3>", apply_default_css=False, js_on_load=None)
             page.add("flops", kit.html("flops", no_bars(NO_BARS)), Role.RESULT)
     page.add("saving", kit.html("saving", views.no_saving()), Role.RESULT)
-    page.add("model_note", kit.html("model-note"), Role.FOLLOWS)
 
 
 def _advanced(shelf: Shelf, page: Layout) -> None:
