@@ -314,7 +314,9 @@ def summary(tree: Tree) -> str:
 
 def main(arguments: Sequence[str] | None = None, api: Callable[[], Any] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser("python -m sage.deploy", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m sage.deploy", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--repo", type=repo_name, help="the Space, OWNER/NAME")
     parser.add_argument("--dry-run", action="store_true", help="check and list, upload nothing")
     parser.add_argument("--private", action="store_true", help="a new Space is private")

@@ -1,5 +1,6 @@
-"""Architecture as a test: what a fresh interpreter loads for the core."""
+"""Architecture as a test: what each folder may import, and what a fresh interpreter loads."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -7,19 +8,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = (
-    "grouping",
-    "plan",
-    "cost",
-    "solver",
-    "sampling",
-    "losses",
-    "metrics",
-    "toy",
-    "timing",
-    "request",
-)
 FOREIGN = ("gradio", "plotly", "diffusers", "transformers", "peft", "accelerate", "PIL", "tqdm")
+
+# What stands in a folder may import these folders of the library, and itself.
+MAY_IMPORT = {
+    "core": set(),
+    "sd": {"core"},
+    "jobs": {"core", "sd"},
+    "training": {"core", "sd", "jobs"},
+    "world": {"core", "sd", "jobs", "training"},
+    "render": {"core", "sd", "jobs", "training"},
+    "studies": {"core", "sd", "jobs", "training", "world"},
+    "ui": {"core", "sd", "jobs"},
+}
+# Libraries that a folder must do without.
+WITHOUT = {
+    "core": {*FOREIGN, "spaces", "ray", "pyarrow"},
+    "sd": {"gradio", "plotly", "accelerate"},
+    "jobs": {"gradio", "plotly", "transformers", "peft", "accelerate"},
+    "training": {"gradio", "plotly"},
+    "world": {"gradio", "plotly"},
+    "render": {"gradio", "plotly"},
+    "studies": {"gradio", "plotly"},
+    "ui": {"diffusers", "transformers", "peft", "accelerate"},
+}
+
+
+def modules(folder):
+    return sorted((ROOT / "sage" / folder).rglob("*.py"))
+
+
+def imports(path):
+    """Names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+            if node.module == "sage":
+                yield from (f"sage.{alias.name}" for alias in node.names)
 
 
 def loaded_by(code):
@@ -31,21 +58,43 @@ def loaded_by(code):
     )
 
 
-@pytest.mark.parametrize("modules", [("",), tuple(f".{name}" for name in CORE)])
-def test_the_core_loads_nothing_but_torch(modules):
-    loaded = loaded_by("; ".join(f"import sage{name}" for name in modules))
+def test_every_folder_has_its_rule():
+    folders = {p.parent.name for p in (ROOT / "sage").glob("*/__init__.py")}
+    assert folders - {"experiments"} == set(MAY_IMPORT) == set(WITHOUT)
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_go_one_way(folder):
+    allowed = MAY_IMPORT[folder] | {folder}
+    for path in modules(folder):
+        for name in imports(path):
+            parts = name.split(".")
+            if parts[0] == "sage" and len(parts) > 1 and (ROOT / "sage" / parts[1]).is_dir():
+                assert parts[1] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+            assert parts[0] not in WITHOUT[folder], f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_importing_the_library_loads_nothing():
+    loaded = loaded_by("import sage")
+    assert not loaded & {*FOREIGN, "torch", "numpy"}
+
+
+def test_the_core_loads_nothing_but_torch():
+    names = [p.stem for p in modules("core") if p.stem != "__init__"]
+    loaded = loaded_by("; ".join(f"import sage.core.{name}" for name in names))
     assert not (loaded - loaded_by("import torch")) & set(FOREIGN)
 
 
 def test_the_pipeline_does_not_load_the_page():
     loaded = loaded_by("import sage.jobs.compare")
     assert "diffusers" in loaded
-    assert not {"gradio", "plotly", "sage.ui"} & loaded
+    assert not {"gradio", "plotly", "sage.ui", "sage.world"} & loaded
 
 
-def test_only_the_page_imports_gradio_and_plotly():
-    for path in (ROOT / "sage").rglob("*.py"):
-        if "ui" not in path.relative_to(ROOT / "sage").parts:
-            text = path.read_text()
-            assert "import gradio" not in text, path
-            assert "import plotly" not in text, path
+def test_what_the_library_offers_can_be_loaded_by_name():
+    import sage
+
+    for name in sage.__all__:
+        assert getattr(sage, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'sorcery'"):
+        sage.sorcery  # noqa: B018

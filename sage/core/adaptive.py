@@ -112,6 +112,8 @@ class AdaptiveRule:
             flat = cleans.flatten(1).double()
             return (flat[:, None] - flat).square().mean(-1).sqrt()
         # Guidance only stretches the direction, so the cosine is the same with and without it.
+        if base is None:
+            raise ValueError("Directions need the prediction without a condition.")
         unit = torch.nn.functional.normalize((outputs - base).flatten(1).double(), dim=-1)
         # Through differences: exactly 0 for equal directions, unlike 1 − a product.
         return (unit[:, None] - unit).square().sum(-1) / 2
@@ -180,6 +182,7 @@ def sample_adaptively(
             here = answers.fill(here)
         if here is not used:
             states = sample(here, solver, plan, cond, noise, trunk=trunk, fresh=fresh, start=state)
+        assert states is not None  # `here` was another one, or there was none before
         state, used = next(states), here
         yield Adapted(state, plan, answers and answers.cost)
 

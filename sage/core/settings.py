@@ -7,6 +7,7 @@ value are all made from its fields, through `settings_of`. Standard library only
 
 import math
 import numbers
+import operator
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
@@ -126,7 +127,9 @@ class Number(Setting):
             return number
         if number != int(number):
             raise ValueError(f"{self.subject} is {number_text(number)}; a whole number is needed.")
-        return int(value)  # of the value itself: a float could not hold a long integer
+        # Of the value itself: a float could not hold a long integer.
+        exact: Any = value
+        return operator.index(exact) if hasattr(exact, "__index__") else int(number)
 
     def parse(self, text: str) -> Any:
         """The number in a text of ASCII digits; any other text as it is."""
@@ -215,6 +218,18 @@ SHARING: Mapping[str, str] = {
     "tree": "A tree within a budget",
     "adaptive": "Adaptive: split when predictions part",
 }
+
+
+SEED = Number(
+    subject="The seed",
+    label="Seed",
+    help="seed of the first prompt; the others count up from it.",
+    default=0,
+    low=0,
+    high=2**31 - 1,
+    step=1,
+    axis=(0, 1, 2),
+)
 
 
 class ModelDefaults(Protocol):
@@ -339,18 +354,7 @@ class Sampling:
             axis=(1.0, 2.0, 4.0, 7.5),
         )
     )
-    seed: int = setting(
-        Number(
-            subject="The seed",
-            label="Seed",
-            help="seed of the first prompt; the others count up from it.",
-            default=0,
-            low=0,
-            high=2**31 - 1,
-            step=1,
-            axis=(0, 1, 2),
-        )
-    )
+    seed: int = setting(SEED)
     trained: bool = setting(
         Switch(
             subject="The switch 'trained for sharing' (trained)",

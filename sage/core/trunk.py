@@ -39,7 +39,7 @@ class Question:
     def __call__(self, denoise: Denoiser, x: Tensor, index: Tensor) -> Tensor:
         """The prediction of every row [R, ...] at x [R, ...] and steps index [R]."""
         cond = self.cond if self.pick is None else self.cond[self.pick]
-        if self.asks is None:
+        if self.asks is None or self.weights is None:
             return denoise(x, index, cond)
         each = denoise(x[self.asks], index[self.asks], cond)[self.answers]  # (R, M, ...)
         weights = self.weights.to(each.dtype).view(*self.weights.shape, *(1,) * (x.ndim - 1))

@@ -114,9 +114,8 @@ class Comparison:
     @property
     def clip_scores(self) -> dict[str, tuple[float, ...]] | None:
         """The CLIP scores of each side; None without a CLIP image encoder."""
-        if self.scores["shared"].clip is None:
-            return None
-        return {side: scores.clip for side, scores in self.scores.items()}
+        clips = {side: s.clip for side, s in self.scores.items() if s.clip is not None}
+        return clips if len(clips) == len(self.scores) else None
 
     @property
     def twin_distance(self) -> tuple[float, ...]:
@@ -208,6 +207,8 @@ class _Lane:
         """Runs to the end."""
         for item in self._stream:
             self._take(item)
+        if self._output is None:
+            raise RuntimeError("The run ended without an output.")
         return self._output
 
     def forks(self, plan: Plan) -> dict[int, Image.Image]:
@@ -297,13 +298,15 @@ def score(
     if pipe.clip is None:
         return Scores(tuple(twin), None)
     texts = pipe.embed(prompts)  # known since the prompts were grouped
-    clip = clip_score(pipe.clip.embed_images(output.images), texts).tolist()
+    clip = clip_score(pipe.clip.embed_images(output.pictures), texts).tolist()
     return Scores(tuple(twin), tuple(clip))
 
 
 def _pixels(output: SageOutput) -> Tensor:
     """[N, H, W, 3] in [0, 1]."""
-    arrays = [torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8) for im in output.images]
+    arrays = [
+        torch.frombuffer(bytearray(im.tobytes()), dtype=torch.uint8) for im in output.pictures
+    ]
     return torch.stack(arrays).float() / 255
 
 

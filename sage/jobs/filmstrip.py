@@ -6,6 +6,7 @@ them. Pictures of a filmstrip are bit for bit those of separate runs.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
@@ -13,6 +14,8 @@ from sage.jobs.compare import Scores, score, sharing_arguments
 from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.store import StateStore
+
+Side = Literal["independent", "shared", "fewer"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Frame:
         done: How much of the filmstrip is finished, in (0, 1].
     """
 
-    side: str
+    side: Side
     at: int
     output: SageOutput
     scores: Scores
@@ -90,7 +93,7 @@ def filmstrip_evaluations(job: Job, points: Sequence[int]) -> int:
 class _PlannedRun:
     """A run of a filmstrip; `fresh` are the evaluations that no earlier run has done."""
 
-    side: str
+    side: Side
     at: int
     pipe: SagePipeline
     plan: Plan

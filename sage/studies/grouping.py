@@ -24,15 +24,13 @@ from sage.core.settings import Sampling
 from sage.studies.engine.compare import Comparison, Design
 from sage.studies.engine.figures import Figure, Panel, Point, Series
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.linkage import complete_linkage
-from sage.studies.engine.prompts import SEED, bounds
+from sage.studies.engine.prompts import LARGEST, SEED, bounds, linked
 from sage.studies.engine.results import ROOT, Result, Row
 from sage.studies.engine.study import Study
 
 COUNTS = (100, 1000)
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 COCO = ROOT / "tests" / "data" / "coco_captions_5k.jsonl"
-MAX_SIZE = 5
 BINS = np.linspace(-0.4, 1.0, 71)
 
 
@@ -161,7 +159,7 @@ def random_pairs(vectors: Tensor, number: int, rng: np.random.Generator) -> np.n
 def measure(source: Prompts, vectors: Tensor, pairs: np.ndarray) -> dict[str, Any]:
     """One line: random pairs against the bounds, groups and savings of as many prompts."""
     low, high = source.tau_min, source.tau_max
-    groups = complete_linkage(cosine_similarity(vectors).numpy(), low, high, MAX_SIZE)
+    groups = linked(cosine_similarity(vectors).numpy(), low, high)
     sizes = np.array([len(group) for group in groups])
     prompts = len(vectors)
     kept = 1 - len(groups) / prompts
@@ -206,7 +204,7 @@ def more(comparison: Comparison) -> dict[str, Any]:
 
 def conditions(comparison: Comparison) -> dict[str, Any]:
     """What could not be studied, and the largest group."""
-    return {"not_studied": comparison.design.facts["missing"], "max_group_size": MAX_SIZE}
+    return {"not_studied": comparison.design.facts["missing"], "max_group_size": LARGEST}
 
 
 def figure(result: Result) -> Figure:

@@ -14,9 +14,8 @@ from sage.core.grouping import cosine_similarity
 from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
 from sage.studies.engine.figures import Bars, Figure, caption, metric_title
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.linkage import complete_linkage
 from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE
-from sage.studies.engine.prompts import SCENES, PromptSet, bounds, listed_prompts, regrouped
+from sage.studies.engine.prompts import SCENES, PromptSet, bounds, linked, listed_prompts, regrouped
 from sage.studies.engine.results import Result, Row, better, difference
 from sage.studies.engine.study import Study
 
@@ -156,7 +155,7 @@ def design(lab: Lab) -> Design:
     entries, summaries = [], {}
     for kind, (sample, topics) in kinds(lab).items():
         similarity = cosine_similarity(lab.pipe.embed(sample.texts)).numpy()
-        groups = complete_linkage(similarity, *bounds(lab.pipe))
+        groups = linked(similarity, *bounds(lab.pipe))
         prompts = regrouped(sample, similarity, groups)
         apart = None if topics is None else separation(similarity, topics)
         sharing = sum(len(group) for group in groups if len(group) > 1)

@@ -8,8 +8,7 @@ from sage.core.grouping import cosine_similarity
 from sage.studies.engine.compare import Comparison, Design, Entry, plain_rows, unbeaten
 from sage.studies.engine.figures import Figure, by_key, caption, metric_panels
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.linkage import complete_linkage
-from sage.studies.engine.prompts import bounds, regrouped
+from sage.studies.engine.prompts import bounds, linked, regrouped
 from sage.studies.engine.results import Result, Row
 from sage.studies.engine.study import Study
 
@@ -33,7 +32,7 @@ def design(lab: Lab) -> Design:
     similarity = cosine_similarity(lab.pipe.embed(sample.texts)).numpy()
     entries = []
     for low, high in windows(*bounds(lab.pipe)):
-        prompts = regrouped(sample, similarity, complete_linkage(similarity, low, high))
+        prompts = regrouped(sample, similarity, linked(similarity, low, high))
         values = {
             "tau_min": low,
             "tau_max": high,

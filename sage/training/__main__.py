@@ -1,10 +1,14 @@
 """The command line of training: settings, a progress bar, the trainer."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from sage.training.settings import parse
+
+if TYPE_CHECKING:
+    from sage.training.trainer import Trainer
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,10 +17,13 @@ def main(arguments: list[str] | None = None) -> int:
     from sage.training.trainer import Trainer  # heavy: not needed for --help
 
     try:
-        trainer = Trainer(settings, resume)
-    except ValueError as error:
+        return _train(Trainer(settings, resume))
+    except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _train(trainer: "Trainer") -> int:
     shown = trainer.accelerator.is_local_main_process
     if shown:
         for sentence in trainer.data.skips.sentences():

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
@@ -41,8 +42,9 @@ class Adapter:
         seed: int = 0,
     ) -> None:
         unet.requires_grad_(False)
+        scale: Any = alpha  # peft says int, and divides
         config = LoraConfig(
-            r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=list(targets)
+            r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=list(targets)
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -64,7 +66,8 @@ class Adapter:
     def follow(self, decay: float, step: int) -> None:
         """Move the average after optimiser step `step` (from 0); a young one follows quickly."""
         keep = min(decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, [value.data for value in self.values], 1 - keep)
+        for average, value in zip(self.average, self.values, strict=True):
+            average.lerp_(value.data, 1 - keep)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -128,8 +131,3 @@ class Adapter:
         os.replace(new / LORA_FILE, folder / LORA_FILE)
         shutil.rmtree(new)
         return folder / LORA_FILE
-
-    def remove(self) -> None:
-        """Leave the UNet as it was before."""
-        self.unet.delete_adapters([NAME])
-        self.unet.unload_lora()

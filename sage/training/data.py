@@ -37,9 +37,20 @@ EMBED_BATCH, ENCODE_BATCH = 256, 16
 class Source(Protocol):
     """Captions, each with a picture."""
 
-    name: str
-    captions: Sequence[str]
-    owners: Sequence[int]  # for each caption, its picture
+    @property
+    def name(self) -> str:
+        """For messages and reports."""
+        ...
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """N texts."""
+        ...
+
+    @property
+    def owners(self) -> Sequence[int]:
+        """For each caption, its picture."""
+        ...
 
     def picture(self, index: int) -> Image.Image:
         """One picture; raises OSError if it is broken."""
@@ -89,7 +100,7 @@ def open_source(settings: TrainSettings, side: int) -> tuple[Source, Skips]:
         ValueError: If there is no such folder or nothing usable in it.
     """
     folder = Path(settings.data)
-    if folder.is_dir() and settings.data not in NAMED_SOURCES:
+    if settings.data and folder.is_dir() and settings.data not in NAMED_SOURCES:
         data, skips = read_coco(folder, settings.annotations)
         return FileSource(folder.name, data), skips
     place = NAMED_SOURCES.get(settings.data, settings.data)
@@ -249,13 +260,15 @@ def _groups(
 def embed_all(captions: Sequence[str], pipe: SagePipeline, progress: bool = True) -> Tensor:
     """Embeddings for similarity of all captions [N, D], in chunks."""
     starts = range(0, len(captions), EMBED_BATCH)
-    made: Tensor | None = None
+    embeddings: Tensor | None = None
     for start in tqdm(starts, "captions", disable=not progress, mininterval=1):
         part = pipe.embed(captions[start : start + EMBED_BATCH])
-        if made is None:  # filled in place: putting parts together would need twice the memory
-            made = torch.empty(len(captions), part.shape[1])
-        made[start : start + len(part)] = part
-    return made if made is not None else torch.zeros(0, 1)
+        if (
+            embeddings is None
+        ):  # filled in place: putting parts together would need twice the memory
+            embeddings = torch.empty(len(captions), part.shape[1])
+        embeddings[start : start + len(part)] = part
+    return embeddings if embeddings is not None else torch.zeros(0, 1)
 
 
 def _latents(

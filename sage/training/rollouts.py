@@ -9,6 +9,7 @@ the kind. A kill loses the groups in progress only.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,11 @@ class Rollouts:
     trunks: np.ndarray
     twins: np.ndarray
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _place(self) -> dict[Group, tuple[int, int]]:
+        """Of each group: its row in `trunks`, and where its members start in `twins`."""
         starts = np.cumsum([0, *(len(group) for group in self.groups)]).tolist()
-        object.__setattr__(self, "_place", dict(zip(self.groups, enumerate(starts), strict=False)))
+        return dict(zip(self.groups, enumerate(starts[:-1]), strict=True))
 
     def twins_of(self, group: Group) -> Tensor:
         """[n, C, h, w] float32, in the order of the members."""
@@ -77,8 +80,8 @@ def roll_out(
     )  # fmt: skip
     path = settings.cache / f"rollouts-{key}.npz"
     if not path.is_file():
-        made, parts = _make(pipe, data, (settings.rollout_steps, splits[-1]), path, progress)
-        write_whole(path, lambda new: _save(new, *made))
+        arrays, parts = _make(pipe, data, (settings.rollout_steps, splits[-1]), path, progress)
+        write_whole(path, lambda new: _save(new, *arrays))
         for part in parts:
             part.unlink(missing_ok=True)
     with np.load(path) as kept:
@@ -109,7 +112,7 @@ def _make(
 
     `steps`: of the sampler, and the last one at which a branch begins.
     """
-    made, parts = [], []
+    arrays, parts = [], []
     starts = range(0, len(data.groups), GROUPS_AT_ONCE)
     for start in tqdm(starts, "rollouts", disable=not progress, mininterval=1):
         part = path.with_name(f"{path.stem}-{start}.npz")
@@ -117,9 +120,9 @@ def _make(
             fresh = _make_some(pipe, data, start, *steps)
             write_whole(part, lambda new, fresh=fresh: _save(new, *fresh))
         with np.load(part) as kept:
-            made.append((kept["trunks"], kept["twins"]))
+            arrays.append((kept["trunks"], kept["twins"]))
         parts.append(part)
-    trunks, twins = (np.concatenate(some) for some in zip(*made, strict=True))
+    trunks, twins = (np.concatenate(some) for some in zip(*arrays, strict=True))
     return (trunks, twins), parts
 
 
@@ -141,12 +144,12 @@ def _trunks(
 ) -> np.ndarray:
     """[G, last + 1, C, h, w] float16: before step 0 the noise, then after every shared step."""
     lead = [row[0] for row in plan.rows(0)]
-    found = [pipe.starting_noise(seeds)[lead]]
+    latents = [pipe.starting_noise(seeds)[lead]]
     for event in pipe.stream(prompts, plan=plan, seeds=seeds, output_type="latent"):
         if not isinstance(event, SageStep) or event.stage != "trunk":
             break
-        found.append(event.state.x.cpu())
-    return torch.stack(found, 1).half().numpy()
+        latents.append(event.state.x.cpu())
+    return torch.stack(latents, 1).half().numpy()
 
 
 def _save(path: Path, trunks: np.ndarray, twins: np.ndarray) -> None:

@@ -32,7 +32,7 @@ class TrainSettings:
     """
 
     model: str = _say("emoji-scenes", "folder, repository id or key of a model")
-    data: str = _say(SCENES, "'scenes', or a folder with MS COCO")
+    data: str = _say(SCENES, "'scenes', a folder of captions and pictures, or module:factory")
     loss: LossKind = _say(
         "sage",
         "L_SAGE, ordinary fine-tuning on the same groups, or branches that reach their twins",
@@ -59,12 +59,14 @@ class TrainSettings:
     device: Literal["auto", "cpu"] = _say("auto", "a GPU if there is one, or the CPU")
     seed: int = _say(0, "of the adapter, the order of groups, timesteps and noise")
     scenes: int = _say(20_000, "emoji scenes to form groups from")
-    annotations: tuple[Path, ...] = _say((), "captions_*.json to read instead of those found")
+    annotations: tuple[Path, ...] = _say((), "files of captions to read instead of those found")
     tau_min: float | None = _say(None, "lowest similarity inside a group (default: the model's)")
     tau_max: float | None = _say(None, "highest similarity inside a group (default: the model's)")
     max_group_size: int = _say(5, "largest group")
     neighbours: int = _say(32, "candidates of each caption when groups are formed")
-    prefer: Literal["any", "closest"] = _say("any", "which candidates; see sage.training.grouping")
+    prefer: Literal["any", "closest"] = _say(
+        "any", "which candidates; see sage.core.grouping_at_scale"
+    )
     max_groups: int | None = _say(None, "train on a random choice of so many groups")
     cache: Path = _say(DEFAULT_OUT / "cache", "where groups and latents are kept between runs")
     rollout_steps: int = _say(20, "twins: sampling steps of trunks and twins")
@@ -95,7 +97,8 @@ class TrainSettings:
     @property
     def folder(self) -> Path:
         """Where the run is kept."""
-        name = f"{Path(self.model).name}-{Path(self.data).name}-{self.loss}"
+        data = Path(self.data).name.replace(":", "-")  # of module:factory
+        name = f"{Path(self.model).name}-{data}-{self.loss}"
         return self.out or DEFAULT_OUT / name
 
     def record(self) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def parse(arguments: list[str] | None = None) -> tuple[TrainSettings, bool]:
         SystemExit: With a sentence, if they make no sense.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m sage.training",
+        prog="python -m sage train",
         description="Train a LoRA adapter with L_SAGE, or as usual, on groups of prompts.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

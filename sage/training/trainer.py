@@ -10,12 +10,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,10 +36,18 @@ from sage.core.losses import (
 from sage.jobs.models import describe_device, open_pipeline
 from sage.training import card, samples
 from sage.training.adapter import Adapter
-from sage.training.data import PromptGroups, in_a_row, open_source, picture_side, prepare
+from sage.training.data import (
+    OpenSource,
+    PromptGroups,
+    in_a_row,
+    open_source,
+    picture_side,
+    prepare,
+)
 from sage.training.rollouts import Rollouts, roll_out
 from sage.training.settings import TrainSettings
 
+T = TypeVar("T")
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 PREPARING = timedelta(hours=12)  # other processes wait for the first one to prepare the data
 
@@ -75,8 +83,16 @@ class Record:
 class Trainer:
     """One run: `for record in trainer: ...`, then `finish`."""
 
-    def __init__(self, settings: TrainSettings, resume: bool = False) -> None:
+    def __init__(
+        self, settings: TrainSettings, resume: bool = False, data_from: OpenSource = open_source
+    ) -> None:
         """Loads the model and the data.
+
+        Args:
+            settings: Of the run.
+            resume: Go on from the checkpoint.
+            data_from: What opens the captions and pictures; the default does as `settings.data`
+                says.
 
         Raises:
             ValueError: If a run is there already and is not to be resumed, or the other way round;
@@ -93,15 +109,16 @@ class Trainer:
         )
         _check_folder(self.folder, resume, settings)
         self.pipe = pipe = open_pipeline(settings.model, accelerator.device)[1]
-        with accelerator.main_process_first():
-            source, skips = open_source(settings, picture_side(pipe))
-            shown = accelerator.is_local_main_process
-            self.data: PromptGroups = prepare(source, skips, pipe, settings, shown)
+        shown = accelerator.is_local_main_process
+        self.data: PromptGroups = self._first_process_first(
+            lambda: prepare(*data_from(settings, picture_side(pipe)), pipe, settings, shown)
+        )
         self._freeze()
         self.rollouts: Rollouts | None = None
         if settings.loss == "twins":
-            with accelerator.main_process_first():
-                self.rollouts = roll_out(pipe, self.data, settings, shown)
+            self.rollouts = self._first_process_first(
+                lambda: roll_out(pipe, self.data, settings, shown)
+            )
         self.adapter = Adapter(
             pipe.unet, settings.rank, settings.alpha, settings.targets, settings.seed
         )
@@ -121,6 +138,22 @@ class Trainer:
             _cut_log(self.folder / LOG, self.step)
         if _has_tensorboard():
             accelerator.init_trackers("log")
+
+    def _first_process_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives; the other processes find in the cache what the first one has kept.
+
+        An error is raised only after all have been let in: they would wait for the first one for
+        as long as preparing may take, and meet the same error when they try themselves.
+        """
+        result, error = None, None
+        with self.accelerator.main_process_first():
+            try:
+                result = make()
+            except Exception as fault:
+                error = fault
+        if error is not None:
+            raise error
+        return cast(T, result)
 
     def _freeze(self) -> None:
         """Frozen parts take the precision of the run; the adapter will stay in float32."""
@@ -153,14 +186,15 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return seconds
         mine = torch.tensor([seconds], device=self.accelerator.device)
-        return float(broadcast(mine))
+        return float(cast(Tensor, broadcast(mine)))
 
     @property
     def progress(self) -> float:
         """Share of the run that is done, by steps or by time."""
-        if self.settings.steps is not None:
-            return min(1.0, self.step / self.settings.steps)
-        return min(1.0, self.seconds / (60 * self.settings.minutes))
+        s = self.settings  # which has exactly one of steps and minutes
+        if s.minutes is None:
+            return min(1.0, self.step / (s.steps or 1))
+        return min(1.0, self.seconds / (60 * s.minutes))
 
     @property
     def rate(self) -> float:
@@ -177,12 +211,16 @@ class Trainer:
         parts = [self._micro_step(micro) for micro in range(self.settings.accumulate)]
         self.adapter.follow(self.settings.ema, self.step)
         self.step += 1
-        mean = self.accelerator.reduce(torch.stack(parts).mean(0), "mean").tolist()
-        loss, branch, *others = [None if math.isnan(v) else v for v in mean[:4]]
-        if loss is None:
-            raise FloatingPointError(f"The loss of step {self.step} is not a number.")
+        mean = cast(Tensor, self.accelerator.reduce(torch.stack(parts).mean(0), "mean"))
+        loss, branch, shared, soft = mean.tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The loss of step {self.step} is {loss}; the run stops, and its last checkpoint "
+                "stays as it is."
+            )
         self.seconds = self._agreed(self.seconds + time.monotonic() - start)
-        return Record(self.step, self.progress, rate, loss, branch, *others)
+        terms = (None if math.isnan(value) else value for value in (shared, soft))
+        return Record(self.step, self.progress, rate, loss, branch, *terms)
 
     def _micro_step(self, micro: int) -> Tensor:
         """Forward and backward of one micro-batch: its terms [4], NaN for those there are not."""
@@ -224,39 +262,40 @@ class Trainer:
 
         A group loses them as a whole: its mean condition is then the one that guidance uses.
         """
-        chosen = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
-        members = [n for group in chosen for n in group]
+        groups = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
+        members = [n for group in groups for n in group]
         device = self.accelerator.device
         with torch.no_grad():
             cond = self.pipe.encode([self.data.captions[n] for n in members])
-        dropped = rng.random(len(chosen)) < self.settings.caption_dropout
-        blank = [d for group, d in zip(chosen, dropped, strict=True) for _ in group]
+        dropped = rng.random(len(groups)) < self.settings.caption_dropout
+        blank = [d for group, d in zip(groups, dropped, strict=True) for _ in group]
         keep = ~torch.tensor(blank, device=device).view(-1, 1, 1)
         cond = torch.where(keep, cond, self.uncond)
         latents = self.data.clean_latents(members).to(device)
-        return GroupBatch(latents, cond, in_a_row(chosen))
+        return GroupBatch(latents, cond, in_a_row(groups))
 
     def _twin_batch(self, number: int, rng: np.random.Generator) -> TwinBatch:
         """Groups with a branch point each, and a step of the trunk up to it."""
-        made, device = self.rollouts, self.accelerator.device
-        chosen = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
-        splits = [int(step) for step in rng.choice(made.splits, len(chosen))]
+        rollouts, device = self.rollouts, self.accelerator.device
+        assert rollouts is not None, "only runs with the loss 'twins' come here"
+        groups = self.data.batch(self.settings.seed, number, self.settings.batch_groups)
+        splits = [int(step) for step in rng.choice(rollouts.splits, len(groups))]
         steps = [int(rng.integers(split + 1)) for split in splits]
         with torch.no_grad():
-            cond = self.pipe.encode([self.data.captions[n] for group in chosen for n in group])
-        index = torch.tensor([g for g, group in enumerate(chosen) for _ in group])
-        at_split = [made.trunk_of(g, k) for g, k in zip(chosen, splits, strict=True)]
+            cond = self.pipe.encode([self.data.captions[n] for group in groups for n in group])
+        index = torch.tensor([g for g, group in enumerate(groups) for _ in group])
+        at_split = [rollouts.trunk_of(g, k) for g, k in zip(groups, splits, strict=True)]
         return TwinBatch(
             split=torch.stack(at_split)[index].to(device),
-            split_t=made.timesteps[torch.tensor(splits)][index].to(device),
-            twins=torch.cat([made.twins_of(group) for group in chosen]).to(device),
+            split_t=rollouts.timesteps[torch.tensor(splits)][index].to(device),
+            twins=torch.cat([rollouts.twins_of(group) for group in groups]).to(device),
             cond=cond,
             uncond=self.uncond,
-            trunk=torch.stack([made.trunk_of(g, k) for g, k in zip(chosen, steps, strict=True)]).to(
-                device
-            ),
-            trunk_t=made.timesteps[torch.tensor(steps)].to(device),
-            groups=in_a_row(chosen),
+            trunk=torch.stack(
+                [rollouts.trunk_of(g, k) for g, k in zip(groups, steps, strict=True)]
+            ).to(device),
+            trunk_t=rollouts.timesteps[torch.tensor(steps)].to(device),
+            groups=in_a_row(groups),
         )
 
     def _frozen(self, z: Tensor, t: Tensor, cond: Tensor) -> Tensor:
@@ -313,7 +352,7 @@ class Trainer:
         state = torch.load(path, map_location="cpu", weights_only=True)
         self.adapter.restore(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None:
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.seconds = state["step"], state["seconds"]
 

@@ -145,7 +145,9 @@ def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tupl
 def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
     """Pictures and captions; the files lie where no other run's address leads."""
     folder, shown = fresh_folder(), []
-    for number, (image, prompt) in enumerate(zip(output.images, done.request.prompts, strict=True)):
+    for number, (image, prompt) in enumerate(
+        zip(output.pictures, done.request.prompts, strict=True)
+    ):
         path = folder / f"P{number + 1:02d}.png"
         image.save(path)
         shown.append((str(path), f"P{number + 1} {prompt}"))
@@ -186,8 +188,9 @@ def _input(argument: Argument) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Chec
         return gr.Checkbox(default, label=name)
     if isinstance(argument.setting, Choice):
         return kit.Dropdown(list(argument.setting.titles), value=default, label=name)
-    kind = gr.Textbox if isinstance(default, str) else kit.Number
-    return kind(default, label=name)
+    if isinstance(default, str):
+        return gr.Textbox(default, label=name)
+    return kit.Number(default, label=name)
 
 
 def _endpoint(

@@ -11,7 +11,7 @@ from sage.ui.evidence import build_evidence
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
-from sage.ui.kit import QUICK, on_change, start_button, stop_button
+from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
 from sage.ui.server.cache import PICTURE
 from sage.ui.server.files import workplace
@@ -102,7 +102,8 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     replans += [page.branch_call, page.fewer_steps]
     on_change(replans, handlers.estimate, asked, follows, "on_branch")
     on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
-    set_by["sharing"].change(
+    gr.on(
+        changes([set_by["sharing"]]),
         handlers.pick_sharing,
         [set_by["sharing"]],
         [set_by["budget"]],
@@ -119,7 +120,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         **QUICK,
     )
     gr.on(
-        [part.change for part in calls],
+        changes(calls),
         handlers.resize,
         [*calls, page.share_ratio],
         [page.branch_call],

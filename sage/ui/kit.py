@@ -149,6 +149,11 @@ def model_picker(specs: Sequence[ModelSpec], elem_id: str) -> gr.Dropdown:
     )
 
 
+def changes(components: Sequence[Component]) -> list[Any]:
+    """The events of a change; every component that takes a value has one."""
+    return [getattr(component, "change") for component in components]  # noqa: B009
+
+
 def on_change(
     components: Sequence[Component],
     handler: Callable[..., Any],
@@ -158,7 +163,7 @@ def on_change(
 ) -> None:
     """One listener for several components; only the last of a burst of changes counts."""
     gr.on(
-        [component.change for component in components],
+        changes(components),
         handler,
         inputs,
         outputs,

@@ -13,8 +13,7 @@ from sage.studies.__main__ import main
 from sage.studies.engine import methods, tables
 from sage.studies.engine.cells import Renderer
 from sage.studies.engine.lab import DryRun, Lab
-from sage.studies.engine.linkage import complete_linkage
-from sage.studies.engine.prompts import loose_scenes, open_prompts, painted
+from sage.studies.engine.prompts import bounds, linked, loose_scenes, open_prompts, painted
 from sage.studies.engine.results import read, write
 from sage.studies.engine.study import every, load
 from sage.studies.group_size import cliques
@@ -239,16 +238,15 @@ def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
 
 def test_prompts_lie_within_the_bounds_and_are_fresh(tiny_lab, scene_lab):
     for lab in (tiny_lab, scene_lab):
-        prompts = open_prompts(lab.pipe, lab.settings.data, 8, tau=(-0.9, 0.999))
+        prompts = open_prompts(lab.pipe, lab.settings.data, 8)
         similarity = cosine_similarity(lab.pipe.embed(prompts.texts)).numpy()
         for group in prompts.groups:
             assert 2 <= len(group) <= 5
             inside = similarity[np.ix_(group, group)][~np.eye(len(group), dtype=bool)]
-            assert inside.min() >= -0.9
-            assert inside.max() <= 0.999001
+            assert inside.max() <= bounds(lab.pipe)[1] + 1e-6
         assert sorted(n for g in prompts.groups for n in g) == list(range(len(prompts)))
         assert len(prompts.real) == len(prompts.real.prompts)
-    again = open_prompts(scene_lab.pipe, "scenes", 8, tau=(-0.9, 0.999))
+    again = open_prompts(scene_lab.pipe, "scenes", 8)
     assert again.digest == prompts.digest
 
 
@@ -268,7 +266,7 @@ def test_the_fast_linkage_is_that_of_the_page():
         vectors = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed))
         similarity = cosine_similarity(vectors)
         expected = group_prompts(similarity, 0.2, 0.95, 5).groups
-        assert complete_linkage(similarity.numpy(), 0.2, 0.95, 5) == expected
+        assert linked(similarity.numpy(), 0.2, 0.95) == expected
 
 
 def test_cliques_fit_each_other():

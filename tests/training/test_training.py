@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +22,6 @@ from sage.sd.pipeline import SagePipeline
 from sage.training import data as data_module
 from sage.training import samples
 from sage.training.__main__ import main
-from sage.training.adapter import Adapter
 from sage.training.coco import read_coco
 from sage.training.data import FileSource, encode_pictures, open_source, prepare
 from sage.training.settings import TrainSettings
@@ -165,7 +166,8 @@ def assert_same_curve(lines, records):
     assert [line["step"] for line in lines] == [r.step for r in records]
     for name in ("loss", "branch", "shared", "soft", "rate"):
         ours = [line[name] for line in lines]
-        assert ours == pytest.approx([getattr(r, name) for r in records], rel=1e-5)
+        # In absolute terms too: a term near 0 is what is left of a difference.
+        assert ours == pytest.approx([getattr(r, name) for r in records], rel=1e-5, abs=1e-8)
 
 
 def assert_same_adapter(first, second):
@@ -186,6 +188,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(whole, settings, tmp_path):
     """SIGKILL in the middle of a run in a process of its own, then --resume."""
     words = flags(settings, out=tmp_path)
@@ -205,22 +208,60 @@ def test_a_killed_run_goes_on_with_the_same_losses(whole, settings, tmp_path):
     assert_same_adapter(tmp_path, trainer.folder)
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def machines(words, number=2):
+    """Processes as a scheduler starts them, one a machine; none outlives the test."""
+    # On the loopback alone: looking up this machine's own name can take minutes without a network.
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "LOCAL_RANK": "0"}
+    common |= {"WORLD_SIZE": str(number), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "sage", "train", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    processes = [
+        subprocess.Popen(command, env=os.environ | common | {"RANK": str(rank)}, **pipes)
+        for rank in range(number)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def outcome(processes, seconds=300):
+    """Exit codes and outputs; a process that hangs fails the test after a while."""
+    outputs = [process.communicate(timeout=seconds)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+@pytest.mark.slow
 def test_two_processes_do_what_two_micro_batches_do(settings, tmp_path):
     """The same groups and draws, divided otherwise: equal losses and equal adapters."""
     settings = replace(settings, steps=3)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    # On the loopback alone: looking up this machine's own name can take minutes without a network.
-    launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0", "--local_addr=127.0.0.1"]
     two = tmp_path / "two"
-    words = flags(settings, out=two)
-    loopback = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}
-    quiet = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, "env": loopback}
-    done = subprocess.run([*launch, "-m", "sage.training", *words], check=False, **quiet)
-    assert done.returncode == 0, done.stderr
+    with machines(flags(settings, out=two)) as processes:
+        codes, outputs = outcome(processes)
+    assert codes == [0, 0], outputs
     records, trainer = run(replace(settings, accumulate=2), tmp_path / "one")
     assert_same_curve(log_of(two), records)
     assert_same_adapter(two, trainer.folder)
     assert json.loads((two / "training.json").read_text())["run"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_all_with_the_same_sentence(settings, tmp_path):
+    """Nobody waits for the first process, which has found that no group can be formed."""
+    none = replace(settings, tau_min=0.9999999, tau_max=0.9999999, steps=1)
+    with machines(flags(none, out=tmp_path)) as processes:
+        codes, outputs = outcome(processes)
+    assert codes == [2, 2], outputs
+    assert all("within 0.9999999 to 0.9999999" in output for output in outputs)
 
 
 def test_runs_do_not_overwrite_each_other(whole, settings, tmp_path, capsys):
@@ -287,14 +328,6 @@ def test_the_soft_target_is_whose_it_says(settings, tmp_path, target, tiny):
     assert (found - {"model": mine, "base": base, "ema": average}[target]).abs().max() < 1e-6
     assert (mine - base).abs().max() > 1e-3
     assert (mine - average).abs().max() > 1e-3
-
-
-def test_an_adapter_is_removed_without_a_trace(tiny):
-    before = {k: v.clone() for k, v in tiny.unet.state_dict().items()}
-    adapter = Adapter(tiny.unet, 2, 2.0, ["to_q"])
-    assert adapter.size > 0
-    adapter.remove()
-    assert equal(tiny.unet.state_dict(), before)
 
 
 # --- data -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The README's examples of the API run against the page, and do what is said about them."""
+"""The examples of the API run against the page, and do what is said about them."""
 
 import json
 import re
@@ -11,8 +11,7 @@ import pytest
 from sage.jobs.models import builtin_model
 from sage.ui.export.links import read_link
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text("utf-8")
-SECTION = README.split("## Use it through the API")[1].split("\n## ")[0]
+SECTION = (Path(__file__).resolve().parents[2] / "sage" / "ui" / "API.md").read_text("utf-8")
 ADDRESS = "http://127.0.0.1:7860"
 
 

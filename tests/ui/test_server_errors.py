@@ -228,18 +228,24 @@ def test_a_full_disk_is_said(server, monkeypatch):
 def test_a_models_file_that_is_cut_is_said(page_folder, tmp_path):
     import shutil
 
-    from sage.jobs.models import ModelSpec, load_model
+    from sage.jobs.models import LoadedModel, ModelSpec
+    from sage.sd.pipeline import SagePipeline
 
     folder = tmp_path / "cut"
     shutil.copytree(page_folder, folder)
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     tries = []
-    spec = ModelSpec("cut", "Cut model", str(folder))
-    shelf = Shelf([spec], lambda spec: tries.append(1) or load_model(spec, "cpu"))
+
+    def load(spec):
+        tries.append(spec)
+        return LoadedModel(spec, SagePipeline.from_pretrained(spec.source))
+
+    shelf = Shelf([ModelSpec("cut", "Cut model", str(folder))], load)
     for _ in range(3):
         with pytest.raises(ValueError, match="Cut model cannot be loaded here") as caught:
             shelf.get("cut")
+        assert errors.MODEL_FILE in str(caught.value)
         assert str(tmp_path) not in str(caught.value)
         assert len(str(caught.value)) < 300
     assert len(tries) == 1  # and nobody waits for further tries

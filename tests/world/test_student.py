@@ -21,7 +21,7 @@ def student(tiny, tmp_path):
     generator = torch.Generator().manual_seed(0)
     adapter.average = [0.1 * torch.randn(v.shape, generator=generator) for v in adapter.values]
     adapter.save(tmp_path)
-    adapter.remove()
+    tiny.unet.unload_lora()
     return tmp_path
 
 

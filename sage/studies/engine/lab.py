@@ -44,6 +44,7 @@ from sage.studies.engine.prompts import (
     loose_scenes,
     open_prompts,
     painted,
+    painting_side,
 )
 from sage.training.data import picture_side, weights_digest
 from sage.training.settings import DEFAULT_OUT as TRAINING
@@ -162,7 +163,7 @@ class Lab:
 
     def painted(self, prompts: PromptSet) -> PromptSet:
         """The same prompts with real pictures, where they are emoji scenes without."""
-        return painted(prompts, min(max(picture_side(self.pipe), 16), 256))
+        return painted(prompts, painting_side(self.pipe))
 
     def recipe(
         self,

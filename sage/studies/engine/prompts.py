@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from sage.core.grouping_at_scale import GroupingRule, form_groups
+from sage.core.linkage import complete_linkage
 from sage.core.plan import Group
+from sage.core.settings import Sampling
 from sage.sd.pipeline import SagePipeline
 from sage.training.coco import read_coco
-from sage.training.data import FileSource, embed_all, squared
+from sage.training.data import FileSource, embed_all, picture_side, squared
 from sage.world.captions import caption
 from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.vocabulary import PLACE_BY_NAME
@@ -29,6 +31,7 @@ SEED = 30_260_101  # scenes of their own: training draws from seed 0
 PAINTINGS = 3  # real pictures of each scene, so that the reference set is not smaller than a row
 HELD_OUT_SHARE = 0.25
 SCENES = "scenes"
+LARGEST: int = Sampling.max_group_size  # group, the paper's
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,47 +149,32 @@ def ungrouped(
     return PromptSet(name, tuple(texts), groups, (float("nan"),) * len(texts), None, scenes)
 
 
-def scene_prompts(
-    pipe: SagePipeline,
-    number: int,
-    *,
-    tau: tuple[float, float] | None = None,
-    sizes: tuple[int, int] = (2, 5),
-    held_out_share: float = HELD_OUT_SHARE,
-    pool: int | None = None,
-    seed: int = SEED,
-    side: int = 64,
-) -> PromptSet:
+def scene_prompts(pipe: SagePipeline, number: int, side: int = 64) -> PromptSet:
     """Captions of freshly painted scenes in groups.
 
     Args:
         pipe: Its similarity and bounds form the groups.
-        number: How many prompts, about.
-        tau: Bounds, instead of the model's own.
-        sizes: Smallest and largest group.
-        held_out_share: Share of scenes whose pair of thing and place is held out of training.
-        pool: Scenes to choose from; four times as many without it, and 600 at least.
-        seed: Of the scenes and groups.
+        number: How many prompts, about; they are chosen out of four times as many, 600 at least.
         side: Of the pictures, in pixels.
 
     Raises:
         ValueError: If no group is found.
     """
-    rng = np.random.default_rng(seed)
-    pool = max(600, 4 * number) if pool is None else pool
-    splits = np.where(rng.random(pool) < held_out_share, "held_out", "train")
-    scenes = [sample_scene(rng, str(split)) for split in splits]
+    rng = np.random.default_rng(SEED)
+    scenes = _fresh_scenes(max(600, 4 * number), HELD_OUT_SHARE, rng)
     texts = [caption(scene, rng) for scene in scenes]
-    embeddings = embed_all(texts, pipe, progress=False)
-    groups = _groups(embeddings, range(pool), tau or bounds(pipe), sizes)
-    groups = _sample(groups, number, seed)
-    kept = [n for group in groups for n in group]
+    prompts, kept = _grouped(pipe, "", texts, range(len(texts)), number)
     kept_scenes = tuple(scenes[n] for n in kept)
-    name = f"captions of {len(kept)} freshly painted emoji scenes"
-    if held_out_share:
-        name += f", {held_out_share:.0%} of combinations held out of training"
-    prompts = _prompt_set(name, [texts[n] for n in kept], groups, embeddings[kept])
-    return replace(prompts, scenes=kept_scenes, real=_paint(kept_scenes, side, rng))
+    name = (
+        f"captions of {len(kept)} freshly painted emoji scenes, "
+        f"{HELD_OUT_SHARE:.0%} of combinations held out of training"
+    )
+    return replace(prompts, name=name, scenes=kept_scenes, real=_paint(kept_scenes, side, rng))
+
+
+def _fresh_scenes(number: int, held_out_share: float, rng: np.random.Generator) -> list[Scene]:
+    splits = np.where(rng.random(number) < held_out_share, "held_out", "train")
+    return [sample_scene(rng, str(split)) for split in splits]
 
 
 def _paint(scenes: Sequence[Scene], side: int, rng: np.random.Generator) -> Reference:
@@ -199,38 +187,22 @@ def _paint(scenes: Sequence[Scene], side: int, rng: np.random.Generator) -> Refe
     return Reference(pictures, np.tile(np.arange(len(scenes)), PAINTINGS))
 
 
-def coco_prompts(
-    pipe: SagePipeline,
-    folder: Path,
-    number: int,
-    *,
-    tau: tuple[float, float] | None = None,
-    sizes: tuple[int, int] = (2, 5),
-    side: int,
-    seed: int = SEED,
-) -> PromptSet:
+def coco_prompts(pipe: SagePipeline, folder: Path, number: int, side: int) -> PromptSet:
     """Captions of a COCO folder in groups, with their pictures.
 
     Args:
         pipe: Its similarity and bounds form the groups.
         folder: As `sage.training.coco.read_coco` reads it.
         number: How many prompts, about.
-        tau: Bounds, instead of the model's own.
-        sizes: Smallest and largest group.
         side: Of the pictures, in pixels.
-        seed: Of the groups.
 
     Raises:
         ValueError: If there is nothing usable or no group is found.
     """
     data, _ = read_coco(folder)
     source = FileSource(folder.name, data)
-    embeddings = embed_all(source.captions, pipe, progress=False)
-    groups = _groups(embeddings, source.owners, tau or bounds(pipe), sizes)
-    groups = _sample(groups, number, seed)
-    kept = [n for group in groups for n in group]
-    texts = [source.captions[n] for n in kept]
-    prompts = _prompt_set(f"captions of {folder.name}", texts, groups, embeddings[kept])
+    name = f"captions of {folder.name}"
+    prompts, kept = _grouped(pipe, name, source.captions, source.owners, number)
     return _with_real(prompts, source, kept, side)
 
 
@@ -254,25 +226,22 @@ def _picture(source: FileSource, index: int, side: int) -> np.ndarray | None:
         return None
 
 
-def loose_scenes(
-    number: int, held_out_share: float = HELD_OUT_SHARE, seed: int = SEED
-) -> PromptSet:
+def loose_scenes(number: int, held_out_share: float = HELD_OUT_SHARE) -> PromptSet:
     """Captions of fresh scenes as they come, each alone; `painted` gives them pictures."""
-    rng = np.random.default_rng(seed)
-    splits = np.where(rng.random(number) < held_out_share, "held_out", "train")
-    scenes = [sample_scene(rng, str(split)) for split in splits]
+    rng = np.random.default_rng(SEED)
+    scenes = _fresh_scenes(number, held_out_share, rng)
     texts = [caption(scene, rng) for scene in scenes]
     return ungrouped(f"captions of {number} fresh emoji scenes, as they come", texts, tuple(scenes))
 
 
-def painted(prompts: PromptSet, side: int, seed: int = SEED) -> PromptSet:
+def painted(prompts: PromptSet, side: int) -> PromptSet:
     """The same prompts with paintings of their scenes; as they are, if they have no scenes."""
     if prompts.scenes is None or prompts.real is not None:
         return prompts
-    return replace(prompts, real=_paint(prompts.scenes, side, np.random.default_rng(seed + 1)))
+    return replace(prompts, real=_paint(prompts.scenes, side, np.random.default_rng(SEED + 1)))
 
 
-def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> PromptSet:
+def loose_coco(folder: Path, number: int, side: int) -> PromptSet:
     """Random captions of a COCO folder, each alone.
 
     Raises:
@@ -280,7 +249,7 @@ def loose_coco(folder: Path, number: int, side: int, seed: int = SEED) -> Prompt
     """
     data, _ = read_coco(folder)
     source = FileSource(folder.name, data)
-    order = np.random.default_rng(seed).permutation(len(data))[:number].tolist()
+    order = np.random.default_rng(SEED).permutation(len(data))[:number].tolist()
     prompts = ungrouped(f"captions of {folder.name}", [data.captions[n] for n in order])
     return _with_real(prompts, source, order, side)
 
@@ -317,26 +286,17 @@ def listed_prompts(
     return _prompt_set(name, ordered, groups, pipe.embed(ordered))
 
 
-def open_prompts(
-    pipe: SagePipeline,
-    data: str,
-    number: int,
-    *,
-    tau: tuple[float, float] | None = None,
-    sizes: tuple[int, int] = (2, 5),
-) -> PromptSet:
+def open_prompts(pipe: SagePipeline, data: str, number: int) -> PromptSet:
     """The prompts that `--data` names: "scenes", a COCO folder, or a text file, one prompt a line.
 
     Raises:
         ValueError: If there is nothing usable under that name.
     """
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     if data == SCENES:
-        side = min(max(side, 16), 256)
-        return scene_prompts(pipe, number, tau=tau, sizes=sizes, side=side)
+        return scene_prompts(pipe, number, painting_side(pipe))
     path = Path(data)
     if path.is_dir():
-        return coco_prompts(pipe, path, number, tau=tau, sizes=sizes, side=side)
+        return coco_prompts(pipe, path, number, picture_side(pipe))
     if path.is_file():
         lines = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
         return listed_prompts(pipe, path.name, lines[:number])
@@ -345,22 +305,12 @@ def open_prompts(
     )
 
 
+def painting_side(pipe: SagePipeline) -> int:
+    """Pixels of a painted scene: as many as the model's pictures have, 16 to 256."""
+    return min(max(picture_side(pipe), 16), 256)
+
+
 # --- groups ---------------------------------------------------------------------------------
-
-
-def _groups(
-    embeddings: Tensor, owners: Sequence[int], tau: tuple[float, float], sizes: tuple[int, int]
-) -> tuple[Group, ...]:
-    low, high = tau
-    rule = GroupingRule(low, high, max_group_size=sizes[1], seed=SEED)
-    groups = form_groups(embeddings, torch.tensor(list(owners)), rule)
-    groups = tuple(group for group in groups if len(group) >= sizes[0])
-    if not groups:
-        raise ValueError(
-            f"No group of {sizes[0]} to {sizes[1]} among {len(embeddings)} captions has all its "
-            f"similarities within {low} to {high}."
-        )
-    return groups
 
 
 def bounds(pipe: SagePipeline) -> tuple[float, float]:
@@ -368,15 +318,43 @@ def bounds(pipe: SagePipeline) -> tuple[float, float]:
     return pipe.settings.tau_min, pipe.settings.tau_max
 
 
-def _sample(groups: Sequence[Group], number: int, seed: int) -> tuple[Group, ...]:
+def linked(similarity: np.ndarray, tau_min: float, tau_max: float) -> tuple[Group, ...]:
+    """Groups of one to five prompts in which every pair lies within the bounds.
+
+    As `sage.core.grouping.group_prompts` forms them, without its reasons for every pair.
+    """
+    # A float32 that stands for 0.6 must meet the bound 0.6: compared as decimals, in float64.
+    values = np.round(similarity.astype(np.float64), 6)
+    return complete_linkage(values, tau_min, tau_max, LARGEST)
+
+
+def _grouped(
+    pipe: SagePipeline, name: str, texts: Sequence[str], owners: Sequence[int], number: int
+) -> tuple[PromptSet, list[int]]:
+    """About `number` of many captions, in groups as for training; and which ones they are."""
+    low, high = bounds(pipe)
+    embeddings = embed_all(texts, pipe, progress=False)
+    rule = GroupingRule(low, high, max_group_size=LARGEST, seed=SEED)
+    groups = form_groups(embeddings, torch.tensor(list(owners)), rule)
+    groups = _sample([group for group in groups if len(group) > 1], number)
+    if not groups:
+        raise ValueError(
+            f"No group of 2 to {LARGEST} among {len(embeddings)} captions has all its "
+            f"similarities within {low} to {high}."
+        )
+    kept = [n for group in groups for n in group]
+    return _prompt_set(name, [texts[n] for n in kept], groups, embeddings[kept]), kept
+
+
+def _sample(groups: Sequence[Group], number: int) -> list[Group]:
     """Random groups of together `number` prompts, or somewhat fewer."""
     sample: list[Group] = []
     left = number
-    for i in np.random.default_rng(seed).permutation(len(groups)):
+    for i in np.random.default_rng(SEED).permutation(len(groups)):
         if len(groups[i]) <= left or not sample:
             sample.append(groups[i])
             left -= len(groups[i])
-    return tuple(sample)
+    return sample
 
 
 def _prompt_set(

@@ -96,13 +96,21 @@ class Form:
     down_values: list[Any]
     settings: Mapping[str, Any]
 
-    FIELDS: ClassVar = ("prompts", "model", "across", "across_values", "down", "down_values")
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "prompts",
+        "model",
+        "across",
+        "across_values",
+        "down",
+        "down_values",
+    )
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> "Form":
         """The form from the values of `Parts.form`."""
         head, rest = values[: len(cls.FIELDS)], values[len(cls.FIELDS) :]
-        return cls(*head, dict(zip(axes(), rest, strict=True)))
+        settings = dict(zip(axes(), rest, strict=True))
+        return cls(**dict(zip(cls.FIELDS, head, strict=True)), settings=settings)
 
     def grid(self) -> Grid:
         """The form as a grid.
@@ -266,7 +274,7 @@ def axis_values(name: str, label: str | None = None, elem_id: str | None = None)
     first = [setting.text(value) for value in setting.axis]
     values = setting.titles if isinstance(setting, Choice) else setting.axis
     choices = [(setting.words(value), setting.text(value)) for value in values]
-    named = {"label": label} if label else {}
+    named: dict[str, Any] = {"label": label} if label else {}
     return gr.Dropdown(
         choices,
         value=first,

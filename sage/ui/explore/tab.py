@@ -161,12 +161,12 @@ class Exploring:
         return grids.grid_table(explored.grid, prompts, explored.done, running, explored.chosen)
 
     def _cell(self, explored: Explored) -> str:
-        cell = explored.chosen
-        if cell is None:
+        cell, grid = explored.chosen, explored.grid
+        if cell is None or grid is None:
             return views.note(EMPTY_CELL)
-        address = link_query(explored.grid.requests[cell], explored.model)
+        address = link_query(grid.requests[cell], explored.model)
         shown, plan = explored.done[cell], explored.plans[cell]
-        return grids.cell_details(explored.grid, cell, shown, plan, address)
+        return grids.cell_details(grid, cell, shown, plan, address)
 
     def _tree(self, explored: Explored, look: str) -> str:
         steps = explored.steps
@@ -218,7 +218,7 @@ class Exploring:
             elif time.monotonic() - shown > 0.2:
                 shown = time.monotonic()
                 yield self._on_the_way(explored, item, done / total, len(cells))
-        yield self._finished(explored, form)
+        yield self._finished(explored, grid, form)
 
     def _on_the_way(self, explored: Explored, item: Any, share: float, number: int) -> Updates:
         line = f"Run {len(explored.done) + 1} of {number}: step {item.step} of {item.steps}"
@@ -227,17 +227,17 @@ class Exploring:
             self.parts.table: self._table(explored, "0", running=item.cell),
         }
 
-    def _finished(self, explored: Explored, form: Form) -> Updates:
+    def _finished(self, explored: Explored, grid: Grid, form: Form) -> Updates:
         parts, cells = self.parts, explored.done.values()
         spent, reused = (sum(getattr(c, k) for c in cells) for k in ("evaluations", "reused"))
         line = f"Done: {plural(len(explored.done), 'run')}, {spent - reused} evaluations"
         line += f"; {reused} more were taken from runs that begin alike." if reused else "."
-        _, cost = self._plan(form, explored.grid)
+        _, cost = self._plan(form, grid)
         return {
             parts.progress: views.progress(1, 1, line, "done"),
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             parts.sheet: gr.DownloadButton(
-                value=str(grids.save_grid(explored.grid, explored.done, self._title(explored))),
+                value=str(grids.save_grid(grid, explored.done, self._title(explored))),
                 interactive=True,
             ),
             **self._ready(parts.render, parts.stop),
@@ -285,7 +285,7 @@ class Exploring:
 
     def _trace(self, look: str, form: Form, explored: Explored) -> Running:
         parts = self.parts
-        if explored.chosen is None:
+        if explored.chosen is None or explored.grid is None:
             key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
         else:
             key, request = explored.model, explored.grid.requests[explored.chosen]
@@ -359,7 +359,7 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     gr.on(
-        [component.change for component in parts.form],
+        kit.changes(parts.form),
         tab.estimate,
         asked,
         follows,

@@ -46,7 +46,7 @@ class RunFiles:
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
     folder = fresh_folder()
-    sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
+    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
     record, sheet, lines = (
         folder / f"sage-{name}" for name in ("record.json", "grid.png", "run.py")
@@ -89,7 +89,7 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     request, marks = comparison.request, prompt_marks(comparison.groups)
     count = len(request.prompts)
     scores = comparison.clip_scores or {"independent": [None] * count, "shared": [None] * count}
-    sides = {"independent": comparison.independent.images, "shared": comparison.shared.images}
+    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
     blocks = [
         Block(
             f"P{n + 1} {prompt}",

@@ -167,7 +167,7 @@ class _Canvas:
 
 
 @cache
-def _font(size: int, latin: bool) -> ImageFont.FreeTypeFont:
+def _font(size: int, latin: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font has Latin letters only; for others, one of the system's if there is."""
     if not latin:
         for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"):

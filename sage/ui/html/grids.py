@@ -143,8 +143,9 @@ def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) 
     """
     request = grid.requests[cell]
     marks = prompt_marks(plan.rows(0))
+    clips = shown.clip or (None,) * len(request.prompts)
     figures = "".join(
-        _large(n, prompt, shown.pictures[n], marks[n], shown.clip and shown.clip[n])
+        _large(n, prompt, shown.pictures[n], marks[n], clips[n])
         for n, prompt in enumerate(request.prompts)
     )
     varied = {grid.across.name, grid.down.name}

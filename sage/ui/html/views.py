@@ -206,7 +206,7 @@ def _shared_words(job: Job) -> str:
     """Until when prompts share, in words."""
     plan, stops = job.plan, job.plan.branch_steps
     words = f"{span_text(stops)} of {plural(plan.steps, 'step')} shared"
-    if len(stops) > 1:
+    if len(stops) != 1:
         return words
     return f"{words} <small>share ratio β = {stops[0] / plan.steps:.2f}</small>"
 

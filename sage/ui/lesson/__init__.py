@@ -109,7 +109,7 @@ def _quiz() -> None:
 
 def check_answer(
     number: int, chosen: str | None, score: tuple[int, int]
-) -> tuple[str, Any, tuple[int, int], str]:
+) -> tuple[str, Any, tuple[int, int], Any]:
     """Feedback with the formula; the first answer to a question counts."""
     asked = question(number)
     if chosen is None:

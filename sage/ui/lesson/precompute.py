@@ -57,7 +57,8 @@ class Film:
 def run_film(pipe: SagePipeline, prompts: Sequence[str], plan: Plan, seed: int) -> Film:
     """Runs a plan with one seed for all prompts and keeps every step."""
     seeds = [seed] * len(prompts)
-    *steps, _ = pipe.stream(prompts, plan=plan, seeds=seeds, output_type="latent")
+    items = pipe.stream(prompts, plan=plan, seeds=seeds, output_type="latent")
+    steps = [item for item in items if isinstance(item, SageStep)]
     latents = [_rows(step, step.state.x) for step in steps]
     guesses = [_rows(step, step.state.denoised) for step in steps]
     # The pipeline draws a prompt's noise from a CPU generator with its seed.
@@ -77,8 +78,8 @@ def _members(step: SageStep) -> list[int]:
 
 
 @torch.inference_mode()
-def decode(pipe: SagePipeline, latents: Tensor) -> list[Image.Image]:
-    """Pictures of scaled latents [N, C, h, w]."""
+def decode(pipe: SagePipeline, latents: Tensor) -> Any:
+    """Pictures of scaled latents [N, C, h, w], a list of N."""
     z = (latents / pipe.vae.config.scaling_factor).to(pipe.device, pipe.vae.dtype)
     pixels = torch.cat([pipe.vae.decode(part).sample for part in z.split(32)])
     return pipe.image_processor.postprocess(pixels, output_type="pil")
@@ -100,7 +101,7 @@ def branch_points(
     for step, output in zip(
         reversed(range(STEPS + 1)), pipe.filmstrip(prompts, ratios, **settings), strict=True
     ):
-        yield step, output.images
+        yield step, output.pictures
 
 
 def sharing(pipe: SagePipeline, group: Sequence[int], twins: dict[int, list[Image.Image]]) -> dict:
@@ -250,7 +251,7 @@ def _say(what: str) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write into")
     flags = parser.parse_args()

@@ -36,7 +36,7 @@ OUT_OF_MEMORY = re.compile(
 )
 NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite|non-finite", re.IGNORECASE)
 CUT_FILE = re.compile(
-    r"safetensor|HeaderTooLarge|IncompleteMetadata|MetadataIncomplete|header too (large|small)|"
+    r"Unable to load weights from checkpoint|HeaderTooLarge|IncompleteMetadata|MetadataIncomplete|header too (large|small)|"
     r"PytorchStreamReader|unexpected end of (file|data)|corrupt|truncated|not a zip",
     re.IGNORECASE,
 )
@@ -104,9 +104,11 @@ def _is_not_finite(error: BaseException) -> bool:
 
 def is_cut_file(error: BaseException) -> bool:
     """Whether an error says that a file of weights is not whole."""
-    named = type(error).__name__ == "SafetensorError"
+    chain = [error, *filter(None, (error.__cause__, error.__context__))]
+    if any(type(e).__name__ == "SafetensorError" for e in chain):
+        return True
     reading = isinstance(error, (OSError, RuntimeError, EOFError))
-    return named or (reading and bool(CUT_FILE.search(str(error))))
+    return reading and any(CUT_FILE.search(str(e)) for e in chain)
 
 
 def tidy(sentence: str) -> str:

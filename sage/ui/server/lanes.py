@@ -5,6 +5,7 @@ what nobody reads to its end, and summarises its history in a table after every 
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from gradio.utils import run_coro_in_background
 
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.errors import UnheardError
+from sage.ui.server.files import clear_old, workplace
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
 
@@ -204,6 +206,13 @@ class Lanes(Queue):
             await asyncio.sleep(BOUNDS.sweep_seconds)
             with suppress(Exception):  # it comes round again
                 await self.sweep()
+                await asyncio.to_thread(self._sweep_files)
+
+    def _sweep_files(self) -> None:
+        """Removes files that can no longer be downloaded, and their names."""
+        clear_old(workplace())
+        for names in self.blocks.temp_file_sets:
+            names.difference_update([name for name in list(names) if not os.path.exists(name)])
 
     async def sweep(self, now: float | None = None) -> None:
         """Drops runs, messages and names of sessions that nobody reads."""

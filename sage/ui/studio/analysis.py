@@ -85,9 +85,11 @@ def analyze(request: Request, key: str, shelf: Shelf, run: Run | None = None) ->
 
 def _as_shown(request: Request, key: str, run: Run | None) -> Request:
     """The request behind the pictures: a strip holds them as they are, whatever the guard says."""
-    fits = run is not None and run.fits(request, key)
-    strip = run.strip if fits else find_stored(request, key)
-    return replace(request, guarded=False) if strip else request
+    if run is not None and run.fits(request, key):
+        ready = run.strip is not None
+    else:
+        ready = find_stored(request, key) is not None
+    return replace(request, guarded=False) if ready else request
 
 
 def strip_of(analysis: Analysis, run: Run | None) -> Strip | None:

@@ -32,7 +32,13 @@ class Form:
     measure: bool
     settings: Mapping[str, Any]
 
-    FIELDS: ClassVar = ("prompts", "model", "branch_call", "fewer_steps", "measure")
+    FIELDS: ClassVar[tuple[str, ...]] = (
+        "prompts",
+        "model",
+        "branch_call",
+        "fewer_steps",
+        "measure",
+    )
 
     @classmethod
     def setting_names(cls, kind: type[Request] = Request) -> tuple[str, ...]:
@@ -43,7 +49,8 @@ class Form:
     def of(cls, values: Sequence[Any]) -> "Form":
         """The form from the values of `Layout.form`."""
         head, rest = values[: len(cls.FIELDS)], values[len(cls.FIELDS) :]
-        return cls(*head, dict(zip(cls.setting_names(), rest, strict=True)))
+        settings = dict(zip(cls.setting_names(), rest, strict=True))
+        return cls(**dict(zip(cls.FIELDS, head, strict=True)), settings=settings)
 
     def check(self) -> Request:
         """The form as a request.

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from sage.core.plan import branch_step_from_ratio
-from sage.core.settings import NUM_PROMPTS, Sampling, settings_of
+from sage.core.settings import NUM_PROMPTS, SEED, Sampling
 from sage.jobs.job import calls_of
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.prompt_sets import set_words, spell_emoji
@@ -97,7 +97,7 @@ class Handlers:
             return self._nothing(str(error), form, run)
         return self._estimate(analysis, form, run)
 
-    def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> float:
+    def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> Any:
         """The share ratio that a visitor chose with the branch slider."""
         calls = self._calls(steps, scheduler)
         return branch_call / calls if calls else gr.skip()
@@ -252,7 +252,7 @@ class Handlers:
 
     def random_seed(self) -> int:
         """A fresh seed; every prompt's own counts up from it and stays within the limits."""
-        return secrets.randbelow(int(settings_of()["seed"].high) - int(NUM_PROMPTS.high))
+        return secrets.randbelow(int(SEED.high) - int(NUM_PROMPTS.high))
 
 
 def split(values: Sequence[Any], shelf: Shelf) -> tuple[Form, Run | None]:
@@ -291,9 +291,13 @@ def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
     job, previews = analysis.job, {}
     plan = job.plan
-    ran = run is not None and run.plan and run.request == analysis.request
     # A strip shows the branch point as asked, also where the guard had shortened the run itself.
-    if ran and (run.strip is None or run.plan == plan):
+    if (
+        run is not None
+        and run.plan is not None
+        and run.request == analysis.request
+        and (run.strip is None or run.plan == plan)
+    ):
         plan, previews = run.plan, run.previews
     point, sharing = job.branch_call, job.request.sharing
     return plan_tree(
@@ -356,7 +360,7 @@ def no_costs(page: Layout) -> Updates:
 def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
     """What a model was trained on, as titled lists; empty if it was trained on the open web."""
     words, vocabulary = settings.known_words, settings.vocabulary
-    topics = {} if vocabulary is None else dict(vocabulary.topics)
+    topics: dict[str, Sequence[str]] = {} if vocabulary is None else dict(vocabulary.topics)
     said = {word for names in topics.values() for name in names for word in name.lower().split()}
     rest = sorted(words - said) if words else []
     return {**topics, "other words": rest} if rest else topics

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from sage.core.plan import Group
-from sage.jobs.compare import compare, sharing_arguments
+from sage.jobs.compare import Comparison, compare, sharing_arguments
 from sage.jobs.filmstrip import Frame, filmstrip
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
@@ -36,6 +36,7 @@ def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Store
     request, keep = example_request(example, model.spec), StateStore()
     job = prepare(model, replace(request, guarded=False))
     *_, done = compare(job, fewer_steps=True, keep=keep)
+    assert isinstance(done, Comparison)
     points = sorted({*range(0, job.calls + 1, every), job.calls, job.branch_call})
     frames = filmstrip(job, points, keep=keep, fewer_steps=True)
     return Stored(

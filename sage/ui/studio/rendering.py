@@ -241,11 +241,11 @@ class Rendering:
         spent = sum(frame.output.cost.evaluations for frame in frames)
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
-        rows = strip_rows(run.strip, job.branch_call)
-        outcomes = results.strip_outcomes(job, run.strip, run.report)
-        grid = picture_grid(
-            job.request.prompts, job.groups, rows, "done", run.strip, outcomes=outcomes
-        )
+        strip = run.strip
+        rows = strip_rows(strip, job.branch_call) if strip else []
+        outcomes = results.strip_outcomes(job, strip, run.report) if strip else {}
+        prompts = job.request.prompts
+        grid = picture_grid(prompts, job.groups, rows, "done", strip, outcomes=outcomes)
         return {
             **expectation(page, analysis),
             page.run: run,

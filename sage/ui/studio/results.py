@@ -4,13 +4,13 @@ Rendered here or precomputed, both become the same rows of pictures and the same
 nothing of gradio.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from sage.core.cost import Cost
-from sage.core.plan import Plan
+from sage.core.plan import Group, Plan
 from sage.jobs.compare import Comparison, Scores
 from sage.jobs.filmstrip import Frame
 from sage.jobs.job import Job
@@ -25,12 +25,12 @@ from sage.ui.studio.strip import Side, Strip, StripRow, make_strip
 
 NO_BARS = "Appears when both sides have run."
 REUSED = "Not measured: evaluations were taken from an earlier run."
-_ORDER = ("independent", "shared", "fewer")
+_ORDER: tuple[Side, ...] = ("independent", "shared", "fewer")
 
 
 def frames_strip(frames: Iterable[Frame], quality: int = 84) -> Strip:
     """The frames of a filmstrip as one strip."""
-    return make_strip([(frame_row(frame), frame.output.images) for frame in frames], quality)
+    return make_strip([(frame_row(frame), frame.output.pictures) for frame in frames], quality)
 
 
 def frame_row(frame: Frame) -> StripRow:
@@ -41,12 +41,14 @@ def frame_row(frame: Frame) -> StripRow:
 def picture_rows(done: Comparison) -> list[Row]:
     """The sides of a finished comparison as rows of the grid, the independent one first."""
     rows = []
-    for side in (side for side in _ORDER if side in done.outputs):
+    for side in _ORDER:
+        if side not in done.outputs:
+            continue
         output, scores = done.outputs[side], done.scores[side]
         at = done.job.branch_call if side == "shared" else output.plan.steps
         if side == "shared" and done.request.sharing != "groups":
             at = -1  # a tree has no single branch point
-        rows.append(row_of(_strip_row(side, at, output, scores), output.images))
+        rows.append(row_of(_strip_row(side, at, output, scores), output.pictures))
     return rows
 
 
@@ -83,14 +85,16 @@ def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:
     return {index: picture_source(picture) for index, picture in forks.items()}
 
 
-def seconds_bars(report: Mapping[str, Any], groups: object, plan: Plan, independent: Plan) -> str:
+def seconds_bars(
+    report: Mapping[str, Any], groups: Sequence[Group], plan: Plan, independent: Plan
+) -> str:
     """Measured seconds as bars; a sentence where nothing comparable was measured."""
     if report["saving"]["seconds"] is None:
         return cost_bars.no_bars(REUSED)
     return cost_bars.cost_bars(_bars(report["seconds"], groups, plan, independent), "s", 1)
 
 
-def flops_bars(cost: Cost, groups: object, plan: Plan, independent: Plan) -> str:
+def flops_bars(cost: Cost, groups: Sequence[Group], plan: Plan, independent: Plan) -> str:
     """Counted FLOPs as bars."""
     amounts = {"independent": cost.independent_flops, "shared": cost.flops}
     total = cost.independent_flops.total
@@ -99,7 +103,9 @@ def flops_bars(cost: Cost, groups: object, plan: Plan, independent: Plan) -> str
     return cost_bars.cost_bars(_bars(stages, groups, plan, independent), unit, scale)
 
 
-def _bars(amounts: dict[str, dict], groups: object, plan: Plan, independent: Plan) -> list[Bar]:
+def _bars(
+    amounts: dict[str, dict], groups: Sequence[Group], plan: Plan, independent: Plan
+) -> list[Bar]:
     plans = {"independent": independent, "shared": plan}
     return [
         Bar(side, {stage: amounts[side][stage] for stage in STAGES}, groups, plans[side])

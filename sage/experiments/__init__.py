@@ -1,0 +1,1 @@
+"""The studies' old name; `sage.studies` replaces it."""
