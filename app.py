@@ -5,7 +5,6 @@ import contextlib
 import importlib.util
 import os
 import threading
-from typing import get_args
 
 # Otherwise a start begins with notices, and a long prompt is repeated in the log.
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"} | os.environ
@@ -14,7 +13,7 @@ with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
 from sage.jobs.models import available_models, load_model, zero_gpu
-from sage.sd.precision import Precision
+from sage.sd.precision import PRECISIONS
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.server.start import prepare_process
 from sage.ui.shelf import Shelf
@@ -25,12 +24,7 @@ def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="folder or hub id of a Stable Diffusion class model")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument(
-        "--precision",
-        default="auto",
-        choices=get_args(Precision),
-        help="of the networks (default: what the device computes fastest)",
-    )
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the networks")
     parser.add_argument("--host", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="public link through gradio.live")
@@ -46,10 +40,8 @@ def main() -> None:
     """Serves the page until interrupted; whoever renders first waits for the default model."""
     flags = parse_flags()
     prepare_process()
-    shelf = Shelf(
-        available_models(flags.model),
-        lambda spec: load_model(spec, flags.device, flags.precision),
-    )
+    how = {"device": flags.device, "precision": flags.precision}
+    shelf = Shelf(available_models(flags.model), lambda spec: load_model(spec, **how))
     demo = build_demo(shelf)
     if zero_gpu():  # there, models must be in place before the server starts
         shelf.warm_up()

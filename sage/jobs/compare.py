@@ -54,12 +54,13 @@ class Scores:
 
     Attributes:
         twin: For each prompt, the root mean square pixel difference to its independent picture,
-            in [0, 1].
-        clip: For each prompt, the CLIP score; None without a CLIP image encoder.
+            in [0, 1]; None where one of the two was flagged and is black.
+        clip: For each prompt, the CLIP score, None if its picture was flagged; None without a CLIP
+            image encoder.
     """
 
-    twin: tuple[float, ...]
-    clip: tuple[float, ...] | None
+    twin: tuple[float | None, ...]
+    clip: tuple[float | None, ...] | None
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,13 @@ class Comparison:
         return self.outputs.get("fewer")
 
     @property
-    def clip_scores(self) -> dict[str, tuple[float, ...]] | None:
+    def clip_scores(self) -> dict[str, tuple[float | None, ...]] | None:
         """The CLIP scores of each side; None without a CLIP image encoder."""
         clips = {side: s.clip for side, s in self.scores.items() if s.clip is not None}
         return clips if len(clips) == len(self.scores) else None
 
     @property
-    def twin_distance(self) -> tuple[float, ...]:
+    def twin_distance(self) -> tuple[float | None, ...]:
         """Distance of each shared picture to its independent one."""
         return self.scores["shared"].twin
 
@@ -294,12 +295,19 @@ def score(
     pipe: SagePipeline, prompts: Sequence[str], output: SageOutput, independent: SageOutput
 ) -> Scores:
     """Scores of a run's pictures beside the independent ones."""
-    twin = pixel_distance(_pixels(output), _pixels(independent)).tolist()
+    distances = pixel_distance(_pixels(output), _pixels(independent)).tolist()
+    either = [a or b for a, b in zip(output.flagged, independent.flagged, strict=True)]
+    twin = unflagged(distances, either)
     if pipe.clip is None:
-        return Scores(tuple(twin), None)
+        return Scores(twin, None)
     texts = pipe.embed(prompts)  # known since the prompts were grouped
     clip = clip_score(pipe.clip.embed_images(output.pictures), texts).tolist()
-    return Scores(tuple(twin), tuple(clip))
+    return Scores(twin, unflagged(clip, output.flagged))
+
+
+def unflagged(scores: Sequence[float], flagged: Sequence[bool]) -> tuple[float | None, ...]:
+    """Scores of pictures; None for those that the safety checker made black."""
+    return tuple(None if flag else value for value, flag in zip(scores, flagged, strict=True))
 
 
 def _pixels(output: SageOutput) -> Tensor:
@@ -334,7 +342,10 @@ def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores])
         "seconds": {
             side: stage_amounts(outputs[side].timings) for side in ("shared", "independent")
         },
+        "flagged": {side: list(output.flagged) for side, output in outputs.items()},
         "reused": {side: output.reused for side, output in outputs.items()},
+        "memory_retries": {side: output.memory_retries for side, output in outputs.items()},
+        "exact": all(output.exact for output in outputs.values()),
         "saving": {
             "evaluations": cost.saving,
             "flops": cost.flops_saving,

@@ -14,7 +14,7 @@ from sage.core.metrics import clip_score
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
 from sage.core.trunk import queries
-from sage.jobs.compare import how_to_share
+from sage.jobs.compare import how_to_share, unflagged
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
 from sage.jobs.request import Request
@@ -235,7 +235,7 @@ class CellDone:
         reused: How many of them earlier runs had done.
         seconds: Of the evaluations that were run, measured.
         around: Seconds of encoding and decoding, measured.
-        clip: CLIP score of each picture; None without an image encoder.
+        clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
     """
 
     cell: int
@@ -244,7 +244,7 @@ class CellDone:
     reused: int
     seconds: float
     around: float
-    clip: tuple[float, ...] | None
+    clip: tuple[float | None, ...] | None
 
 
 def render_grid(
@@ -279,7 +279,8 @@ def _done(cell: Cell, output: SageOutput) -> CellDone:
     pipe, seconds, scores = cell.job.loaded_sides.plain, output.timings, None
     if pipe.clip is not None:
         texts = pipe.embed(cell.job.request.prompts)
-        scores = tuple(clip_score(pipe.clip.embed_images(output.pictures), texts).tolist())
+        each = clip_score(pipe.clip.embed_images(output.pictures), texts).tolist()
+        scores = unflagged(each, output.flagged)
     return CellDone(
         cell.place,
         output.pictures,

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffusers import DDIMScheduler
+from torch import Tensor
 
 from sage.core.adaptive import AdaptiveRule
 from sage.core.calibration import Calibration, lowest_similarity
@@ -189,9 +190,11 @@ def arrange(
         return Job(request, spec, grouping, trunks, plan, (None,) * len(trunks), flops)
     members = tuple(tuple(group) for group in groups or grouping.groups)
     calibration = calibration_of(spec)
-    verdicts = tuple(_verdict(grouping, group, request, calls, calibration) for group in members)
-    plan = shared_plan(members, calls, [_branch_call(request, calls, v) for v in verdicts])
-    return Job(request, spec, grouping, members, plan, verdicts, flops, _rule(request))
+    verdicts = tuple(
+        verdict_of(grouping.similarity, group, request, calls, calibration) for group in members
+    )
+    plan = shared_plan(members, calls, [branch_call_of(request, calls, v) for v in verdicts])
+    return Job(request, spec, grouping, members, plan, verdicts, flops, adaptive_rule(request))
 
 
 def calls_of(sampling: Sampling) -> int:
@@ -214,31 +217,39 @@ def _read_calibration(folder: Path) -> Calibration | None:
     return Calibration.read(folder)
 
 
-def _rule(request: Request) -> AdaptiveRule | None:
-    """An adaptive run splits by the branch point at the latest."""
-    if request.sharing != "adaptive":
+def adaptive_rule(sampling: Sampling) -> AdaptiveRule | None:
+    """When a run splits while sampling, by the branch point at the latest; None if it does not."""
+    if sampling.sharing != "adaptive":
         return None
-    latest = request.share_ratio
+    latest = sampling.share_ratio
     return AdaptiveRule(THRESHOLD, earliest=min(EARLIEST, latest), latest=latest)
 
 
-def _verdict(
-    grouping: Grouping,
+def verdict_of(
+    similarity: Tensor,
     group: Group,
-    request: Request,
+    sampling: Sampling,
     calls: int,
     calibration: Calibration | None,
 ) -> Verdict | None:
+    """What is expected of a group that shares as asked; None for a single prompt.
+
+    Args:
+        similarity: [N, N] cosine similarities.
+        group: The group's prompts.
+        sampling: What is asked for.
+        calls: Of the denoiser, from `calls_of`.
+        calibration: Of the model, from `calibration_of`.
+    """
     if len(group) == 1:
         return None
-    asked = branch_step_from_ratio(request.share_ratio, calls) / calls  # of whole calls
-    similarity = lowest_similarity(grouping.similarity, group)
-    return predict(similarity, asked, calibration, calls)
+    asked = branch_step_from_ratio(sampling.share_ratio, calls) / calls  # of whole calls
+    return predict(lowest_similarity(similarity, group), asked, calibration, calls)
 
 
-def _branch_call(request: Request, calls: int, verdict: Verdict | None) -> int:
+def branch_call_of(sampling: Sampling, calls: int, verdict: Verdict | None) -> int:
     """First call that a group no longer shares."""
-    if not request.guarded or verdict is None or verdict.safe:
-        return branch_step_from_ratio(request.share_ratio, calls)
+    if not sampling.guarded or verdict is None or verdict.safe:
+        return branch_step_from_ratio(sampling.share_ratio, calls)
     # Down, not to the nearest, where the guard shortens: a call more would not be safe.
     return int((verdict.shorter or 0.0) * calls + 1e-9)

@@ -196,19 +196,22 @@ def load_model(spec: ModelSpec, device: str = "auto", precision: str = "float32"
         return LoadedModel(builtin, _load(builtin, target, dtype), note)
 
 
-def open_pipeline(model: str, device: torch.device) -> tuple[ModelSpec, SagePipeline]:
-    """A model to work with, float32, for training and studies.
+def open_pipeline(
+    model: str, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[ModelSpec, SagePipeline]:
+    """A model to work with, for training, studies and rendering in bulk.
 
     Args:
         model: Folder, repository id or key.
         device: Where it goes.
+        dtype: Precision of the weights.
 
     Raises:
         ValueError: If it cannot be loaded; there is no falling back to another one.
     """
     spec = available_models(model)[0]
     try:
-        pipe = _assemble(spec, torch.float32)
+        pipe = _assemble(spec, dtype)
     except (OSError, ValueError) as error:
         raise ValueError(f"model is {model!r}, which cannot be loaded: {error}") from error
     pipe.set_progress_bar_config(disable=True)

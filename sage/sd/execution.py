@@ -125,6 +125,7 @@ class Execution:
         known: What earlier runs found out.
         check: Whether other sizes than the exact one are tried out. For a network whose single
             pass already fills the device it would cost seconds and win nothing.
+        fixed: The exact size, in passes; 0 is that of EXACT_ROWS.
         retries: How often memory ran out and fewer rows went at once.
         largest: Most passes that the denoiser took at once.
         finite: A flag on the device: whether all predictions so far were numbers.
@@ -134,11 +135,20 @@ class Execution:
     exact: bool = False
     known: Known = field(default_factory=Known)
     check: bool = True
+    fixed: int = 0
     retries: int = 0
     largest: int = 0
     finite: Tensor | bool = True
     _packs: Packs = field(default_factory=dict)
+    _structures: dict[int, tuple[Hashable, torch.dtype]] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
+
+    def structure_of(self, network: Any) -> tuple[Hashable, torch.dtype]:
+        """A network's structure and precision, which are looked up once a run."""
+        key = id(network)
+        if key not in self._structures:
+            self._structures[key] = structure(network), network.dtype
+        return self._structures[key]
 
     def predict(self, part: Part, *rows: Tensor) -> Tensor:
         """The denoiser's predictions, exact if asked for; notes whether they are numbers.
@@ -238,9 +248,10 @@ class Execution:
     def _exact(self, part: Part, rows: Sequence[Tensor]) -> list[Tensor]:
         """Results whose rows do not depend on how many there are."""
         results, start = [], 0
-        fixed = EXACT_ROWS.get(self.device.type, 1)
+        fixed = self.fixed or EXACT_ROWS.get(self.device.type, 1)
         while start < len(rows[0]):
-            size = min(self._limit(part, rows), len(rows[0]) - start)
+            most = max(self._limit(part, rows) // fixed, 1) * fixed  # whole batches
+            size = min(most, len(rows[0]) - start)
             some = [r[start : start + size] for r in rows]
             result = self._exact_call(part, some, fixed)
             if result is not None:

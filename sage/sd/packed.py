@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 MOST_BYTES = 512 * 2**20  # of a network; the calls of larger ones are long, and copies cost memory
 Packs = dict[int, tuple[Tensor, Tensor]]  # by the id of a weight: that weight and its packed copy
+if torch.backends.mkldnn.is_available():
+    # The operations that torch.compile makes of these layers.
+    _convolve = torch.ops.mkldnn._convolution_pointwise
+    _multiply = torch.ops.mkldnn._linear_pointwise
 _packs: ContextVar[Packs | None] = ContextVar("packs", default=None)
 
 
@@ -51,14 +55,12 @@ class PackableConv2d(nn.Conv2d):
         packs = _usable(input)
         if packs is None or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(input)
-        shape = (self.padding, self.stride, self.dilation, self.groups)
-        if id(self.weight) not in packs:
+        weight, shape = self.weight, (self.padding, self.stride, self.dilation, self.groups)
+        if id(weight) not in packs:
             reorder = torch.ops.mkldnn._reorder_convolution_weight
-            copy = reorder(self.weight.detach(), *shape, list(input.shape))
-            packs[id(self.weight)] = self.weight, copy
-        _, weight = packs[id(self.weight)]
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        return convolve(input, weight, self.bias, *shape, "none", [], "")
+            packs[id(weight)] = weight, reorder(weight.detach(), *shape, list(input.shape))
+        copy = packs[id(weight)][1]
+        return _convolve(input, copy, self.bias, *shape, "none", [], "")
 
 
 class PackableLinear(nn.Linear):
@@ -69,12 +71,14 @@ class PackableLinear(nn.Linear):
         packs = _usable(input)
         if packs is None:
             return super().forward(input)
-        if id(self.weight) not in packs:
+        weight = self.weight
+        if id(weight) not in packs:
             rows = input.numel() // input.shape[-1]
-            copy = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), rows)
-            packs[id(self.weight)] = self.weight, copy
-        _, weight = packs[id(self.weight)]
-        return torch.ops.mkldnn._linear_pointwise(input, weight, self.bias, "none", [], "")
+            packs[id(weight)] = (
+                weight,
+                torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows),
+            )
+        return _multiply(input, packs[id(weight)][1], self.bias, "none", [], "")
 
 
 def _usable(x: Tensor) -> Packs | None:

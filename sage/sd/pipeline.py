@@ -657,14 +657,15 @@ class SagePipeline(ModelPipeline):
         self, x: Tensor, t: Tensor, cond: Tensor, execution: Execution, passes: int = 1
     ) -> Tensor:
         """The UNet's output for passes, of which each row has so many."""
-        dtype = self.unet.dtype  # latents stay float32 between steps, the network runs in its own
+        key, dtype = execution.structure_of(self.unet)
         part = Part(
             "denoiser",
             lambda z, t, cond: self.unet(z, t, cond).sample,
             passes * self.max_rows,
-            structure(self.unet),
+            key,
             partial(count_bytes, self.unet, tuple(x.shape[1:]), tuple(cond.shape[1:])),
         )
+        # Latents stay float32 between steps; the network runs in its own precision.
         return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
 
     @property
@@ -717,7 +718,7 @@ class SagePipeline(ModelPipeline):
             "decoder",
             lambda z: self.vae.decode(z).sample,
             self.max_rows,
-            structure(self.vae),
+            execution.structure_of(self.vae)[0],
             partial(count_bytes, self.vae, tuple(latents.shape[1:])),
         )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor

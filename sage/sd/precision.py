@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 Precision = Literal["auto", "float32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -22,9 +23,8 @@ def dtype_for(precision: str, device: torch.device) -> torch.dtype:
     Raises:
         ValueError: If there is no such precision, or the device cannot be asked for it.
     """
-    if precision not in get_args(Precision):
-        allowed = ", ".join(get_args(Precision))
-        raise ValueError(f"precision is {precision!r}; allowed are {allowed}.")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; allowed are {', '.join(PRECISIONS)}.")
     if device.type == "cpu":
         if precision == "fp16":
             raise ValueError("precision is 'fp16', which CPUs do not compute fast; use 'bf16'.")

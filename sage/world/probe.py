@@ -114,10 +114,11 @@ def read(probe: Probe, images: np.ndarray, batch: int = 100) -> Reading:
     return Reading(**{name: torch.cat(values).numpy() for name, values in parts.items()})
 
 
-def to_pixels(images: np.ndarray) -> Tensor:
+def to_pixels(images: np.ndarray | Tensor) -> Tensor:
     """Pictures uint8 [B, H, W, 3] as float32 [B, 3, H, W] in [-1, 1]."""
     # A copy: PyTorch wants to own what a file maps.
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def accuracy(found: Reading, true: Labels) -> dict[str, float]:

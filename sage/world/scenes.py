@@ -24,6 +24,7 @@ MOST_CUTOUTS = 20_000  # a painter keeps; about 500 MB at 128 pixels
 # Longer side of a sprite in units of the picture's side, for one thing and for several.
 SIZES = {"small": 24 / 64, "normal": 37 / 64, "big": 47 / 64}
 PAIR_SIZES = {"small": 19 / 64, "normal": 28 / 64, "big": 33 / 64}
+SCALES = (0.96, 1.04)  # between which a scene's seed makes all its things larger or smaller
 COUNT_SIZES = {2: 28 / 64, 3: 25 / 64, 4: 23 / 64}
 # Sizes, left and right, that two things have room for.
 SIZED_PAIRS = (
@@ -197,7 +198,7 @@ def layout(scene: Scene) -> tuple[Spot, ...]:
         sides, xs = (SIZES[scene.size],), (0.5,)
         ys = (0.86 - sides[0] / 2 if ground else 0.52,)
     jitter = rng.uniform(-1, 1, (len(xs), 2)) * (0.02 if len(xs) > 1 else 0.055, 0.025)
-    scale = float(rng.uniform(0.96, 1.04))
+    scale = float(rng.uniform(*SCALES))
     return tuple(
         Spot(name, x + float(dx), y + float(dy), side * scale)
         for name, x, y, side, (dx, dy) in zip(names, xs, ys, sides, jitter, strict=True)
@@ -230,12 +231,17 @@ class Cutout:
     mask: np.ndarray  # [E, E], of the sprite alone
 
 
+def padding(side: int) -> int:
+    """Pixels on each side of a sprite that its halo and shadow may take."""
+    return max(2, round(side / 10))
+
+
 def cut_out(sprite: np.ndarray, side: int, tone: str, grounded: bool) -> Cutout:
     """Scale a sprite (RGBA, straight) to `side` pixels and put a halo and a shadow behind it.
 
     The halo is dark on "light" and light on "dark" places, so that anything stands out anywhere.
     """
-    pad = max(2, round(side / 10))
+    pad = padding(side)
     scaled = Image.fromarray(sprite).convert("RGBa")
     if scaled.width != side:
         scaled = scaled.resize((side, side), Image.Resampling.LANCZOS)
@@ -279,6 +285,19 @@ def _shadow(mask: np.ndarray, grounded: bool) -> np.ndarray:
     return _layer(np.clip(1.35 - distance, 0, 1).astype(np.float32), 0.05, 0.42)
 
 
+# What tells a cut-out from others: thing, style, side in pixels, tone, whether it stands.
+CutoutKey = tuple[str, str, int, str, bool]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A cut-out in its place: `left` and `top` of its square, in pixels of the picture."""
+
+    key: CutoutKey
+    left: int
+    top: int
+
+
 class Painter:
     """Paints scenes; loads the atlas once, keeps scaled sprites and painted places."""
 
@@ -288,20 +307,28 @@ class Painter:
             raise ValueError(f"size is {size}; allowed: 16 to 256 pixels.")
         self.size = size
         self._atlas = atlas or Atlas.load()
-        self._cutouts: dict[tuple[str, str, int, str, bool], Cutout] = {}
+        self._cutouts: dict[CutoutKey, Cutout] = {}
         self._places: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
 
     def paint(self, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         """Paint a scene: picture uint8 [size, size, 3], mask of its things uint8 [size, size]."""
-        background, tone = self.place(scene.place, scene.seed % VARIANTS)
-        picture = background.copy()
+        picture = self.place(scene.place, scene.seed % VARIANTS)[0].copy()
         mask = np.zeros((self.size, self.size), np.uint8)
+        for piece in self.pieces(scene):
+            self._stamp(picture, mask, piece)
+        return picture, mask
+
+    def pieces(self, scene: Scene) -> tuple[Piece, ...]:
+        """What is laid over the place, and where, those further back first."""
+        _, tone = self.place(scene.place, scene.seed % VARIANTS)
         grounded = scene.place in GROUND_PLACES
+        found = []
         for spot in layout(scene):
             side = max(4, round(spot.side * self.size))
-            cutout = self._cutout(spot.thing, scene.style, side, tone, grounded)
-            self._stamp(picture, mask, cutout, spot)
-        return picture, mask
+            extent = side + 2 * padding(side)
+            left, top = (round(at * self.size - extent / 2) for at in (spot.x, spot.y))
+            found.append(Piece((spot.thing, scene.style, side, tone, grounded), left, top))
+        return tuple(found)
 
     def place(self, place: str, variant: int) -> tuple[np.ndarray, str]:
         """Painted place and whether it is "light" or "dark", from the cache."""
@@ -312,20 +339,19 @@ class Painter:
             self._places[key] = picture, "light" if middle.mean() > LIGHT_PLACE else "dark"
         return self._places[key]
 
-    def _cutout(self, thing: str, style: str, side: int, tone: str, grounded: bool) -> Cutout:
-        """Sprite at `side` pixels with its halo and shadow, from the cache."""
-        key = (thing, style, side, tone, grounded)
+    def cutout(self, key: CutoutKey) -> Cutout:
+        """A sprite with its halo and shadow, from the cache."""
         if key not in self._cutouts:
             if len(self._cutouts) >= MOST_CUTOUTS:
                 self._cutouts.clear()
-            self._cutouts[key] = cut_out(self._atlas.sprite(thing, style), side, tone, grounded)
+            thing, style, *how = key
+            self._cutouts[key] = cut_out(self._atlas.sprite(thing, style), *how)
         return self._cutouts[key]
 
-    def _stamp(self, picture: np.ndarray, mask: np.ndarray, cutout: Cutout, spot: Spot) -> None:
+    def _stamp(self, picture: np.ndarray, mask: np.ndarray, piece: Piece) -> None:
         """Lay a cut-out over the picture and the mask, clipped at the picture's rim."""
-        extent = len(cutout.alpha)
-        left = round(spot.x * self.size - extent / 2)
-        top = round(spot.y * self.size - extent / 2)
+        cutout = self.cutout(piece.key)
+        extent, left, top = len(cutout.alpha), piece.left, piece.top
         x, y = max(left, 0), max(top, 0)
         right, bottom = min(left + extent, self.size), min(top + extent, self.size)
         inside = (slice(y - top, bottom - top), slice(x - left, right - left))

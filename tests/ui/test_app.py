@@ -14,7 +14,7 @@ def test_flags_have_safe_defaults(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["app.py"])
     flags = app.parse_flags()
     assert (flags.model, flags.host, flags.port, flags.share) == (None, None, None, False)
-    assert flags.device == "auto"
+    assert flags.device == flags.precision == "auto"
 
 
 def test_a_mistyped_flag_is_refused(monkeypatch, capsys):
@@ -32,7 +32,7 @@ def started(monkeypatch, shelf):
     def start(*flags):
         monkeypatch.setattr(sys, "argv", ["app.py", *flags])
         monkeypatch.setattr(app, "available_models", lambda extra: shelf.specs)
-        monkeypatch.setattr(app, "load_model", lambda spec, device: load(spec))
+        monkeypatch.setattr(app, "load_model", lambda spec, **how: load(spec))
         monkeypatch.setattr(gr.Blocks, "launch", launch)
         monkeypatch.setattr(gr.Blocks, "block_thread", lambda demo: None)
         monkeypatch.setattr(app, "prepare_process", lambda: None)

@@ -95,6 +95,12 @@ def test_the_judge_asks_only_what_can_be_asked():
     assert all(value == 1 for name, value in both.items() if name != "confidence")
 
 
+def test_counts_are_judged_where_there_are_several():
+    scenes = [FOX, FOX, replace(FOX, count=3), replace(FOX, count=2)]
+    shares = judged(scenes, count=lambda t: np.array([0, 0, 2, 3]))
+    assert (shares["count"], shares["several"]) == (0.75, 0.5)
+
+
 def test_a_missing_second_thing_is_neither_both_nor_on_its_side():
     def one_lost(true):
         things = true.things * 0.8

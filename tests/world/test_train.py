@@ -1,16 +1,24 @@
 """The training loop on a toy task, and every stage once on a tiny pool."""
 
+import itertools
 import json
+import os
+import shutil
+import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
+from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.train import __main__ as train
-from sage.world.train import data, export, learner, networks
+from sage.world.train import calibrate, data, export, gpu, learner, networks, pack, stages
 from sage.world.train.learner import Settings
+from sage.world.train.table import Table, cutout_keys
 from sage.world.words import world_words
 
 
@@ -56,6 +64,23 @@ def test_the_loss_falls_and_the_log_says_so(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [50, 100, 150, 200]
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+
+
+def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path):
+    class Interrupted(Line):
+        def batch(self, rng, size):
+            if self.ends and next(self.steps) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(rng, size)
+
+    task, settings = Interrupted(), Settings(batch=8, rate=1e-2, steps=6, warmup=5)
+    task.steps, task.ends = itertools.count(), True
+    common = task, settings, tmp_path, torch.device("cpu")
+    with pytest.raises(SystemExit, match="asked to end at step 4"):
+        learner.train(*common, resume=True)
+    assert learner.load_state(tmp_path, "line")["step"] == 4
+    task.ends = False
+    assert learner.train(*common, resume=True).step == 6
 
 
 def test_the_rate_warms_up_and_ends_low():
@@ -104,6 +129,9 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "CHUNK", 4)
         patch.setattr(train, "CAPTIONS", 300)
+        patch.setattr(train, "MEASURED", 8)
+        bounds = calibrate.bounds
+        patch.setattr(calibrate, "bounds", lambda *models: bounds(*models, number=10))
         common = ["--out", str(out), "--folder", str(folder), "--steps", "1", "--batch", "2"]
         # The last two stages need minutes of sampling; test_export.py calls their parts.
         for stage in list(train.STAGES)[:-2]:
@@ -171,10 +199,26 @@ def test_the_denoiser_learns_from_scenes_that_fit_their_latents(trained, monkeyp
     frozen = train.frozen(run)
     assert len(frozen.scenes) == len(frozen.latents) == len(frozen.masks) == 8
     vae = AutoencoderKL.from_pretrained(out / "vae").eval()
-    again = train.encode(vae, run.stream().paint(frozen.scenes[5:6]).images)
-    assert np.abs(again - frozen.latents[5:6]).max() < 0.2  # they were made in bfloat16
-    others = np.abs(again - frozen.latents).mean((1, 2, 3))
+    again = train.encode(vae, train.painted(run, frozen.scenes[5:6]).images)
+    latents = frozen.latents.numpy()
+    assert np.abs(again - latents[5:6]).max() < 0.2  # they were made in bfloat16
+    others = np.abs(again - latents).mean((1, 2, 3))
     assert others.argmin() == 5
+
+
+def test_alignment_is_learnt_for_half_a_run_and_not_exported(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 4)
+    out = tmp_path / "run"
+    shutil.copytree(trained[0], out, ignore=shutil.ignore_patterns("unet*"))
+    options = ["--steps", "4", "--batch", "2", "--scenes", "8", "--device", "cpu"]
+    train.main(["unet", "--out", str(out), "--align", "0.5", *options], networks.TINY)
+    record = json.loads((out / "unet.jsonl").read_text().splitlines()[-1])
+    # Two of four steps were aligned, and the mean is over all.
+    assert 0.2 < record["apart"] < 1.0
+    assert "align.weight" in learner.load_state(out, "unet")["average"]
+    export.export(out, tmp_path / "model", networks.TINY, world_words())
+    weights = load_file(tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert not [name for name in weights if "align" in name]
 
 
 def test_hours_are_divided_among_the_stages_that_learn():
@@ -186,13 +230,24 @@ def test_hours_are_divided_among_the_stages_that_learn():
 
 def test_a_stream_is_new_scenes_that_follow_the_generator():
     stream = data.Stream(world_words(), 32)
-    one, two = (stream.draw(np.random.default_rng(4), 3) for _ in range(2))
+    one, two = (stream.paint(stream.draw(np.random.default_rng(4), 3)) for _ in range(2))
     assert one.scenes == two.scenes
-    assert np.array_equal(one.images, two.images)
+    assert torch.equal(one.images, two.images)
     assert one.images.shape == (3, 32, 32, 3)
     assert one.masks.shape == (3, 16, 16)
     assert one.masks.max() > 100
     assert stream.draw(np.random.default_rng(5), 3).scenes != one.scenes
+
+
+def test_pictures_of_the_same_content_do_not_repel_each_other():
+    fox = Scene(("fox",), 1, "normal", "snow", "flat", 1)
+    scenes = (fox, replace(fox, seed=2), replace(fox, size="big"), replace(fox, seed=3))
+    assert stages._twins(scenes).int().tolist() == [
+        [0, 1, 0, 1],
+        [1, 0, 0, 1],
+        [0, 0, 0, 0],
+        [1, 1, 0, 0],
+    ]
 
 
 def test_some_captions_are_empty():
@@ -200,3 +255,81 @@ def test_some_captions_are_empty():
     scenes = data.draw_scenes(300, 1, world_words())
     texts = stream.captions(scenes, np.random.default_rng(0), empty=0.3)
     assert 0.2 < np.mean([not text for text in texts]) < 0.4
+
+
+def test_a_table_paints_what_the_painter_paints():
+    words, rng = world_words(), np.random.default_rng(2)
+    scenes = [sample_scene(rng, words=words) for _ in range(24)]
+    painter = Painter(64)
+    keys = {piece.key for scene in scenes for piece in painter.pieces(scene)}
+    table = Table(words, torch.device("cpu"), 64, sorted(keys), workers=0)
+    stream = data.Stream(words, table=table)
+    made = stream.paint(stream.prepare(scenes))
+    images, masks = data.paint_all(scenes, painter)
+    assert np.array_equal(made.images.numpy(), images)
+    assert np.abs(made.masks.numpy().astype(int) - masks).max() <= 1
+
+
+def test_a_table_knows_every_cutout_that_a_scene_can_need():
+    words, rng = world_words(), np.random.default_rng(3)
+    painter, keys = Painter(128), set(cutout_keys(world_words(), 128))
+    for _ in range(500):
+        scene = sample_scene(rng, words=words)
+        assert {piece.key for piece in painter.pieces(scene)} <= keys
+
+
+def test_batches_made_ahead_are_the_same_ones():
+    made = [learner.Learner(Line(), Settings(4, 0.1, steps=9), torch.device("cpu"))]
+    ahead = learner.Learner(Line(), Settings(4, 0.1, steps=9, workers=2), torch.device("cpu"))
+    for one, two, _ in zip(made[0].batches(), ahead.batches(), range(5), strict=False):
+        assert one[0] == two[0]
+        assert torch.equal(one[1][0], two[1][0])
+
+
+def test_a_pack_is_small_and_a_run_goes_on_from_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 4)
+    out, _ = trained
+    pack.pack(out, tmp_path / "pack")
+    pack.pack(out, tmp_path / "pack")
+    files = list((tmp_path / "pack").iterdir())
+    assert max(file.stat().st_size for file in files) < 16_000_000
+    assert len(files) <= 8
+    pack.unpack(tmp_path / "pack", tmp_path / "run")
+    assert "unet 1 steps" in (tmp_path / "run" / "note.txt").read_text()
+    before, after = (learner.load_state(x, "unet") for x in (out, tmp_path / "run"))
+    assert (after["step"], after["seconds"]) == (1, 0.0)
+    for name, value in before["average"].items():
+        assert (after["master"][name] - value).abs().max() < 2e-3
+    for stage in ("vae", "clip", "latents", "unet", "decoder"):
+        common = ["--steps", "2", "--batch", "2", "--scenes", "8", "--device", "cpu"]
+        train.main([stage, "--out", str(tmp_path / "run"), *common], networks.TINY)
+    assert learner.load_state(tmp_path / "run", "unet")["step"] == 2
+    with pytest.raises(ValueError, match="holds a run already"):
+        pack.unpack(tmp_path / "pack", tmp_path / "run")
+
+
+def test_the_gpu_script_does_all_stages_within_its_minutes(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHUNK", 4)
+    monkeypatch.setattr(train, "CAPTIONS", 300)
+    monkeypatch.setattr(train, "MEASURED", 8)
+    monkeypatch.setattr(gpu, "SPARE_MINUTES", 0.0)
+    small = ["--device", "cpu", "--workers", "0", "--scenes", "8", "--batch", "2"]
+    options = ["--minutes", "0.01", "--out", str(tmp_path / "run"), "--pack", str(tmp_path / "p")]
+    gpu.main([*options, *small], networks.TINY)
+    gpu.main(["--unpack", str(tmp_path / "p"), "--out", str(tmp_path / "again")])
+    assert {file.stem for file in (tmp_path / "again").glob("*.ckpt")} == {
+        "clip", "probe", "unet", "decoder"
+    }  # fmt: skip
+    assert (tmp_path / "again" / "vae").exists()
+
+
+def test_a_frozen_encoders_time_goes_to_the_others():
+    stages = ("vae", "clip", "probe", "unet", "decoder")
+    for frozen in (False, True):
+        left, spent = 10.0, {}
+        for stage in stages:
+            spent[stage] = gpu.share_of(stage, left, frozen)
+            left -= spent[stage]
+        assert left == pytest.approx(0)
+        assert (spent["vae"] == 0) == frozen
+    assert gpu.share_of("latents", 5.0, False) == 0

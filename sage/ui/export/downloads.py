@@ -105,9 +105,9 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     return draw_sheet(title, _settings_words(comparison, model), blocks, columns=2)
 
 
-def _shot_words(side: str, score: float | None, twin: float) -> str:
+def _shot_words(side: str, score: float | None, twin: float | None) -> str:
     words = [] if score is None else [f"CLIP {score:.2f}"]
-    words += [f"twin {twin:.2f}"] if side == "shared" else []
+    words += [f"twin {twin:.2f}"] if side == "shared" and twin is not None else []
     return f"{side}\n{', '.join(words)}"
 
 

@@ -36,7 +36,8 @@ OUT_OF_MEMORY = re.compile(
 )
 NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite|non-finite", re.IGNORECASE)
 CUT_FILE = re.compile(
-    r"Unable to load weights from checkpoint|HeaderTooLarge|IncompleteMetadata|MetadataIncomplete|header too (large|small)|"
+    r"Unable to load weights from checkpoint|HeaderTooLarge|IncompleteMetadata|MetadataIncomplete|"
+    r"header too (large|small)|"
     r"PytorchStreamReader|unexpected end of (file|data)|corrupt|truncated|not a zip",
     re.IGNORECASE,
 )

@@ -10,23 +10,27 @@ import argparse
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from sage.world import probe
 from sage.world.scenes import Scene
 from sage.world.train import calibrate, card, data, evaluate, export, learner, networks, stages
+from sage.world.train.table import Table
 from sage.world.words import MODEL_FOLDER, Words, world_words
 
 DEFAULT_OUT = Path.home() / ".cache" / "sage-studio" / "world-128"
-ENCODED = {"cpu": 200_000, "cuda": 1_000_000}  # scenes that the denoiser learns from
+ENCODED = {"cpu": 200_000, "cuda": 300_000}  # scenes that the denoiser learns from
 CHUNK = 2000  # of them in one piece of the latents' file
 CAPTIONS = 60_000  # to learn the tokenizer from
+MEASURED = 1000  # scenes by which latents are standardised and previews coloured
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class Run:
     batch: int | None = None
     rate: float | None = None
     scenes: int | None = None
+    workers: int = 0
+    align: float = 0.0
     folder: Path = MODEL_FOLDER
+    saved: Callable[[], None] | None = None
     sizes: networks.Sizes = field(default_factory=networks.Sizes)
 
     @property
@@ -72,8 +79,23 @@ class Run:
         return world_words()
 
     def stream(self) -> data.Stream:
-        """Painted scenes without end."""
-        return data.Stream(self.words, self.sizes.image)
+        """Scenes without end; a GPU paints them itself."""
+        return data.Stream(self.words, self.sizes.image, self.table)
+
+    @cached_property
+    def table(self) -> Table | None:
+        """What a GPU paints from, made once."""
+        return Table(self.words, self.device, self.sizes.image) if self.on_gpu else None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder is frozen: what was made with it is of no use with another."""
+        return (self.out / "vae").exists()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there is a GPU to keep busy."""
+        return self.device.type == "cuda"
 
     def tokenizer(self) -> CLIPTokenizer:
         """The tokenizer of the stage "tokenizer"."""
@@ -83,7 +105,7 @@ class Run:
         """The stage's recipe, with what the command line changes."""
         recipe = RECIPES[name]
         minutes = self.minutes or 60 * recipe.share * (self.hours or 10)
-        size = recipe.gpu_batch if self.device.type == "cuda" else recipe.batch
+        size = recipe.gpu_batch if self.on_gpu else recipe.batch
         return learner.Settings(
             batch=self.batch or size,
             rate=self.rate or recipe.rate,
@@ -91,12 +113,19 @@ class Run:
             steps=self.steps,
             seed=self.seed,
             ema=recipe.ema,
+            save_minutes=1.5 if self.on_gpu else 4.0,
+            workers=self.workers,
         )
 
     def learn(self, task: learner.Task) -> learner.Learner:
         """Train a task with its settings, from its checkpoint if there is one."""
         return learner.train(
-            task, self.settings(task.name), self.out, self.device, resume=not self.fresh
+            task,
+            self.settings(task.name),
+            self.out,
+            self.device,
+            resume=not self.fresh,
+            saved=self.saved,
         )
 
 
@@ -117,31 +146,48 @@ def run_clip(run: Run) -> None:
 
 
 def run_vae(run: Run) -> None:
-    """Train encoder and decoder together."""
-    run.learn(stages.Autoencoder(run.sizes, run.stream(), run.device))
+    """Train encoder and decoder together, until the encoder is frozen."""
+    if not run.frozen:
+        run.learn(stages.Autoencoder(run.sizes, run.stream(), run.device))
 
 
 def run_latents(run: Run) -> None:
     """Freeze the encoder: standardise its latents, save it, encode scenes for the denoiser."""
-    if not (run.out / "vae").exists():
+    if not run.frozen:
         vae = learner.averaged(networks.autoencoder(run.sizes), run.out, "vae").to(run.device)
-        some = encode(vae, run.stream().draw(np.random.default_rng(run.seed), 1000).images)
+        some = encode(vae, painted(run, data.draw_scenes(MEASURED, run.seed, run.words)).images)
         mean, spread = some.mean((0, 2, 3)), some.std((0, 2, 3))
         networks.standardise(vae, *(torch.from_numpy(x).to(run.device) for x in (mean, spread)))
-        vae.save_pretrained(run.out / "vae")
+        vae.save_pretrained(run.out / "vae.new")
+        (run.out / "vae.new").rename(run.out / "vae")
     # bfloat16 errs by less than a hundredth of a latent's spread, and takes half the time.
     vae = networks.eager(AutoencoderKL.from_pretrained(run.out / "vae")).to(run.device).bfloat16()
     (run.out / "latents").mkdir(exist_ok=True)
+    stream, files = run.stream(), {n: latents_file(run, n) for n in range(chunks(run))}
+    missing = [number for number, file in files.items() if not file.exists()]
+
+    def prepare(number: int) -> data.Drawn:
+        return stream.prepare(chunk_scenes(run, number))
+
+    made = zip(missing, data.ahead(prepare, missing, run.workers), strict=True)
+    for number, drawn in tqdm(made, desc="latents", total=len(missing), mininterval=5):
+        found = stream.paint(drawn)
+        latents = encode(vae, found.images, 500 if run.on_gpu else 50).astype(np.float16)
+        new = files[number].with_suffix(".new")
+        with open(new, "wb") as handle:
+            np.savez(handle, latents=latents, masks=found.masks.cpu().numpy())
+        os.replace(new, files[number])
+
+
+def latents_file(run: Run, number: int) -> Path:
+    """Where one piece of the latents lies."""
+    return run.out / "latents" / f"{number:05d}.npz"
+
+
+def painted(run: Run, scenes: list[Scene]) -> data.Painted:
+    """Scenes with their pictures."""
     stream = run.stream()
-    for number in tqdm(range(chunks(run)), desc="latents", mininterval=5):
-        file = run.out / "latents" / f"{number:05d}.npz"
-        if not file.exists():
-            painted = stream.paint(chunk_scenes(run, number))
-            found = encode(vae, painted.images).astype(np.float16)
-            new = file.with_suffix(".new")
-            with open(new, "wb") as handle:
-                np.savez(handle, latents=found, masks=painted.masks)
-            os.replace(new, file)
+    return stream.paint(stream.prepare(scenes))
 
 
 def chunks(run: Run) -> int:
@@ -161,17 +207,19 @@ def frozen(run: Run) -> stages.Frozen:
     if not files:
         raise FileNotFoundError(f"{run.out / 'latents'} is empty; run the stage 'latents' first")
     pieces = [np.load(file) for file in files]
-    return stages.Frozen(
-        run.tokenizer(),
-        text.eval().requires_grad_(False),
-        tuple(scene for file in files for scene in chunk_scenes(run, int(file.stem))),
-        np.concatenate([piece["latents"] for piece in pieces]),
-        np.concatenate([piece["masks"] for piece in pieces]),
+    latents, masks = (
+        torch.from_numpy(np.concatenate([piece[name] for piece in pieces])).to(run.device)
+        for name in ("latents", "masks")
     )
+    numbers = [int(file.stem) for file in files]
+    drawn = data.ahead(partial(chunk_scenes, run), numbers, run.workers)
+    scenes = tuple(scene for some in drawn for scene in some)
+    text = text.eval().requires_grad_(False)
+    return stages.Frozen(run.tokenizer(), text, scenes, latents, masks)
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.ndarray:
+def encode(vae: AutoencoderKL, images: Tensor, batch: int = 50) -> np.ndarray:
     """Latents float32 [N, C, h, w] of pictures uint8 [N, H, W, 3]: the posterior's mean."""
     parts = []
     for start in range(0, len(images), batch):
@@ -189,7 +237,13 @@ def run_probe(run: Run) -> None:
 
 def run_unet(run: Run) -> None:
     """Train the denoiser on frozen latents and the frozen text tower."""
-    run.learn(stages.Denoiser(run.sizes, frozen(run), run.stream(), run.device))
+    task = run.sizes, frozen(run), run.stream(), run.device
+    if not run.align:
+        run.learn(stages.Denoiser(*task))
+        return
+    tower = CLIPVisionModel.from_pretrained(run.out / "clip", attn_implementation="eager")
+    tower = tower.eval().requires_grad_(False)
+    run.learn(stages.Aligned(*task, tower=tower, weight=run.align))
 
 
 def run_decoder(run: Run) -> None:
@@ -204,8 +258,9 @@ def run_calibrate(run: Run) -> None:
     vae = AutoencoderKL.from_pretrained(run.out / "vae")
     record = export.read_json(run.out / "calibration.json")
     record |= calibrate.bounds(clip, run.tokenizer(), run.words)
-    painted = run.stream().draw(np.random.default_rng(evaluate.FRESH_SEED), 500)
-    record["latent_rgb"] = calibrate.latent_rgb(encode(vae, painted.images), painted.images)
+    _, images = evaluate.fresh(run.words, MEASURED)
+    latents = encode(vae, torch.from_numpy(images))
+    record["latent_rgb"] = calibrate.latent_rgb(latents, images)
     export.write_json(run.out / "calibration.json", record)
 
 
@@ -266,6 +321,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, help="pictures in a step")
     parser.add_argument("--rate", type=float, help="peak learning rate")
     parser.add_argument("--scenes", type=int, help="scenes to encode for the denoiser")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
+    parser.add_argument("--align", type=float, default=0.0, help="weight of alignment to CLIP")
     parser.add_argument("--channels", type=int, help="of a latent")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="checkpoints and logs")
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="of the export")
@@ -283,7 +340,7 @@ def main(argv: list[str] | None = None, sizes: networks.Sizes | None = None) -> 
     sizes = sizes or networks.Sizes()
     if given.channels:
         sizes = replace(sizes, channels=given.channels)
-    names = [f.name for f in fields(Run) if f.name not in ("device", "sizes")]
+    names = [f.name for f in fields(Run) if f.name not in ("device", "sizes", "saved")]
     run = Run(
         device=torch.device(device), sizes=sizes, **{name: getattr(given, name) for name in names}
     )

@@ -25,7 +25,7 @@ A latent diffusion model in Stable Diffusion's layout: captions of everyday word
 {size}×{size} pictures of emoji in {places} places. It was trained from nothing by this repository
 (`python -m sage.world.train all`) so that the demo runs on a laptop, without a download.
 
-![pictures for captions it never saw, each row above the same scenes as painted](sheet.png)
+![pictures for captions it never saw, each row above the same scenes as painted](sheet.webp)
 
 ## What it knows
 
@@ -41,6 +41,9 @@ three sizes, and the styles {styles}. Things and places are also known by their 
 | bar | wanted | measured |
 | --- | ---: | ---: |
 {bars}
+
+CLIP's similarity of two captions follows what their scenes have in common with a rank correlation
+of {order}.
 
 | probe, {fresh} fresh scenes | as painted | after the autoencoder |
 | --- | --- | --- |
@@ -90,7 +93,7 @@ BARS = (
     ("place", ("bar", "background"), 0.99, True),
     ("two things, both right", ("bar", "both"), 0.85, True),
     ("two things, each on its side", ("bar", "sides"), 0.80, True),
-    ("count", ("bar", "count"), 0.90, True),
+    ("count, of two or more", ("bar", "several"), 0.90, True),
     ("style, where it is named", ("bar", "style"), 0.95, True),
     ("gradient energy over painted pictures", ("sharpness", "gradient"), 0.8, False),
     ("the same of the highest octave", ("sharpness", "octave"), 0.8, False),
@@ -114,6 +117,7 @@ def write_card(folder: Path, hardware: str) -> None:
         bar=_bar(evaluation),
         bars="\n".join(_row(evaluation, *bar) for bar in BARS),
         parts=_parts(evaluation),
+        order=f"{evaluation['clip_content']['rank_correlation']:.2f}",
         fresh=evaluation["scenes"],
         training=_training(read_json(folder / "training.json")),
         hardware=hardware,

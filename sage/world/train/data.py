@@ -1,18 +1,26 @@
 """Scenes as they are needed: drawn, painted and put into words from a seed, never stored.
 
-Knows the scenes' interface and numpy; knows nothing of networks. Painting a scene takes about a
-millisecond, a hundredth of what a network then does with it, so every batch is new.
+Knows the scenes' interface and arrays; knows nothing of networks. Painting a scene takes about a
+millisecond, a hundredth of what a network on the same processor then does with it, so every batch
+is new; on a GPU, scenes are painted there.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from sage.world.captions import caption
 from sage.world.scenes import Painter, Scene, sample_scene
+from sage.world.train.table import Planner, Plans, Table
 from sage.world.words import Words
+
+Made = TypeVar("Made")
 
 MASK_SIZE = 16  # a mask has the latents' size
 
@@ -22,28 +30,56 @@ class Painted:
     """B scenes with their pictures [B, H, W, 3] and masks of the things [B, 16, 16], uint8."""
 
     scenes: tuple[Scene, ...]
-    images: np.ndarray
-    masks: np.ndarray
+    images: Tensor
+    masks: Tensor
 
-    def __len__(self) -> int:
-        return len(self.scenes)
+
+@dataclass(frozen=True)
+class Drawn:
+    """B scenes and what their pictures are made from: pictures and masks, or plans for a table."""
+
+    scenes: tuple[Scene, ...]
+    parts: tuple[np.ndarray, np.ndarray] | Plans
 
 
 class Stream:
-    """Painted training scenes without end."""
+    """Training scenes without end: `draw` needs no device, `paint` finishes the pictures there."""
 
-    def __init__(self, words: Words, size: int | None = None) -> None:
-        """Draw from `words`, and paint `size` pixels a side (default: the words' own size)."""
-        self.words, self.size = words, size or words.image_size
-        self.painter = Painter(self.size)
+    def __init__(self, words: Words, size: int | None = None, table: Table | None = None) -> None:
+        """Draw from `words`; paint from a `table` where there is one, else with the painter.
 
-    def draw(self, rng: np.random.Generator, number: int) -> Painted:
+        Args:
+            words: What there is to draw.
+            size: Pixels of a picture's side (default: the words' own).
+            table: On the device; it then says how large pictures are.
+        """
+        self.words, self.table = words, table
+        self.size = table.size if table else size or words.image_size
+        self._planner = Planner(table) if table else None
+        self._painter = None if table else Painter(self.size)
+
+    def draw(self, rng: np.random.Generator, number: int) -> Drawn:
         """`number` new training scenes."""
-        return self.paint([sample_scene(rng, words=self.words) for _ in range(number)])
+        return self.prepare([sample_scene(rng, words=self.words) for _ in range(number)])
 
-    def paint(self, scenes: Sequence[Scene]) -> Painted:
-        """Pictures and masks of given scenes."""
-        return Painted(tuple(scenes), *paint_all(scenes, self.painter))
+    def prepare(self, scenes: Sequence[Scene]) -> Drawn:
+        """Given scenes, ready to be painted."""
+        if self._planner:
+            return Drawn(tuple(scenes), self._planner.plans(scenes))
+        return Drawn(tuple(scenes), paint_all(scenes, self._painter))
+
+    def paint(self, drawn: Drawn) -> Painted:
+        """The pictures and masks of scenes, on the table's device or on the CPU."""
+        if isinstance(drawn.parts, Plans):
+            images, masks = self.table.paint(drawn.parts)
+            side = self.size // MASK_SIZE
+            pooled = F.avg_pool2d(masks[:, None].float(), side)[:, 0].to(torch.uint8)
+            return Painted(drawn.scenes, images, pooled)
+        return Painted(drawn.scenes, *map(torch.from_numpy, drawn.parts))
+
+    def __getstate__(self) -> dict:
+        """Workers that draw need no table."""
+        return self.__dict__ | {"table": None}
 
     def captions(
         self, scenes: Sequence[Scene], rng: np.random.Generator, empty: float = 0.0
@@ -54,6 +90,38 @@ class Stream:
             "" if none else caption(scene, rng, self.words)
             for scene, none in zip(scenes, blank, strict=True)
         ]
+
+
+class _Numbered(Dataset):
+    """Whatever a function makes of a number."""
+
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> Any:
+        """What is made of a number."""
+        return self.make(number)
+
+
+def ahead(make: Callable[[int], Made], numbers: Iterable[int], workers: int) -> Iterator[Made]:
+    """`make` of every number, in order; other processes make the next ones meanwhile.
+
+    Args:
+        make: Must not touch a GPU.
+        numbers: May be without end.
+        workers: Processes; 0 makes everything here, when it is asked for.
+    """
+    if not workers:
+        return map(make, numbers)
+    loader = DataLoader(
+        _Numbered(make), None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is,
+        multiprocessing_context="fork", prefetch_factor=4,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def _as_it_is(made: Made) -> Made:
+    return made
 
 
 def caption_stream(words: Words, number: int, seed: int) -> Iterator[str]:
@@ -76,9 +144,3 @@ def paint_all(scenes: Sequence[Scene], painter: Painter) -> tuple[np.ndarray, np
     side = painter.size // MASK_SIZE
     pooled = masks.reshape(-1, MASK_SIZE, side, MASK_SIZE, side).mean((2, 4))
     return images, pooled.astype(np.uint8)
-
-
-def words_digest(words: Words) -> str:
-    """A short hash of all names, in order: labels of another list are of no use."""
-    names = [list(table) for table in words.index.values()]
-    return hashlib.sha256(repr(names).encode()).hexdigest()[:12]

@@ -34,6 +34,7 @@ BAR_KINDS = {"one": 0.3, "one_sized": 0.1, "two_things": 0.25, "two_sized": 0.1}
 BAR_KINDS |= {"two_same": 0.09, "three_same": 0.08, "four_same": 0.08}
 FRESH_SEED = 777_777_777  # scenes that training never sees
 PAINTINGS = 3  # of every scene of the bar, so that the reference is no smaller than what is judged
+SHEET = "sheet.webp"
 SIDE = 128  # pixels at which the judge from outside sees every model's pictures
 
 
@@ -101,9 +102,10 @@ def judge(
     """Shares of pictures that the probe finds right; each over the scenes it can be asked of.
 
     "background", "thing" (of one named thing), "both" and "sides" (of two: both are there, and
-    each on its side), "count" (of one kind of thing), "style" (over `styled`, or all) and, if the
-    probe knows sizes, "size" (where a size is named). "confidence" is the mean probability that
-    the named things are there, a finer measure. Shares over no scene are left out.
+    each on its side), "count" (of one kind of thing; "several" where it is two or more), "style"
+    (over `styled`, or all) and, if the probe knows sizes, "size" (where a size is named).
+    "confidence" is the mean probability that the named things are there, a finer measure. Shares
+    over no scene are left out.
     """
     found, true = probe.read(referee, images), labels(scenes, words)
     pairs = true.things.sum(1) > 1
@@ -116,6 +118,7 @@ def judge(
         "both": (_top_two(found.things, true), pairs),
         "sides": (ends & _top_two(found.things, true), pairs),
         "count": (found.count == true.count, ~pairs),
+        "several": (found.count == true.count, ~pairs & (true.count > 0)),
         "style": (found.style == true.style, everywhere if styled is None else styled),
     }
     if found.left_size is not None:
@@ -248,7 +251,7 @@ def beside(made: np.ndarray, painted: np.ndarray, number: int, columns: int = 12
 
 
 def evaluate(folder: Path, number: int = BAR_CAPTIONS, outside: bool = True) -> dict[str, Any]:
-    """Judge an exported folder; writes evaluation.json and sheet.png into it.
+    """Judge an exported folder; writes evaluation.json and a contact sheet into it.
 
     Args:
         folder: Of the model, with its probe, CLIP and words.
@@ -285,7 +288,7 @@ def evaluate(folder: Path, number: int = BAR_CAPTIONS, outside: bool = True) -> 
         record["outside"] = outside_distance(images, paintings(scenes, SIDE, 1, PAINTINGS))
     record |= parts(folder, referee, words)
     write_json(folder / "evaluation.json", record)
-    beside(images, real, min(60, number)).save(folder / "sheet.png", optimize=True)
+    beside(images, real, min(60, number)).save(folder / SHEET, quality=88, method=6)
     return record
 
 

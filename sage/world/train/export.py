@@ -45,8 +45,8 @@ def trained_vae(out: Path) -> AutoencoderKL:
 def export(out: Path, folder: Path, sizes: networks.Sizes, words: Words) -> None:
     """Write the model folder from the checkpoints in ``out``; readers see the old or the new one.
 
-    Files that the evaluation wrote into an older export (README.md, evaluation.json, sheet.png)
-    are kept.
+    What the evaluation wrote into an older export (README.md, evaluation.json, the contact sheet)
+    is kept.
 
     Raises:
         FileNotFoundError: if a stage has not been trained.

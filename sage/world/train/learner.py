@@ -8,10 +8,16 @@ interrupted and resumed sees the same numbers as one that is not.
 import json
 import math
 import os
+import signal
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sage.world.train.data import ahead
 from sage.world.train.muon import Muon
 
 LOG_EVERY = 50
@@ -40,6 +47,7 @@ class Settings:
     muon: bool = True  # matrices learn by Muon, everything else by AdamW
     last_rate: float = 0.03  # of the peak, where the cosine ends
     save_minutes: float = 4.0
+    workers: int = 0  # processes that make batches ahead
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
@@ -49,7 +57,7 @@ class Settings:
 
 
 class Task(Protocol):
-    """What a stage learns."""
+    """What a stage learns; one with an attribute `progress` is told how much of it is done."""
 
     name: str
     model: nn.Module
@@ -97,12 +105,23 @@ class Learner:
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
         return s.rate * warm * (s.last_rate + (1 - s.last_rate) * cosine)
 
-    def learn(self) -> dict[str, Tensor]:
+    def batch(self, step: int) -> tuple[int, tuple]:
+        """A seed for a step's noise, and its batch."""
+        rng = np.random.default_rng((self.settings.seed, step))
+        return int(rng.integers(2**62)), self.task.batch(rng, self.settings.batch)
+
+    def batches(self) -> Iterator[tuple[int, tuple]]:
+        """The batches from this step on."""
+        return ahead(self.batch, count(self.step), self.settings.workers)
+
+    def learn(self, batches: Iterator[tuple[int, tuple]] | None = None) -> dict[str, Tensor]:
         """One step; returns the task's scalars, still on the device."""
         start = time.monotonic()
-        rng = np.random.default_rng((self.settings.seed, self.step))
-        noise = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        scalars = self.task.loss(self.task.batch(rng, self.settings.batch), noise)
+        seed, batch = next(batches) if batches else self.batch(self.step)
+        noise = torch.Generator(self.device).manual_seed(seed)
+        if hasattr(self.task, "progress"):
+            self.task.progress = self.progress
+        scalars = self.task.loss(batch, noise)
         scalars["loss"].backward()
         self._update()
         self.step += 1
@@ -150,12 +169,13 @@ class Learner:
         Raises:
             ValueError: if the state is of another network.
         """
-        if tuple(state["master"]) != self.names:
+        if set(state["master"]) != set(self.names):
             raise ValueError(f"the checkpoint of {self.task.name!r} is of another network")
         for mine, saved in ((self.master, "master"), (self.average, "average")):
-            torch._foreach_copy_(mine, [_flat(n, p) for n, p in state[saved].items()])
+            torch._foreach_copy_(mine, [_flat(n, state[saved][n]) for n in self.names])
         self._publish()
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+        # Weights that were brought from elsewhere come without the optimizers' memory.
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=False):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
 
@@ -217,11 +237,25 @@ def averaged(model: nn.Module, out: Path, name: str) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def train(task: Task, settings: Settings, out: Path, device: torch.device, resume: bool) -> Learner:
+def train(
+    task: Task,
+    settings: Settings,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    saved: Callable[[], None] | None = None,
+) -> Learner:
     """Learn until the minutes or steps are up; checkpoints and a log appear in ``out``.
 
-    With ``resume`` the stage goes on from its checkpoint (if there is one); time spent before
-    counts towards ``minutes``.
+    Args:
+        task: What to learn.
+        settings: How.
+        out: Folder.
+        device: Where.
+        resume: Go on from the checkpoint (if there is one); time spent before counts towards
+            the minutes.
+        saved: Called after every checkpoint.
     """
     out.mkdir(parents=True, exist_ok=True)
     learner = Learner(task, settings, device)
@@ -230,27 +264,61 @@ def train(task: Task, settings: Settings, out: Path, device: torch.device, resum
     log = out / f"{task.name}.jsonl"
     if not learner.step:
         log.unlink(missing_ok=True)
-    with tqdm(total=100, desc=task.name, unit="%", mininterval=5) as bar:
-        _loop(learner, out, log, bar)
+    with tqdm(total=100, desc=task.name, unit="%", mininterval=5) as bar, _end_asked() as asked:
+        _loop(learner, Report(log, bar), partial(_save, learner, out, saved), asked)
     save(learner, out)
+    if asked.is_set():
+        raise SystemExit(f"{task.name} was asked to end at step {learner.step}; all is saved")
     return learner
 
 
-def _loop(learner: Learner, out: Path, log: Path, bar: tqdm) -> None:
+def _save(learner: Learner, out: Path, saved: Callable[[], None] | None) -> None:
+    save(learner, out)
+    if saved:
+        saved()
+
+
+@contextmanager
+def _end_asked() -> Iterator[Event]:
+    """Set when the system asks the process to end, so that it can save what it has."""
+    asked = Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a run's progress is written."""
+
+    log: Path
+    bar: tqdm
+
+    def line(self, learner: Learner, record: dict[str, float]) -> None:
+        """One line of the log: means since the last one."""
+        _write(self.log, learner, record)
+        self.bar.set_postfix({k: f"{v:.3f}" for k, v in record.items()}, step=learner.step)
+
+    def advance(self, progress: float) -> None:
+        """Move the bar to a share of the run."""
+        self.bar.update(round(100 * min(1, progress), 2) - self.bar.n)
+
+
+def _loop(learner: Learner, report: Report, keep: Callable[[], None], asked: Event) -> None:
     sums: dict[str, Tensor] = defaultdict(float)
-    saved, logged = learner.seconds, learner.step
-    while learner.progress < 1:
-        for name, value in learner.learn().items():
+    saved, logged, batches = learner.seconds, learner.step, learner.batches()
+    while learner.progress < 1 and not asked.is_set():
+        for name, value in learner.learn(batches).items():
             sums[name] += value
         if learner.step % LOG_EVERY == 0 or learner.progress >= 1:
             steps, logged = learner.step - logged, learner.step
-            record = {name: float(value) / steps for name, value in sums.items()}
+            report.line(learner, {name: float(value) / steps for name, value in sums.items()})
             sums.clear()
-            _write(log, learner, record)
-            bar.set_postfix({k: f"{v:.3f}" for k, v in record.items()}, step=learner.step)
-        bar.update(round(100 * min(1, learner.progress), 2) - bar.n)
+        report.advance(learner.progress)
         if learner.seconds - saved > 60 * learner.settings.save_minutes:
-            save(learner, out)
+            keep()
             saved = learner.seconds
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
 from sage.world import probe
 from sage.world.labels import Labels, common_content, labels
@@ -46,7 +46,7 @@ class _Stage:
     def __init__(self, model: nn.Module, stream: Stream, device: torch.device) -> None:
         self.model, self.stream, self.device = model, stream, device
 
-    def pixels(self, images: np.ndarray) -> Tensor:
+    def pixels(self, images: Tensor) -> Tensor:
         """Pictures in [-1, 1], float32 [B, 3, H, W]."""
         return probe.to_pixels(images).to(self.device)
 
@@ -95,9 +95,9 @@ class Clip(_Stage):
         self.words = words
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple:
-        """Painted scenes, and a caption for each."""
-        painted = self.stream.draw(rng, size)
-        return painted, self.stream.captions(painted.scenes, rng)
+        """Scenes, and the tokens of a caption for each."""
+        drawn = self.stream.draw(rng, size)
+        return drawn, tokens(self.words, self.stream.captions(drawn.scenes, rng))
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Contrastive loss (Radford et al. 2021, figure 3) plus label and likeness losses.
@@ -105,9 +105,9 @@ class Clip(_Stage):
         Contrast alone pushes all that differs equally far apart; the likeness loss (ours) asks for
         cosines that say how much two scenes have in common.
         """
-        painted, texts = batch
+        drawn, ids = batch
+        painted, ids = self.stream.paint(drawn), ids.to(self.device)
         pixels = probe.blur_and_noise(self.pixels(painted.images), noise).bfloat16()
-        ids = tokens(self.words, texts).to(self.device)
         logits, text, image, cosines = self.model(ids, pixels)
         facts = labels(painted.scenes, self.stream.words)
         content = torch.from_numpy(common_content(facts, self.stream.words)).to(self.device)
@@ -122,9 +122,10 @@ class Clip(_Stage):
 
 def _twins(scenes: tuple[Scene, ...]) -> Tensor:
     """[B, B] true where two different rows show the same content and must not repel."""
+    numbers: dict[tuple, int] = {}
     content = [(s.things, s.count, s.sizes, s.place, s.style) for s in scenes]
-    same = torch.tensor([[a == b for b in content] for a in content])
-    return same & ~torch.eye(len(content), dtype=torch.bool)
+    kind = torch.tensor([numbers.setdefault(facts, len(numbers)) for facts in content])
+    return (kind[:, None] == kind) & ~torch.eye(len(kind), dtype=torch.bool)
 
 
 def _contrast(logits: Tensor, twins: Tensor) -> Tensor:
@@ -142,12 +143,12 @@ class Autoencoder(_Stage):
         super().__init__(networks.autoencoder(sizes), stream, device)
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple:
-        """Painted scenes."""
+        """Scenes."""
         return (self.stream.draw(rng, size),)
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Weighted L1 of pixels and of their differences, and a little KL divergence."""
-        (painted,) = batch
+        painted = self.stream.paint(*batch)
         pixels = self.pixels(painted.images)
         posterior = self.model.encode(pixels.bfloat16()).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -158,9 +159,9 @@ class Autoencoder(_Stage):
         found = picture_loss(made, pixels, self.weight(painted.masks))
         return found | {"loss": found["loss"] + 3e-4 * kl, "kl": kl}
 
-    def weight(self, masks: np.ndarray) -> Tensor:
+    def weight(self, masks: Tensor) -> Tensor:
         """[B, 1, H, W] from masks [B, 16, 16]: 1 on the background, 3 on things."""
-        mask = torch.from_numpy(masks).to(self.device)[:, None].float() / 255
+        mask = masks.to(self.device)[:, None].float() / 255
         return 1 + 2 * F.interpolate(mask, scale_factor=self.stream.size / mask.shape[-1])
 
 
@@ -193,7 +194,7 @@ class Decoder(Autoencoder):
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """The autoencoder's picture loss, decoding noisy latents."""
-        (painted,) = batch
+        painted = self.stream.paint(*batch)
         pixels = self.pixels(painted.images)
         with torch.no_grad():
             z = self.model.encode(pixels.bfloat16()).latent_dist.mean.float()
@@ -212,12 +213,12 @@ class ProbeStage(_Stage):
         super().__init__(probe.Probe.of(stream.words), stream, device)
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple:
-        """Painted scenes."""
+        """Scenes."""
         return (self.stream.draw(rng, size),)
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy of every head."""
-        (painted,) = batch
+        painted = self.stream.paint(*batch)
         pixels = probe.blur_and_noise(self.pixels(painted.images), noise).bfloat16()
         return probe.loss(self.model(pixels), self.labels(painted.scenes))
 
@@ -230,15 +231,15 @@ class Frozen:
         words: The tokenizer.
         text: The text tower.
         scenes: N scenes.
-        latents: [N, C, h, w] float16, of the scenes' pictures.
+        latents: [N, C, h, w] float16, of the scenes' pictures; where there is room for them.
         masks: [N, h, w] uint8, where their things are.
     """
 
     words: CLIPTokenizer
     text: CLIPTextModel
     scenes: tuple[Scene, ...]
-    latents: np.ndarray
-    masks: np.ndarray
+    latents: Tensor
+    masks: Tensor
 
 
 class Denoiser(_Stage):
@@ -254,29 +255,82 @@ class Denoiser(_Stage):
         frozen.text.to(device)
         self.alphas = networks.scheduler().alphas_cumprod.to(device)  # [1000]
 
-    def batch(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[str], Tensor]:
-        """Rows, captions (some empty) and timesteps, one from each of `size` equal strata."""
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, captions' tokens (some empty) and timesteps, one from each of `size` strata."""
         rows = np.sort(rng.integers(len(self.frozen.scenes), size=size))
         texts = self.stream.captions([self.frozen.scenes[i] for i in rows], rng, EMPTY_CAPTIONS)
         strata = (rng.permutation(size) + rng.random(size)) / size
-        return rows, texts, torch.from_numpy((strata * len(self.alphas)).astype(np.int64))
+        t = torch.from_numpy((strata * len(self.alphas)).astype(np.int64))
+        return torch.from_numpy(rows), tokens(self.frozen.words, texts), t
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Squared error of v = √ᾱ ε - √(1-ᾱ) z (Salimans & Ho 2022), heavier under things."""
-        rows, texts, t = batch
-        t = t.to(self.device)
-        z = torch.from_numpy(self.frozen.latents[rows]).to(self.device).float()
+        rows, ids, t = batch
+        rows, t = rows.to(self.frozen.latents.device), t.to(self.device)
+        z = self.frozen.latents[rows].to(self.device).float()
         eps = torch.randn(z.shape, generator=noise, device=self.device)
         a = self.alphas[t].sqrt()[:, None, None, None]
         s = (1 - self.alphas[t]).sqrt()[:, None, None, None]
-        v = self.model((a * z + s * eps).bfloat16(), t, self.states(texts)).sample.float()
+        v = self.model((a * z + s * eps).bfloat16(), t, self.states(ids)).sample.float()
         error = (v - (a * eps - s * z)) ** 2
-        mask = torch.from_numpy(self.frozen.masks[rows]).to(self.device)[:, None].float() / 255
+        mask = self.frozen.masks[rows].to(self.device)[:, None].float() / 255
         weight = 1 + OBJECT_WEIGHT * mask
         return {"loss": (weight * error).mean() / weight.mean(), "plain": error.mean()}
 
     @torch.no_grad()
-    def states(self, texts: list[str]) -> Tensor:
+    def states(self, ids: Tensor) -> Tensor:
         """Text states [B, L, D] of the frozen tower."""
-        ids = tokens(self.frozen.words, texts).to(self.device)
-        return self.frozen.text(ids).last_hidden_state.bfloat16()
+        return self.frozen.text(ids.to(self.device)).last_hidden_state.bfloat16()
+
+
+class Aligned(Denoiser):
+    """The UNet, whose middle is also asked to say what CLIP's image tower sees in the picture.
+
+    Representation alignment (REPA, arXiv 2410.06940) with the model's own image tower instead of a
+    large one: a linear map of the UNet's 8×8 states is drawn to the tower's 8×8 patch states of
+    the clean picture. It helps early and holds back later, so it ends half-way (arXiv 2505.16792).
+    """
+
+    END = 0.5  # share of the run
+
+    def __init__(
+        self,
+        sizes: networks.Sizes,
+        frozen: Frozen,
+        stream: Stream,
+        device: torch.device,
+        *,
+        tower: CLIPVisionModel,
+        weight: float,
+    ) -> None:
+        super().__init__(sizes, frozen, stream, device)
+        self.tower, self.weight, self.progress = tower.to(device), weight, 0.0
+        # Saved with the UNet's weights, and left out of its export.
+        self.model.align = nn.Linear(sizes.unet[1], tower.config.hidden_size)
+        self.model.down_blocks[1].register_forward_hook(self._keep)
+        self.kept: Tensor | None = None
+
+    def _keep(self, _: nn.Module, __: tuple, output: tuple) -> None:
+        """Keep the block's states before they are halved: [B, D, h/2, w/2]."""
+        self.kept = output[1][0]
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple:
+        """The denoiser's batch, and the scenes of its rows while alignment lasts."""
+        rows, *rest = super().batch(rng, size)
+        drawn = None
+        if self.progress < self.END:
+            drawn = self.stream.prepare([self.frozen.scenes[i] for i in rows])
+        return (rows, *rest, drawn)
+
+    def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
+        """The denoiser's loss, and how far the states are from the tower's (1 - cosine)."""
+        *plain, drawn = batch
+        terms = super().loss(tuple(plain), noise)
+        mine = self.model.align(self.kept.flatten(2).mT)
+        if drawn is None or self.progress >= self.END:
+            return terms | {"loss": terms["loss"] + 0 * mine.sum()}
+        with torch.no_grad():
+            pixels = self.pixels(self.stream.paint(drawn).images)
+            seen = self.tower(pixel_values=pixels).last_hidden_state[:, 1:]
+        apart = 1 - F.cosine_similarity(mine.float(), seen.float(), dim=-1).mean()
+        return terms | {"loss": terms["loss"] + self.weight * apart, "apart": apart}

@@ -1,0 +1,193 @@
+"""Runs units of work on this machine: in this process, or in several that are its children.
+
+Children compute and send back; they write nothing, and end when this process does, however it
+ends. If one of them dies, the units that were on their way are sent again, one at a time, so that a
+unit that kills its process is found, and only its own prompts fail.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any
+
+import torch
+
+from sage.render.work import Rendered, Unit, failed
+from sage.render.worker import Recipe, Worker
+
+AHEAD = 2  # units for each process that are sent before they are needed
+STRIKES = 2  # processes that a unit may take with it
+DIED = "The process that rendered it died {} times, perhaps for want of memory."
+
+
+def devices(device: str, workers: int | None, threads: int) -> list[str]:
+    """A device for each worker.
+
+    Args:
+        device: "auto", "cpu", "cuda" (all of them) or "cuda:N".
+        workers: How many; by default one for each GPU, or for each `threads` cores.
+        threads: Of the CPU, for each worker.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ValueError(f"The device is {device!r}; allowed are auto, cpu, cuda and cuda:N.")
+    if kind == "cuda" and not gpus:
+        raise ValueError(f"The device is {device!r}, but there is no GPU.")
+    if kind == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return ["cpu"] * (workers or max(1, (cores or 1) // threads))
+    names = [device] if index else [f"cuda:{n}" for n in range(gpus)]
+    return [names[n % len(names)] for n in range(workers or len(names))]
+
+
+def run_here(worker: Worker, messages: Sequence[bytes]) -> Generator[Rendered, None, None]:
+    """Renders units one after the other in this process."""
+    for message in messages:
+        yield worker.render(Unit.from_bytes(message))
+
+
+def run_in_processes(
+    recipe: Recipe, devices: Sequence[str], messages: Sequence[bytes]
+) -> Generator[Rendered, None, None]:
+    """Renders units in a process for each device; finished ones come in any order.
+
+    Args:
+        recipe: How.
+        devices: One for each process.
+        messages: The units.
+
+    Raises:
+        OutOfMemory: If a device has no room.
+    """
+    pool = _Pool(recipe, devices)
+    try:
+        yield from _Dispatch(pool, messages).results()
+    finally:
+        pool.close()
+
+
+class _Pool:
+    """Processes that each hold a model; made anew when one of them has died."""
+
+    def __init__(self, recipe: Recipe, devices: Sequence[str]) -> None:
+        self.recipe, self.devices = recipe, devices
+        self.executor = self._start()
+
+    def _start(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        free = context.SimpleQueue()
+        for device in self.devices:
+            free.put(device)
+        return ProcessPoolExecutor(
+            len(self.devices), context, initializer=_begin, initargs=(self.recipe, free)
+        )
+
+    def restart(self) -> None:
+        self.close()
+        self.executor = self._start()
+
+    def close(self) -> None:
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, message: bytes) -> "Future[bytes]":
+        return self.executor.submit(_answer, message)
+
+
+class _Dispatch:
+    """Which units wait, which are on their way, and which are suspected of killing processes."""
+
+    def __init__(self, pool: _Pool, messages: Sequence[bytes]) -> None:
+        self.pool = pool
+        self.waiting, self.suspects = deque(messages), deque[bytes]()
+        self.strikes: dict[bytes, int] = {}
+        self.flying: dict[Future[bytes], bytes] = {}
+
+    def results(self) -> Generator[Rendered, None, None]:
+        while self.waiting or self.suspects or self.flying:
+            try:
+                self._send()
+                done, _ = wait(self.flying, return_when=FIRST_COMPLETED)
+                for future in done:
+                    rendered = Rendered.from_bytes(future.result())
+                    del self.flying[future]
+                    yield rendered
+            except BrokenProcessPool:
+                yield from self._after_a_death()
+
+    def _send(self) -> None:
+        """Keeps every process busy; suspects go alone."""
+        if self.suspects:
+            if not self.flying:
+                message = self.suspects.popleft()
+                self.flying[self._submitted(message, self.suspects)] = message
+            return
+        while self.waiting and len(self.flying) < AHEAD * len(self.pool.devices):
+            message = self.waiting.popleft()
+            self.flying[self._submitted(message, self.waiting)] = message
+
+    def _submitted(self, message: bytes, back: "deque[bytes]") -> "Future[bytes]":
+        try:
+            return self.pool.submit(message)
+        except BrokenProcessPool:
+            back.appendleft(message)
+            raise
+
+    def _after_a_death(self) -> Generator[Rendered, None, None]:
+        """Keeps what had arrived, counts against a unit that was alone, and starts anew."""
+        lost = []
+        for future, message in self.flying.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                yield Rendered.from_bytes(future.result())
+            else:
+                lost.append(message)
+        self.flying.clear()
+        for message in lost:
+            # Whoever is alone is to blame.
+            self.strikes[message] = self.strikes.get(message, 0) + (len(lost) == 1)
+            if self.strikes[message] >= STRIKES:
+                yield failed(Unit.from_bytes(message), DIED.format(STRIKES))
+            else:
+                self.suspects.append(message)
+        self.pool.restart()
+
+
+# -- in a child ----------------------------------------------------------------------------------
+
+_worker: Worker | None = None
+_problem: Exception | None = None
+
+
+def _begin(recipe: Recipe, free: Any) -> None:
+    """Loads the model once, and sees to it that this process does not outlive its parent."""
+    global _worker, _problem  # noqa: PLW0603 - a process of a pool has no other place for state
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what happens
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _worker = Worker(recipe, free.get())
+    except (OSError, ValueError, RuntimeError) as error:
+        _problem = error  # raised from here it would look as if the process had died
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _answer(message: bytes) -> bytes:
+    if _worker is None:
+        raise _problem or RuntimeError("The worker has no model.")
+    return _worker.answer(message)

@@ -1,0 +1,234 @@
+"""What a bulk run is asked for, as a command line and as one object.
+
+The flags of how to sample are made from `sage.core.settings.Sampling`, so that their names, limits
+and help are those of the page, the API and the library.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sage.core.settings import Sampling, Switch, settings_of
+
+if TYPE_CHECKING:
+    from sage.jobs.models import ModelSpec
+
+# Rows in a call: more take no less time for each, and few are wasted when calls are filled up.
+ROWS = {"cpu": 8, "cuda": 16}
+# Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
+SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+EPILOG = """\
+The same command goes on where a run was stopped, for whatever reason, with any number of workers;
+what is finished is not rendered again. See sage/render/README.md for the files and the promises.
+"""
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """A bulk run.
+
+    Attributes:
+        prompts: File of prompts.
+        out: Folder for the pictures.
+        sampling: How they are rendered.
+        model: Folder, repository id or key; None is the best for this machine.
+        adapter: LoRA to use, in place of the model's own; implies `trained`.
+        columns: Names of the file's columns where they are not ours.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "float32", "bf16", "fp16", or "auto": fp16 on a GPU, float32 on a CPU.
+        workers: Processes or actors; None is one for each GPU, or for each `threads` cores.
+        threads: Cores of a worker without a GPU.
+        rows: Rows in a call of the denoiser, guidance not counted; None is what suits the device.
+        unit: Most prompts in a unit of work; None is 16 to 64, by the number of prompts.
+        ray: Address of a Ray cluster, "auto" or "local"; None is without Ray.
+        grid: Whether contact sheets are drawn.
+        dry_run: Whether it stops after the plan.
+    """
+
+    prompts: Path
+    out: Path
+    sampling: Sampling
+    model: str
+    adapter: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    threads: int = 1
+    rows: int | None = None
+    unit: int | None = None
+    ray: str | None = None
+    grid: bool = False
+    dry_run: bool = False
+
+    def unit_size(self, prompts: int) -> int:
+        """Most prompts in a unit of a run of so many prompts."""
+        fitting = min(max(SMALLEST_UNIT, -(-prompts // UNITS)), LARGEST_UNIT)
+        return self.unit or fitting
+
+    def on(self, device_kind: str) -> "RenderSettings":
+        """The same with what suits "cpu" or "cuda" where nothing was asked for."""
+        precision = {"cpu": "float32", "cuda": "fp16"}[device_kind]
+        return replace(
+            self,
+            rows=self.rows or ROWS[device_kind],
+            precision=precision if self.precision == "auto" else self.precision,
+        )
+
+    def identity(self, device_kind: str) -> dict[str, Any]:
+        """Everything that the pictures depend on, as plain JSON values.
+
+        Args:
+            device_kind: "cpu" or "cuda".
+        """
+        from sage.jobs.conditions import versions  # heavy, as below: not needed for --help
+        from sage.jobs.models import available_models
+
+        return {
+            "prompts": hashlib.sha256(self.prompts.read_bytes()).hexdigest(),
+            "columns": dict(self.columns),
+            "model": _fingerprint(available_models(self.model)[0]),
+            "adapter": None if self.adapter is None else _weights(self.adapter),
+            **self.sampling.to_dict(),
+            "device": device_kind,
+            "precision": self.precision,
+            "threads": self.threads,
+            "rows": self.rows,
+            "unit": self.unit,
+            "versions": versions(),
+        }
+
+
+def _fingerprint(spec: "ModelSpec") -> str:
+    """A model by its revision, or by its weights where it is a folder."""
+    folder = Path(spec.source)
+    if not folder.is_dir():
+        return f"{spec.source}@{spec.revision}"
+    student = "" if spec.student is None else _weights(spec.student)
+    return f"{spec.key} {_weights(folder)} {student}".strip()
+
+
+def _weights(path: Path) -> str:
+    """Weights by names, sizes and their first and last part: whole files can be many gigabytes."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            size = stream.seek(0, 2)
+            digest.update(f"{file.relative_to(path)} {size}".encode())
+            for place in (0, max(0, size - 2**20)):
+                stream.seek(place)
+                digest.update(stream.read(2**20))
+    return digest.hexdigest()[:16]
+
+
+# -- command line --------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None = None) -> RenderSettings:
+    """The settings of a command line; exits with a sentence if they make no sense."""
+    parser = _parser()
+    values = vars(parser.parse_args(arguments))
+    given = {name: values.pop(name) for name in settings_of()}
+    try:
+        return _settings(values, {k: v for k, v in given.items() if v is not None})
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSettings:
+    values["columns"] = _columns(values["columns"])
+    adapter = values["adapter"]
+    if adapter is not None:
+        if not adapter.exists():
+            raise ValueError(f"There is no adapter {adapter}.")
+        sampling.setdefault("trained", True)
+    if "budget" in sampling:
+        sampling.setdefault("sharing", "tree")
+        if sampling["sharing"] != "tree":
+            raise ValueError("A budget is for --sharing tree; leave one of the two out.")
+    for name in ("workers", "threads", "rows", "unit"):
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"--{name} is {values[name]}; allowed is 1 or more.")
+    from sage.jobs.models import available_models
+
+    spec = available_models(values["model"])[0]
+    values["model"] = values["model"] or spec.key
+    return RenderSettings(**values, sampling=Sampling.of(spec, **sampling))
+
+
+def _columns(pairs: str | None) -> dict[str, str]:
+    """Pairs such as "prompt=caption,id=key"."""
+    if not pairs:
+        return {}
+    parts = [pair.partition("=") for pair in pairs.split(",")]
+    if bad := [name for name, sign, value in parts if not (name and sign and value)]:
+        raise ValueError(f"--columns has {bad[0]!r}; write our name = the file's, prompt=caption.")
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sage render",
+        description="Render a file of prompts into a folder, on this machine or a Ray cluster.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("prompts", type=Path, help="a .txt, .csv, .tsv, .jsonl or .parquet file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--model", help="folder, repository id or key (default: the best here)")
+    parser.add_argument("--adapter", type=Path, help="LoRA for all prompts; implies --trained")
+    parser.add_argument("--columns", help="other names of columns, prompt=caption,id=key")
+    parser.add_argument("--dry-run", action="store_true", help="stop after the plan")
+    parser.add_argument("--grid", action="store_true", help="draw contact sheets too")
+    add_sampling_flags(parser.add_argument_group("how to sample"))
+    work = parser.add_argument_group("where and how fast")
+    work.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    work.add_argument("--precision", default="auto", choices=PRECISIONS)
+    work.add_argument("--ray", metavar="ADDRESS", help="local, auto or the address of a cluster")
+    work.add_argument("--workers", type=int, help="processes or actors (default: one for each "
+                      "GPU, or for each --threads cores)")  # fmt: skip
+    work.add_argument("--threads", type=int, default=1, help="cores of a worker without a GPU")
+    work.add_argument("--rows", type=int, help="rows in a call of the denoiser (default: "
+                      f"{ROWS['cpu']} on a CPU, {ROWS['cuda']} on a GPU)")  # fmt: skip
+    work.add_argument("--unit", type=int, help="prompts in a unit of work (default: "
+                      f"{SMALLEST_UNIT} to {LARGEST_UNIT})")  # fmt: skip
+    return parser
+
+
+def add_sampling_flags(parser: Any) -> None:
+    """A flag for every setting; what is not given is None.
+
+    Args:
+        parser: A parser of `argparse`, or a group of one.
+    """
+    for name, one in settings_of().items():
+        default = "the model's" if one.of_model else one.text(one.default)
+        options: dict[str, Any] = {"help": f"{one.help.rstrip('.')} (default: {default})"}
+        if isinstance(one, Switch):
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": one.parse, "metavar": _metavar(one)}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=None, **options)
+
+
+def _metavar(one: Any) -> str:
+    return "KEY" if hasattr(one, "titles") else "N"
+
+
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """In words, in what two identities differ."""
+    return [
+        f"{name} was {_short(saved.get(name))}, now {_short(asked.get(name))}"
+        for name in asked
+        if json.dumps(saved.get(name)) != json.dumps(asked[name])
+    ]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,281 @@
+"""Turns a unit of work into pictures; holds one model on one device and writes nothing.
+
+A picture depends on its group and the recipe alone: every network runs at a fixed shape
+(`sage.sd.execution`) with a fixed number of threads, so neither the other groups of the unit nor
+what else the machine does can change its last bits. A prompt that fails takes nobody with it:
+members of its group are rendered again without it, each alone.
+"""
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor
+
+from sage.core.plan import Plan, independent_plan
+from sage.core.settings import Sampling
+from sage.core.trunk import queries
+from sage.jobs.job import adaptive_rule
+from sage.jobs.models import LoadedModel, describe_device, open_pipeline
+from sage.jobs.sides import variant
+from sage.render.settings import RenderSettings
+from sage.render.work import DamagedError, Picture, Rendered, Unit
+from sage.sd.execution import is_out_of_memory
+from sage.sd.pipeline import SageOutput, SagePipeline
+from sage.sd.precision import dtype_for
+
+BLACKED_OUT, CUT = "blacked out by the safety checker", "end of the prompt not read"
+NOT_FINITE = "The model produced a value that is not a number."
+DECODED = 4  # pictures in every call of the decoder
+PNG_LEVEL = 1  # of zlib: a fifth larger than the usual 6, and several times faster
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818
+    """The device has no room for so many rows in one call."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything beside a unit that its pictures depend on.
+
+    Attributes:
+        model: Folder, repository id or key.
+        adapter: Folder of a LoRA adapter to use instead of the model's own; None without one.
+        sampling: Settings.
+        precision: Of the weights, "float32", "bf16" or "fp16".
+        rows: Rows in every call of the denoiser, guidance not counted; calls are filled up.
+        threads: Of the CPU; another number may change the last bits.
+    """
+
+    model: str
+    adapter: str | None
+    sampling: Sampling
+    precision: str
+    rows: int
+    threads: int
+
+    @classmethod
+    def of(cls, settings: RenderSettings) -> "Recipe":
+        """The recipe of settings that are complete, from `RenderSettings.on`."""
+        adapter = None if settings.adapter is None else str(settings.adapter.resolve())
+        assert settings.rows is not None
+        return cls(
+            settings.model,
+            adapter,
+            settings.sampling,
+            settings.precision,
+            settings.rows,
+            settings.threads,
+        )
+
+    def load(self, device: torch.device) -> LoadedModel:
+        """The model of the recipe, with the adapter as its own.
+
+        Raises:
+            ValueError: If it cannot be loaded.
+        """
+        diffusers.utils.logging.disable_progress_bar()  # there are bars of our own
+        transformers.utils.logging.disable_progress_bar()
+        spec, pipe = open_pipeline(self.model, device, dtype_for(self.precision, device))
+        if self.adapter is not None:
+            spec = replace(spec, adapter=Path(self.adapter))
+        pipe.max_rows = self.rows
+        pipe.exact_rows = self.rows * (2 if self.sampling.guidance_scale > 1 else 1)
+        return LoadedModel(spec, pipe)
+
+    def pipeline(self, model: LoadedModel) -> SagePipeline:
+        """The pipeline that renders: the settings' scheduler, and the adapter if it is asked for.
+
+        Raises:
+            ValueError: If there is no adapter, or it does not fit.
+        """
+        return variant(model, self.sampling.scheduler, self.sampling.trained)
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """Latents of some prompts, and what led to them."""
+
+    latents: Tensor  # [N, C, h, w]
+    plan: Plan
+    probes: int = 0
+
+
+class Worker:
+    """Renders units by a recipe on a device."""
+
+    def __init__(self, recipe: Recipe, device: str, model: LoadedModel | None = None) -> None:
+        torch.set_num_threads(recipe.threads)
+        self.recipe, self.device = recipe, torch.device(device)
+        self.pipe = recipe.pipeline(model or recipe.load(self.device))
+        self.rule = adaptive_rule(recipe.sampling)
+        self.nothing = torch.zeros_like(self.pipe.starting_noise([0])[0])  # in place of a failure
+
+    def answer(self, message: bytes) -> bytes:
+        """A unit of work as bytes to its pictures as bytes."""
+        try:
+            unit = Unit.from_bytes(message)
+        except DamagedError:
+            return Rendered(-1, ()).to_bytes()
+        return self.render(unit).to_bytes()
+
+    def render(self, unit: Unit) -> Rendered:
+        """The pictures of a unit.
+
+        Raises:
+            OutOfMemory: If the device has no room.
+        """
+        started = time.perf_counter()
+        try:
+            pictures = self._pictures(unit)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(
+                    f"{describe_device(self.device)} has no room for {self.recipe.rows} rows."
+                ) from error
+            raise
+        seconds = time.perf_counter() - started
+        return Rendered(unit.number, pictures, describe_device(self.device), seconds)
+
+    def _pictures(self, unit: Unit) -> tuple[Picture, ...]:
+        sampled, errors = self._sample_all(unit)
+        latents = torch.stack([
+            self.nothing if one is None else one[0].latents[one[1]] for one in sampled
+        ])  # fmt: skip
+        images, flagged, finite = self._decode(latents)
+        with ThreadPoolExecutor(max(1, min(8, self.recipe.threads))) as threads:
+            files = list(threads.map(png_bytes, images))
+        cut = set(self.pipe.truncated(unit.prompts))
+        pictures = []
+        for n, (one, problem) in enumerate(zip(sampled, errors, strict=True)):
+            cost = {"plan": "", "nfe": 0.0, "flops": 0.0} if one is None else self._cost(*one)
+            if error := problem or (None if finite[n] else NOT_FINITE):
+                pictures.append(Picture(None, error=error, **cost))
+            else:
+                flags = (BLACKED_OUT,) * flagged[n] + (CUT,) * (n in cut)
+                pictures.append(Picture(files[n], flags=flags, **cost))
+        return tuple(pictures)
+
+    # -- sampling ----------------------------------------------------------------------------
+
+    def _sample_all(self, unit: Unit) -> tuple[list[tuple[_Sampled, int] | None], list[str | None]]:
+        """For each prompt, the run that holds its latent and its place there, or why none does."""
+        number = len(unit.prompts)
+        every = range(number)
+        together, problem = self._attempt(unit, every, unit.plan)
+        good = _finite_rows(together, number)
+        sampled: list[tuple[_Sampled, int] | None] = [
+            (together, n) if together is not None and good[n] else None for n in every
+        ]
+        errors: list[str | None] = [None if good[n] else problem or NOT_FINITE for n in every]
+        for n in every:
+            if good[n] or (problem is None and unit.plan.branch_step_of(n) == 0):
+                continue  # finished, or alone from the start: it would fail again
+            alone, problem_alone = self._attempt(unit, (n,), independent_plan(1, unit.plan.steps))
+            if alone is not None and bool(torch.isfinite(alone.latents).all()):
+                sampled[n], errors[n] = (alone, 0), None
+            else:
+                errors[n] = problem_alone or NOT_FINITE
+        return sampled, errors
+
+    def _attempt(
+        self, unit: Unit, members: Sequence[int], plan: Plan
+    ) -> tuple[_Sampled | None, str | None]:
+        """A run of some members, or the sentence of what it raised."""
+        try:
+            return self._sample(unit, members, plan), None
+        except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            return None, f"It could not be rendered: {reason}"
+
+    def _sample(self, unit: Unit, members: Sequence[int], plan: Plan) -> _Sampled:
+        adaptive = self.rule is not None and len(members) > 1
+        how: dict[str, Any] = (
+            {"groups": plan.rows(0), "adaptive": self.rule} if adaptive else {"plan": plan}
+        )
+        sampling = self.recipe.sampling
+        steps = self.pipe.stream(
+            [unit.prompts[n] for n in members],
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance_scale,
+            seeds=[unit.seeds[n] for n in members],
+            negative_prompt=unit.negative_prompt,
+            output_type="latent",
+            exact=True,
+            trunk=sampling.trunk,
+            fresh_noise=sampling.fresh_noise,
+            **how,
+        )
+        rows, state, probes = [], None, 0
+        try:
+            for step in steps:
+                if isinstance(step, SageOutput):
+                    probes = step.probes
+                else:
+                    state = step.state
+                    rows.append(state.rows)
+        except FloatingPointError:  # some rows are not finite; the others are good
+            if state is None or len(rows) < plan.steps:
+                raise
+        assert state is not None
+        place = {n: r for r, row in enumerate(state.rows) for n in row}
+        latents = state.x[[place[n] for n in range(len(members))]]
+        return _Sampled(latents.float().cpu(), Plan.from_rows(rows), probes)
+
+    def _cost(self, run: _Sampled, member: int) -> Mapping[str, Any]:
+        """A prompt's way through a run and its share of the cost."""
+        nfe, way = run.probes / run.plan.num_prompts, []
+        for segment in run.plan.segments:
+            if member in segment.members:
+                steps, size = segment.stop - segment.start, len(segment.members)
+                nfe += steps * queries(self.recipe.sampling.trunk, [segment.members]) / size
+                way.append(f"{size}x{steps}")
+        flops, guided = self.pipe.flops, self.recipe.sampling.guidance_scale > 1
+        total = flops.text_encoder + flops.denoiser * nfe * (1 + guided) + flops.decoder
+        return {"plan": " ".join(way), "nfe": round(nfe, 6), "flops": float(round(total))}
+
+    # -- pictures ----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _decode(self, latents: Tensor) -> tuple[list[Image.Image], list[bool], list[bool]]:
+        """Pictures of latents [N, C, h, w], which were blacked out, and which are finite."""
+        images: list[Image.Image] = []
+        flagged: list[bool] = []
+        finite: list[bool] = []
+        vae = self.pipe.vae
+        for part in latents.split(DECODED):
+            # Filled up to a fixed size, as the denoiser's calls are.
+            full = torch.cat([part, self.nothing.expand(DECODED - len(part), *part.shape[1:])])
+            z = torch.nan_to_num(full).to(self.device, vae.dtype) / vae.config.scaling_factor
+            pixels = vae.decode(z).sample[: len(part)]
+            finite += torch.isfinite(pixels).flatten(1).all(1).tolist()
+            pixels, flags = self.pipe.run_safety_checker(
+                torch.nan_to_num(pixels), self.device, self.pipe.dtype
+            )
+            images += self.pipe.image_processor.postprocess(pixels, output_type="pil")
+            flagged += flags or [False] * len(part)
+        return images, flagged, finite
+
+
+def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:
+    if run is None:
+        return [False] * number
+    return torch.isfinite(run.latents).flatten(1).all(1).tolist()
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a PNG file; equal pictures give equal bytes."""
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(image.convert("RGB"))).save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()

@@ -1,0 +1,91 @@
+"""A real Ray cluster of several nodes on this machine, disturbed in the middle."""
+
+import signal
+
+import pytest
+
+from sage.render import cluster
+from sage.render.work import DamagedError, Rendered, Unit
+from sage.render.worker import Worker
+
+from .conftest import Quiet, content, descendants
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+NODE = {"object_store_memory": 100 * 2**20, "num_cpus": 1}
+
+
+@pytest.fixture
+def two_nodes():
+    """A head without cores, which writes, and two nodes of one core that render."""
+    made = cluster_utils.Cluster(
+        initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False}
+    )
+    made.workers = [made.add_node(**NODE) for _ in range(2)]
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_actor_and_a_lost_node_change_no_byte(render, rows, two_nodes, tmp_path):
+    rows[3]["prompt"] = None
+    whole = render("whole", workers=1, unit=2)
+    done = []
+
+    def disturb(finished):
+        if finished == 2:
+            actor = descendants("ray::MapWorker")[0]
+            actor.send_signal(signal.SIGKILL)
+            done.append("actor")
+        if finished == 5:
+            two_nodes.remove_node(two_nodes.workers[0], allow_graceful=False)
+            done.append("node")
+
+    console = Quiet(disturb)
+    out = render("cluster", console=console, unit=2, workers=None, ray=two_nodes.address)
+    assert done == ["actor", "node"]
+    assert any("Ray cluster of 3 nodes, 2 cores" in line for line in console.said)
+    assert content(out) == content(whole)
+
+
+def test_a_unit_that_arrives_damaged_is_sent_again(monkeypatch):
+    from .test_processes import unit
+
+    messages = [unit(n, ["a fox", "a dog"]).to_bytes() for n in range(3)]
+    sent = []
+
+    def once_damaged(recipe, device, number, left):
+        sent.append(len(left))
+        for message in left:
+            cut = message[:-1] if len(sent) == 1 and message is messages[1] else message
+            yield Rendered.from_bytes(Worker.answer(Echo(), cut))
+
+    monkeypatch.setattr(cluster, "_pass", once_damaged)
+    results = list(cluster.run_on_cluster(None, "cpu", 1, messages))
+    assert sorted(r.number for r in results) == [0, 1, 2]
+    assert sent == [3, 1]
+
+
+def test_a_unit_that_is_always_damaged_ends_the_run(monkeypatch):
+    from .test_processes import unit
+
+    message = unit(0, ["a fox"]).to_bytes()
+    monkeypatch.setattr(cluster, "_pass", lambda *_: iter([Rendered(-1, ())]))
+    with pytest.raises(DamagedError, match="1 units of work arrived damaged 3 times"):
+        list(cluster.run_on_cluster(None, "cpu", 1, [message]))
+
+
+class Echo:
+    """Stands in for a worker: says which unit it was given."""
+
+    def render(self, unit):
+        assert isinstance(unit, Unit)
+        return Rendered(unit.number, ())
+
+
+def test_a_cluster_that_is_not_there_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="There is no Ray cluster at 'auto'"):
+        cluster.connect("auto")

@@ -1,0 +1,367 @@
+"""What a run leaves in its folder, and that nothing changes it."""
+
+import errno
+import hashlib
+import json
+import os
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from sage.core.plan import independent_plan
+from sage.render import store as store_module
+from sage.render.command import main
+from sage.render.store import SCHEMA, Store, StoreError
+from sage.render.worker import Worker
+from sage.sd.pipeline import SagePipeline
+
+from .conftest import Quiet, content
+
+
+def manifest(folder):
+    return pq.read_table(folder / "manifest.parquet").to_pylist()
+
+
+def test_every_row_has_its_picture_and_its_line(render, rows):
+    folder = render()
+    lines = manifest(folder)
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    assert [line["row"] for line in lines] == list(range(1, len(rows) + 1))
+    for line, row in zip(lines, rows, strict=True):
+        assert (line["prompt"], line["seed"], line["error"]) == (row["prompt"], row["seed"], None)
+        data = (folder / line["file"]).read_bytes()
+        assert line["file"] == f"pictures/{row['id']}.png"
+        assert hashlib.sha256(data).hexdigest() == line["sha256"]
+        with Image.open(folder / line["file"]) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (16, 16))
+            assert not picture.info.keys() - {"dpi"}  # nothing in it depends on time or place
+    assert len({line["sha256"] for line in lines}) > len(lines) / 2
+    assert max(line["group"] for line in lines) < len(rows) - 1  # some share
+
+
+def test_a_picture_is_that_of_the_pipeline(render, rows, tiny_folder):
+    folder = render(unit=100, rows=32)
+    lines = manifest(folder)
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    groups = {}
+    for n, line in enumerate(lines):
+        groups.setdefault(line["group"], []).append(n)
+    order = sorted(groups.values(), key=min)
+    output = pipe(
+        [line["prompt"] for line in lines],
+        groups=order,
+        seeds=[line["seed"] for line in lines],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+    )
+    for line, image in zip(lines, output.images, strict=True):
+        with Image.open(folder / line["file"]) as picture:
+            difference = torch.tensor(list(picture.tobytes())) - torch.tensor(list(image.tobytes()))
+        assert difference.abs().max() <= 1  # rows stand in another order in the batch
+    assert sum(line["nfe"] for line in lines) == pytest.approx(output.cost.evaluations)
+    # The negative prompt is encoded once for many pictures, and not counted.
+    spent = output.cost.flops.total - pipe.flops.text_encoder
+    assert sum(line["flops"] for line in lines) == pytest.approx(spent, rel=1e-6)
+
+
+def test_the_way_of_a_picture_adds_up(render):
+    for line in manifest(render()):
+        way = [tuple(map(int, part.split("x"))) for part in line["plan"].split()]
+        assert sum(steps for _, steps in way) == 3
+        assert line["nfe"] == pytest.approx(sum(steps / size for size, steps in way))
+
+
+def test_a_bad_row_is_in_the_manifest_and_stops_nothing(render, rows):
+    rows[3]["prompt"] = None
+    rows[5]["seed"] = "soon"
+    rows[7]["prompt"] = "x" * 400
+    rows[9]["id"] = "p0"
+    lines = manifest(render())
+    errors = {line["row"]: line["error"] for line in lines if line["error"]}
+    assert errors == {
+        4: "The prompt is empty.",
+        6: "The seed is 'soon'; a number is needed.",
+        8: "The prompt has 400 characters; allowed are 1 to 300.",
+        10: "The id 'p0' is also that of row 1.",
+    }
+    assert all((line["file"] is None) == (line["error"] is not None) for line in lines)
+
+
+def test_only_bad_rows_make_a_manifest_without_pictures(render, rows):
+    rows[:] = [{"prompt": ""}, {"prompt": 7}]
+    folder = render()
+    assert [line["file"] for line in manifest(folder)] == [None, None]
+
+
+@pytest.fixture
+def broken_letter(tiny_folder, tmp_path):
+    """A model for which every prompt with a "z" is not a number."""
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    token = pipe.tokenizer.convert_tokens_to_ids("z</w>")
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight[token] = torch.nan
+    pipe.save_pretrained(tmp_path / "broken")
+    return str(tmp_path / "broken")
+
+
+def test_a_prompt_that_is_not_a_number_takes_nobody_with_it(
+    render, rows, broken_letter, tiny_folder
+):
+    good = manifest(render("good"))
+    rows[4]["prompt"] = rows[13]["prompt"] = "a z"
+    lines = manifest(render("bad", model=broken_letter))
+    wrong = [line["row"] for line in lines if line["error"]]
+    assert wrong == [5, 14]
+    assert lines[4]["error"] == "The model produced a value that is not a number."
+    assert lines[4]["file"] is None
+    assert all(line["sha256"] for line in lines if line["row"] not in wrong)
+    assert len(good) == len(lines)
+
+
+def test_members_of_a_trunk_that_is_not_a_number_are_rendered_alone(tiny_folder, broken_letter):
+    from sage.core.plan import shared_plan
+    from sage.core.settings import Sampling
+    from sage.render.work import Unit
+    from sage.render.worker import Recipe
+
+    def unit(prompts, plan):
+        number = len(prompts)
+        names = tuple(f"{n}.png" for n in range(number))
+        places = tuple(range(number))
+        return Unit(0, places, names, tuple(prompts), places, places, names, "", plan)
+
+    recipe = Recipe(broken_letter, None, Sampling(steps=3, guidance_scale=2.0), "float32", 4, 1)
+    worker = Worker(recipe, "cpu")
+    shared = worker.render(unit(["a z", "a fox", "a dog"], shared_plan([(0, 1, 2)], 3, 2)))
+    first, second, third = shared.pictures
+    assert first.error == "The model produced a value that is not a number."
+    assert first.png is None
+    assert second.plan == third.plan == "1x3"
+    alone = worker.render(unit(["a dog", "a fox"], independent_plan(2, 3)))
+    assert len({second.png, third.png}) == 2
+    assert [p.error for p in alone.pictures] == [None, None]
+
+
+def test_a_decoder_that_is_not_finite_is_an_error_and_not_a_black_picture(
+    render, tiny_folder, tmp_path
+):
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    torch.nn.init.constant_(pipe.vae.decoder.conv_out.bias, torch.nan)
+    pipe.save_pretrained(tmp_path / "dark")
+    lines = manifest(render(model=str(tmp_path / "dark")))
+    assert {line["error"] for line in lines} == {"The model produced a value that is not a number."}
+
+
+def test_what_the_safety_checker_blacks_out_is_flagged(render, rows, monkeypatch):
+    def checker(self, pixels, device, dtype):
+        flags = [n == 0 for n in range(len(pixels))]
+        return torch.where(torch.tensor(flags)[:, None, None, None], -1.0, pixels), flags
+
+    monkeypatch.setattr(SagePipeline, "run_safety_checker", checker)
+    folder = render()
+    flagged = [line for line in manifest(folder) if line["flags"]]
+    assert 0 < len(flagged) < len(rows)
+    for line in flagged:
+        assert line["flags"] == ["blacked out by the safety checker"]
+        with Image.open(folder / line["file"]) as picture:
+            assert picture.getextrema() == ((0, 0),) * 3
+
+
+def test_a_prompt_longer_than_the_tokenizer_reads_is_flagged(render, rows):
+    rows[2]["prompt"] = "a very long story of a fox in the snow"
+    lines = manifest(render())
+    assert [line["row"] for line in lines if line["flags"]] == [3]
+    assert lines[2]["flags"] == ["end of the prompt not read"]
+
+
+def test_prompts_with_other_negative_prompts_do_not_share(render, rows):
+    for n, row in enumerate(rows):
+        row["negative_prompt"] = "rain" if n % 2 else None
+    lines = manifest(render())
+    by_group = {}
+    for line in lines:
+        by_group.setdefault(line["group"], set()).add(line["negative_prompt"])
+    assert all(len(negatives) == 1 for negatives in by_group.values())
+    assert {line["negative_prompt"] for line in lines} == {"", "rain"}
+    assert any(len([m for m in lines if m["group"] == g]) > 1 for g in by_group)
+
+
+def test_the_number_of_prompts_in_a_call_changes_nothing_that_can_be_seen(render):
+    first, second = render("a", rows=4), render("b", rows=32)
+    for name in content(first):
+        if name.endswith(".png"):
+            with Image.open(first / name) as one, Image.open(second / name) as other:
+                pairs = zip(one.tobytes(), other.tobytes(), strict=True)
+                assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+# -- going on ------------------------------------------------------------------------------------
+
+
+class Stop(Exception):  # noqa: N818
+    """As if somebody had pressed Ctrl-C."""
+
+
+def stop_after(number):
+    def stop(units):
+        if units == number:
+            raise Stop
+
+    return Quiet(stop)
+
+
+def test_a_stopped_run_goes_on_and_renders_nothing_twice(render, monkeypatch):
+    whole = content(render("whole"))
+    rendered, original = [], Worker.render
+
+    def counted(self, unit):
+        if unit.ids[0]:  # not one of those that measure the speed
+            rendered.append(unit.number)
+        return original(self, unit)
+
+    monkeypatch.setattr(Worker, "render", counted)
+    with pytest.raises(Stop):
+        render("parts", console=stop_after(2))
+    console = Quiet()
+    folder = render("parts", console=console)
+    assert "Going on: 12 of 24 prompts are finished." in console.said
+    assert sorted(rendered) == [0, 1, 2, 3]
+    assert content(folder) == whole
+
+
+def test_a_finished_run_does_nothing_again(render, monkeypatch):
+    before = content(render())
+    monkeypatch.setattr(Worker, "render", None)
+    assert content(render()) == before
+
+
+def test_a_lost_or_cut_picture_is_made_again(render):
+    folder = render()
+    before = content(folder)
+    (folder / "pictures" / "p3.png").unlink()
+    (folder / "pictures" / "p20.png").write_bytes(b"cut")
+    assert content(render()) == before
+
+
+def test_another_run_does_not_go_into_the_same_folder(render, rows):
+    render()
+    with pytest.raises(StoreError, match=r"holds another run: share_ratio was 0.4, now 0.5"):
+        render(sampling={"share_ratio": 0.5})
+    rows.append({"prompt": "one more"})
+    with pytest.raises(StoreError, match="holds another run: prompts was"):
+        render()
+
+
+def test_a_folder_with_other_things_is_left_alone(render, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("important")
+    with pytest.raises(StoreError, match="is not empty and holds no run"):
+        render("mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_two_processes_do_not_write_into_one_folder(render, tmp_path):
+    with Store(tmp_path / "out"), pytest.raises(StoreError, match="Another process"):
+        render("out")
+
+
+@pytest.mark.parametrize("allowed", [0, 3, 7, 15, 24])
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(render, monkeypatch, allowed):
+    whole = content(render("whole"))
+    left = [allowed]
+    original = os.fsync
+
+    def full(handle):
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= 1
+        return original(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "fsync", full)
+        with pytest.raises(StoreError, match=r"is full\. What is finished is kept"):
+            render("full")
+    assert content(render("full")) == whole
+
+
+def test_a_dry_run_stops_at_the_plan(render, tmp_path):
+    console = Quiet()
+    folder = render(console=console, dry_run=True)
+    assert any(line.startswith("Evaluations: ") for line in console.said)
+    assert any(line.startswith("Expected time: about") for line in console.said)
+    assert not content(folder)
+    assert len(manifest(render())) == 24  # the run then takes that plan
+
+
+def test_what_the_plan_says_is_what_the_run_spends(render):
+    console = Quiet()
+    folder = render(console=console)
+    spent = sum(line["nfe"] for line in manifest(folder))
+    alone = 3 * len(manifest(folder))
+    line = next(line for line in console.said if line.startswith("Evaluations"))
+    assert line.startswith(
+        f"Evaluations: {round(spent)} instead of {alone} ({1 - spent / alone:.1%}"
+    )
+    record = json.loads((folder / "record.json").read_text())
+    assert record["plan"]["evaluations"] == round(spent)
+    assert record["sampling"]["steps"] == 3
+
+
+# -- what it is read with ------------------------------------------------------------------------
+
+
+def test_the_manifest_opens_in_pandas(render, rows):
+    frame = pd.read_parquet(render() / "manifest.parquet")
+    assert list(frame.columns) == SCHEMA.names
+    assert frame["prompt"].tolist() == [row["prompt"] for row in rows]
+
+
+def test_the_pictures_open_in_datasets(render, rows, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    rows[3]["prompt"] = None
+    folder = render()
+    cache = str(tmp_path / "cache")
+    pictures = datasets.load_dataset(
+        "imagefolder", data_dir=str(folder / "pictures"), split="train", cache_dir=cache
+    )
+    table = datasets.load_dataset(
+        "parquet", data_files=str(folder / "manifest.parquet"), split="train", cache_dir=cache
+    )
+    assert len(table) == len(pictures) + 1 == len(rows)
+    assert {one["id"]: one["prompt"] for one in pictures}["p5"] == rows[5]["prompt"]
+    assert pictures[0]["image"].size == (16, 16)
+
+
+def test_contact_sheets_show_every_picture(render):
+    folder = render(grid=True)
+    with Image.open(folder / "sheets" / "sheet-00001.png") as sheet:
+        assert sheet.size == (8 * 132 + 4, 3 * 146 + 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "0"], "The number of steps is 0; allowed are 1 to 1000."),
+        (["--steps", "many"], "The number of steps is 'many'; a number is needed."),
+        (["--scheduler", "fast"], "The scheduler is 'fast'; allowed are ddim"),
+        (["--budget", "0.5", "--sharing", "groups"], "A budget is for --sharing tree"),
+        (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
+        (["--columns", "prompt"], "--columns has 'prompt'"),
+        (["--adapter", "nowhere"], "There is no adapter nowhere."),
+        (["--device", "tpu"], "The device is 'tpu'; allowed are"),
+        (["--model", "nowhere"], "cannot be loaded"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_answered_in_a_sentence(
+    tmp_path, capsys, arguments, sentence
+):
+    (tmp_path / "p.txt").write_text("a fox\n")
+    try:
+        code = main([str(tmp_path / "p.txt"), "--out", str(tmp_path / "out"), *arguments])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err

@@ -1,0 +1,395 @@
+"""The same pictures with little memory, and bit for bit in any company; faults leave nothing."""
+
+import random
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPImageProcessorPil
+
+from sage.core.adaptive import AdaptiveRule
+from sage.sd import execution
+from sage.sd.execution import free_bytes, is_out_of_memory, structure
+from sage.sd.flops import PeakBytes, count_bytes
+from sage.sd.store import StateStore
+
+PROMPTS = ["a fox", "a dog", "a pizza", "a cat", "a rabbit", "an owl"]
+GROUPS = [(0, 1, 2), (3,), (4, 5)]
+LACKS = {
+    "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    "plain": lambda: RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `create`"),
+    "python": MemoryError,
+}
+
+
+def run(pipe, **arguments):
+    how = {"groups": GROUPS, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "pt"}
+    return pipe(PROMPTS, **(how | arguments))
+
+
+@contextmanager
+def room_for(network, rows, lack=LACKS["torch"], times=None):
+    """A network that runs out of memory with more rows than it has room for."""
+    failed = []
+
+    def check(module, args, kwargs):
+        first = args[0] if args else next(iter(kwargs.values()))
+        if len(first) > rows and (times is None or len(failed) < times):
+            failed.append(len(first))
+            raise lack()
+
+    hook = network.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield failed
+    finally:
+        hook.remove()
+
+
+def with_checker(pipe):
+    """A pipeline with a real safety checker of tiny size, and its picture preparation."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    torch.manual_seed(0)
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision = tower | {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = CLIPConfig(text_config=tower, vision_config=vision, projection_dim=8)
+    checker = StableDiffusionSafetyChecker(config).eval()
+    size = {"height": 16, "width": 16}
+    pipe.feature_extractor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=size)
+    pipe.safety_checker = checker
+    return checker
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lack", LACKS)
+@pytest.mark.parametrize("stage", ["text_encoder", "unet", "decoder", "safety_checker"])
+def test_out_of_memory_costs_rows_and_not_the_run(tiny, stage, lack):
+    checker = with_checker(tiny)
+    parts = {"decoder": tiny.vae.decoder, "safety_checker": checker}
+    network = parts.get(stage) or getattr(tiny, stage)
+    whole = run(tiny)
+    assert whole.memory_retries == 0
+    with room_for(network, 1, LACKS[lack]) as failed:
+        short = run(tiny)
+    assert failed, "nothing failed: no test"
+    assert short.memory_retries == len(failed) <= 3  # 6 rows, 3, 1; a guided batch has 12
+    assert (short.images - whole.images).abs().max() < 1e-4
+    assert short.flagged == whole.flagged
+
+
+@pytest.mark.parametrize("at", [1, 3, 8])
+def test_memory_that_runs_out_later_loses_nothing(tiny, at):
+    calls = []
+
+    def fail_once(module, args):
+        calls.append(len(args[0]))
+        if len(calls) == at:
+            raise LACKS["plain"]()
+
+    whole = run(tiny, num_inference_steps=8)
+    tiny.unet.register_forward_pre_hook(fail_once)
+    short = run(tiny, num_inference_steps=8)
+    assert short.memory_retries == 1
+    assert max(calls[at:]) == calls[at - 1] // 2
+    assert (short.images - whole.images).abs().max() < 1e-4
+
+
+def test_a_probe_that_runs_out_of_memory_goes_on(tiny):
+    rule = AdaptiveRule(threshold=0.5, earliest=0.0, latest=1.0, every=1)
+    how = {"adaptive": rule, "groups": [tuple(range(6))]}
+    whole = run(tiny, **how)
+    assert whole.probes > 0
+    with room_for(tiny.unet, 2):
+        short = run(tiny, **how)
+    assert short.memory_retries > 0
+    assert short.plan == whole.plan
+    assert (short.images - whole.images).abs().max() < 1e-4
+
+
+def test_memory_for_not_even_one_row_is_said_in_a_sentence(tiny):
+    with (
+        room_for(tiny.unet, 0),
+        pytest.raises(MemoryError, match=r"not suffice for the denoiser: CUDA out of memory\. "),
+    ):
+        run(tiny)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny):
+    assert not is_out_of_memory(ValueError("out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with (
+        room_for(tiny.unet, 0, lambda: RuntimeError("shapes cannot be multiplied")),
+        pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
+    ):
+        run(tiny)
+
+
+def test_the_allocators_own_error_is_recognised():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+def test_rows_for_a_call_follow_what_is_free(tiny, monkeypatch):
+    whole = run(tiny)
+    assert whole.rows == 12  # six guided rows
+    (taken,) = (b for k, b in tiny._known.row_bytes.items() if k[0] == "denoiser")
+    monkeypatch.setattr(execution, "free_bytes", lambda device: 4 * taken / execution.ROOM)
+    short = run(tiny)
+    assert (short.rows, short.memory_retries) == (4, 0)
+    assert (short.images - whole.images).abs().max() < 1e-4
+
+
+def test_rows_are_measured_and_the_estimate_is_no_less(tiny):
+    run(tiny)
+    measured = {k[0][0]: b for k, b in tiny._known.row_bytes.items() if k[-1] == "measured"}
+    shapes = {"denoiser": (tiny.unet, (4, 8, 8), (16, 32)), "decoder": (tiny.vae, (4, 8, 8))}
+    for part, arguments in shapes.items():
+        assert 0.5 * measured[part] < count_bytes(*arguments) < 4 * measured[part]
+
+
+def test_the_peak_of_a_call_is_what_was_alive_at_once():
+    x = torch.zeros(1000)
+    with PeakBytes() as memory:
+        y = x + 1
+        y = y + 1  # the first sum is freed after this one is made
+        y = y.view(10, 100)[0]  # no memory of its own
+        y = y + 1
+    assert memory.peak == 8000
+
+
+def test_free_memory_is_at_most_the_containers(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert min(execution._container_rooms(tmp_path)) == 2000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert min(execution._container_rooms(tmp_path)) == float("inf")
+    assert 0 < free_bytes(torch.device("cpu")) < 2**50
+
+
+# -- exact ---------------------------------------------------------------------------------------
+
+
+def company(rng, most=7):
+    """Random prompts with seeds, groups and a branch point; the first prompt is alone."""
+    number = rng.randint(0, most)
+    others = [f"{rng.choice(PROMPTS)} {n}" for n in range(number)]
+    groups, rest = [(0,)], list(range(1, number + 1))
+    while rest:
+        size = rng.randint(1, len(rest))
+        groups.append(tuple(rest[:size]))
+        rest = rest[size:]
+    how = {"groups": groups, "share_ratio": rng.choice((0, 0.3, 0.7))}
+    return [PROMPTS[0], *others], [5, *rng.sample(range(100, 1000), number)], how
+
+
+def first_in_random_companies(pipe, times, **how):
+    """The first prompt's picture and latents in random companies and with random `max_rows`."""
+    rng, seen = random.Random(0), set()
+    for _ in range(times):
+        prompts, seeds, arguments = company(rng)
+        pipe.max_rows = rng.randint(1, 9)
+        output = pipe(
+            prompts, seeds=seeds, num_inference_steps=3, output_type="np", exact=True,
+            **arguments, **how,
+        )  # fmt: skip
+        seen.add((output.images[0].tobytes(), output.latents[0].numpy().tobytes()))
+    return seen
+
+
+def test_a_picture_is_bit_for_bit_the_same_in_any_company(tiny):
+    assert len(first_in_random_companies(tiny, 25)) == 1
+
+
+@pytest.mark.parametrize("how", [{"guidance_scale": 1.0}, {"trunk": "prediction"}])
+def test_and_without_guidance_and_for_every_trunk(tiny, how):
+    assert len(first_in_random_companies(tiny, 10, **how)) == 1
+
+
+@pytest.mark.slow
+def test_and_in_a_thousand_companies(tiny):
+    assert len(first_in_random_companies(tiny, 1000)) == 1
+
+
+@pytest.mark.parametrize("trunk", ["mean", "norm_mean", "medoid", "alternate", "prediction"])
+def test_a_group_too_is_the_same_in_any_company(tiny, trunk):
+    how = {"num_inference_steps": 5, "output_type": "pt", "trunk": trunk, "exact": True}
+    alone = tiny(PROMPTS[:3], groups=[(0, 1, 2)], seeds=[1, 2, 3], **how)
+    more = [*PROMPTS[:3], *"bcdefgh"]
+    groups = [(3, 4, 5, 6, 7), (0, 1, 2), (8, 9)]
+    company = tiny(more, groups=groups, seeds=[1, 2, 3, *range(7, 14)], **how)
+    assert torch.equal(alone.images, company.images[:3])
+
+
+def test_company_does_change_the_last_bits_without(tiny):
+    """The reason for all this; if it held by itself, the tests above would show nothing."""
+    arguments = {"seeds": [5], "num_inference_steps": 3, "output_type": "pt"}
+    alone = tiny(PROMPTS[:1], **arguments)
+    many = tiny(
+        PROMPTS * 3, groups=[(n,) for n in range(18)], **arguments | {"seeds": range(5, 23)}
+    )
+    assert not torch.equal(alone.latents[0], many.latents[0])
+    assert (alone.latents[0] - many.latents[0]).abs().max() < 1e-4
+
+
+def test_exact_pictures_survive_a_store_and_a_lack_of_memory(tiny):
+    whole, store = run(tiny, exact=True), StateStore()
+    run(tiny, exact=True, share_ratio=0.9, reuse=store)
+    tiny.max_rows = 3  # a resumed run may have room for other rows
+    resumed = run(tiny, exact=True, reuse=store)
+    assert resumed.reused > 0
+    assert torch.equal(resumed.images, whole.images)
+    for network, rows in ((tiny.unet, 2), (tiny.vae.decoder, 1), (tiny.text_encoder, 1)):
+        with room_for(network, rows):
+            assert torch.equal(run(tiny, exact=True).images, whole.images)
+    tiny._known.same_rows.clear()
+    with room_for(tiny.unet, 2, times=1) as failed:
+        again = run(tiny, exact=True)
+    assert (again.memory_retries, len(failed)) == (1, 1)
+    assert torch.equal(again.images, whole.images)
+
+
+def test_an_exact_run_takes_nothing_from_other_runs(tiny):
+    store = StateStore()
+    run(tiny, reuse=store)
+    assert run(tiny, exact=True, reuse=store).reused == 0
+
+
+def test_exact_is_said_and_close_to_the_plain_run(tiny):
+    plain, exact = run(tiny), run(tiny, exact=True)
+    assert (plain.exact, exact.exact) == (False, True)
+    assert (plain.images - exact.images).abs().max() < 1e-4
+    assert run(tiny, exact=None).exact == tiny.exact_costs_nothing()
+
+
+def test_a_size_that_gives_other_rows_is_not_used(tiny):
+    run(tiny, exact=True)
+    known = {key[-1]: same for key, same in tiny._known.same_rows.items()}
+    sizes = []
+    tiny.unet.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    run(tiny, exact=True)
+    fixed = execution.EXACT_ROWS["cpu"]
+    assert set(sizes) <= {fixed, *(size for size, same in known.items() if same)}
+
+
+def test_the_structure_of_a_network_changes_with_its_layers(tiny):
+    before = structure(tiny.unet)
+    assert structure(tiny.unet) == before
+    tiny.unet.to(torch.bfloat16)
+    assert structure(tiny.unet) != before
+
+
+# -- faults leave nothing ------------------------------------------------------------------------
+
+
+def fail_at(network, call, change):
+    """Changes one output of a network."""
+    calls = []
+
+    def hook(module, args, output):
+        calls.append(1)
+        if len(calls) == call:
+            output.sample = change(output.sample)
+        return output
+
+    return network.register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_failed_run_leaves_nothing_behind(tiny, call, value):
+    whole, store = run(tiny), StateStore()
+    hook = fail_at(tiny.unet, call, lambda sample: sample * value)
+    with pytest.raises(FloatingPointError, match="denoiser produced a value that is not a number"):
+        run(tiny, reuse=store)
+    hook.remove()
+    assert len(store) == 0
+    again = run(tiny, reuse=store)
+    assert again.reused == 0
+    assert torch.equal(again.images, whole.images)
+
+
+def test_a_wrong_but_finite_state_of_a_failed_run_is_not_served(tiny):
+    whole, store = run(tiny, num_inference_steps=6), StateStore()
+    wrong = fail_at(tiny.unet, 2, lambda sample: sample + 3)
+    late = fail_at(tiny.unet, 5, lambda sample: sample * float("nan"))
+    with pytest.raises(FloatingPointError):
+        run(tiny, reuse=store, num_inference_steps=6)
+    wrong.remove()
+    late.remove()
+    again = run(tiny, reuse=store, num_inference_steps=6)
+    assert torch.equal(again.images, whole.images)
+
+
+def test_a_stopped_run_leaves_its_states(tiny):
+    whole, store = run(tiny), StateStore()
+    stream = tiny.stream(
+        PROMPTS, groups=GROUPS, num_inference_steps=4, guidance_scale=3.0, reuse=store
+    )
+    next(stream), next(stream)
+    assert len(store) == 0
+    stream.close()
+    assert len(store) == 2
+    again = run(tiny, reuse=store)
+    assert again.reused > 0
+    assert torch.equal(again.images, whole.images)
+
+
+def test_a_stopped_run_leaves_no_state_that_is_not_finite(tiny):
+    store = StateStore()
+    hook = fail_at(tiny.unet, 2, lambda sample: sample * float("nan"))
+    stream = tiny.stream(
+        PROMPTS, groups=GROUPS, num_inference_steps=4, guidance_scale=3.0, reuse=store
+    )
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    hook.remove()
+    assert len(store) == 1  # the step before
+
+
+def test_a_run_that_ran_out_of_memory_leaves_only_what_others_would_compute(tiny):
+    store, whole = StateStore(), run(tiny)
+    with room_for(tiny.unet, 4):
+        run(tiny, reuse=store)
+    assert torch.equal(run(tiny, reuse=store).images, whole.images)
+
+
+def test_an_error_in_the_decoder_is_said_to_be_the_decoders(tiny):
+    torch.nn.init.constant_(tiny.vae.decoder.conv_out.bias, float("nan"))
+    store = StateStore()
+    with pytest.raises(FloatingPointError, match="decoder produced a value that is not a number"):
+        run(tiny, reuse=store)
+    assert len(store) == 0
+    assert run(tiny, output_type="latent").images.shape == (6, 4, 8, 8)  # no decoder
+
+
+# -- the built-in model --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["float32", "auto"])
+def builtin(request):
+    from sage.jobs.models import builtin_model, load_model
+
+    return load_model(builtin_model(), "cpu", request.param).pipe
+
+
+@pytest.mark.slow
+def test_the_built_in_model_is_exact_in_company(builtin):
+    how = {"num_inference_steps": 4, "exact": True, "output_type": "np"}
+    prompts = ["a fox in the snow", "a rabbit in the snow", "an owl at night", "a pig", "a cat"]
+    alone = builtin(prompts[:1], seeds=[3], **how)
+    for number in (2, 5):
+        more = builtin(
+            prompts[:number],
+            seeds=range(3, 3 + number),
+            groups=[(n,) for n in range(number)],
+            **how,
+        )
+        assert (more.images[0] == alone.images[0]).all()
