@@ -9,12 +9,12 @@
   const wanted = () =>
     location.hash.slice(1) || new URLSearchParams(location.search).get("tab") || "";
   const openTab = () => {
-    const name = wanted().toLowerCase();
+    const [name] = wanted().toLowerCase().split("/"); // "#lesson/3" is a step of the lesson
     all("#sage-tabs [role=tab]").find((tab) => tab.dataset.tabId === name)?.click();
   };
   document.addEventListener("click", (event) => {
     const tab = event.target.closest("#sage-tabs [role=tab]");
-    if (!OWN_TABS.includes(tab?.dataset.tabId)) return;
+    if (!OWN_TABS.includes(tab?.dataset.tabId) || wanted().split("/")[0] === tab.dataset.tabId) return;
     // Whole, for "#..." alone would be read against the page's <base> and lose the query.
     history.replaceState(null, "", location.pathname + location.search + "#" + tab.dataset.tabId);
   });
@@ -220,7 +220,7 @@
   let drawnAs = "";
   const drawTree = (point) => {
     const host = one("#plan .sage-plan");
-    if (!host || !readPlan()) return;
+    if (!host || !readPlan() || !host.clientWidth) return;
     const pairs = one("#pictures .sage-pairs"), state = pairs?.dataset.state;
     const grown = state === "live" || state === "unfinished" ? Number(pairs.dataset.step ?? 0) : plan.steps;
     const { groups, steps, sharing } = plan;
@@ -360,7 +360,7 @@
     arrived = true;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const onStudio = one(STUDIO)?.offsetParent !== null;
-    if (!still && onStudio && !location.search && plan.sharing === "groups" && document.visibilityState === "visible") play();
+    if (!still && onStudio && !new URLSearchParams(location.search).has("prompt") && plan.sharing === "groups" && document.visibilityState === "visible") play();
   };
   for (const kind of ["pointerdown", "keydown"])
     document.addEventListener(kind, () => { if (playing) { stopPlaying(); refreshPoint(); } }, true);
@@ -536,13 +536,20 @@
   });
 
   // -- the address follows the form ------------------------------------------------------------------
-  let untouched = true; // until something else than the first example is asked for
+  let opened = !new URLSearchParams(location.search).has("prompt"); // or what a link asks for is there
+  const VIEW = ["__theme", "present", "view", "tab"]; // of an address, what is not of the form
+  let first = null; // the form as the page is served: it needs no address of its own
   const followForm = () => {
-    const query = one("#address [data-query]")?.dataset.query;
-    if (!query || query === location.search) return;
-    if (untouched && !location.search) return (untouched = query);
-    if (untouched === query && !location.search) return;
-    history.replaceState(null, "", location.pathname + query + location.hash);
+    const told = one("#address [data-query]")?.dataset.query;
+    if (!told) return;
+    first ??= told;
+    const now = new URLSearchParams(location.search);
+    if (told === first && !now.has("prompt")) return;
+    if (now.has("prompt") && !opened) return (opened = told !== first); // a link is being opened
+    const next = new URLSearchParams(told);
+    for (const name of VIEW) if (now.has(name)) next.set(name, now.get(name));
+    const query = `?${next}`;
+    if (query !== location.search) history.replaceState(null, "", location.pathname + query + location.hash);
   };
 
   // -- in a classroom: large type and keys -----------------------------------------------------------
@@ -553,6 +560,8 @@
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const presenting = document.documentElement.classList.contains("sage-present");
     if (!presenting || one("dialog[open]")) return;
+    const step = { ArrowLeft: "-1", ArrowRight: "1" }[event.key];
+    if (step && one("#tab-lesson .lesson")?.offsetParent) return one(`.lesson-go[data-go="${step}"]`)?.click();
     if (one(STUDIO)?.offsetParent && ["ArrowLeft", "ArrowRight"].includes(event.key) && !event.target.closest("[data-roving], [role=tab]")) {
       event.preventDefault();
       moveTo(pointNow() + KEYS[event.key]);

@@ -6,6 +6,7 @@ nowhere else; knows nothing of gradio or of how pictures are made.
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import median
 from typing import Any
 
 from sage.core.cost import Cost
@@ -269,11 +270,14 @@ def _seconds_words(report: Mapping[str, Any], plan: Plan) -> str:
     if saved is None:
         reused = sum(report["reused"].values())
         return f"{plural(reused, 'evaluation')} reused, so no time is compared; {place}."
-    return (
-        f"Sharing took <b>{seconds_text(seconds['shared']['total'])}</b> instead of "
-        f"{seconds_text(seconds['independent']['total'])}: "
-        f"<b>{saved_text(saved)}</b> time, measured with {place}."
-    )
+    one, other = (seconds[side]["total"] for side in ("shared", "independent"))
+    repeats = report.get("repeats", {"shared": [one], "independent": [other]})
+    number = len(repeats["shared"])
+    one, other = (median(repeats[side]) for side in ("shared", "independent"))
+    took = f"Sharing took <b>{seconds_text(one)}</b> instead of {seconds_text(other)}"
+    if number == 1:
+        return f"{took} in one run, which says little of the next; measured with {place}."
+    return f"{took}, medians of {plural(number, 'run')}, measured with {place}."
 
 
 def no_saving() -> str:

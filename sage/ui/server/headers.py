@@ -135,7 +135,8 @@ class Guard:
         names = found.groupdict()
         known = {fn.api_name for fn in blocks.fns.values()}
         # The page names a listener by its number in the body, below one address for all of them.
-        return names.get("fn") in {None, "predict", *known} and names.get("api") in {None, *_public(blocks)}
+        own = {None, "predict", *known}
+        return names.get("fn") in own and names.get("api") in {None, *_public(blocks)}
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         length = Headers(scope=scope).get("content-length", "")

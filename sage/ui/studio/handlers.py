@@ -140,7 +140,8 @@ class Handlers:
         page, request = self.layout, analysis.request
         shown = self._stored(analysis, run) if analysis.stored else {}
         run = shown.get(page.run, run)
-        empty = empty_grid(request.prompts, analysis.job.groups, form.sides)
+        shown = {**self._pictures(analysis, form, run), **shown}
+        run = shown.get(page.run, run)
         return {
             page.model_note: views.note(_model_words(self.shelf.loaded(form.model))),
             **expectation(page, analysis),
@@ -149,11 +150,22 @@ class Handlers:
             page.address: views.address(link_query(request, analysis.spec.key)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
-            page.pictures: gr.skip() if run else empty,
             **self._scrubbing(run, request, analysis.spec.key),
             **shown,
             **self._counted(analysis, run),
         }
+
+    def _pictures(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
+        """Boxes for prompts that have no pictures; pictures that belong to the prompts again."""
+        page, job, prompts = self.layout, analysis.job, analysis.request.prompts
+        empty = {page.pictures: empty_grid(prompts, job.groups, form.sides)}
+        if run is None:
+            return empty
+        if run.request.prompts != prompts:
+            return empty if run.hidden else {**empty, page.run: replace(run, hidden=True)}
+        if not (run.hidden and (run.strip or run.rows)):
+            return empty if run.hidden else {page.pictures: gr.skip()}
+        return {page.pictures: grid_of(run, analysis), page.run: replace(run, hidden=False)}
 
     def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
@@ -287,6 +299,16 @@ def _stored_run(stored: Stored, analysis: Analysis) -> Run:
     )
 
 
+def grid_of(run: Run, analysis: Analysis) -> str:
+    """The pictures of a finished run."""
+    job, strip = analysis.job, run.strip
+    if strip is None:
+        return picture_grid(run.request.prompts, job.groups, run.rows, "done")
+    rows = strip_rows(strip, job.branch_call)
+    outcomes = results.strip_outcomes(job, strip, run.report)
+    return picture_grid(run.request.prompts, job.groups, rows, "done", strip, outcomes=outcomes)
+
+
 def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
     job, previews = analysis.job, {}
@@ -341,8 +363,8 @@ def scrub_words(run: Run) -> str:
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:
     """Whether the pictures on the page still belong to the form."""
-    if run is None:
-        return ""
+    if run is None or (request is not None and run.request.prompts != request.prompts):
+        return ""  # there are no pictures, or boxes for other prompts
     if request is None or not run.fits(request, model):
         return views.banner(EARLIER)
     return "" if run.done else views.banner(UNFINISHED)

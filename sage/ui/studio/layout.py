@@ -8,6 +8,7 @@ from gradio.components import Component
 
 from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, settings_of
+from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request
 from sage.ui import kit
 from sage.ui.export.downloads import remove_run
@@ -263,6 +264,17 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
     page.add(
         "fewer_steps",
         gr.Checkbox(True, label="Also show fewer steps at equal cost", elem_id="fewer-steps"),
+    )
+    page.add(
+        "repeats",
+        kit.Dropdown(
+            [(str(number), number) for number in REPEATS],
+            value=REPEATS[0],
+            label="Repeats of the measurement",
+            info="Three and more give a median and a range.",
+            elem_id="repeats",
+            filterable=False,
+        ),
     )
     page.add(
         "measure",

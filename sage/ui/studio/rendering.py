@@ -14,6 +14,7 @@ import gradio as gr
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
 from sage.jobs.job import calls_of
+from sage.jobs.repeats import REPEATS
 from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
@@ -145,6 +146,7 @@ class Rendering:
             fewer_steps=form.fewer_steps,
             keep=self.states,
             measure=form.measure,
+            repeats=form.repeats,
         ):
             if isinstance(item, Comparison):
                 yield self._finished(run, item, analysis)
@@ -175,6 +177,7 @@ class Rendering:
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
+            page.plan: plan_view(analysis, None),  # the form may ask for another one by now
             page.pictures: live_grid(run.request.prompts, groups, sides, step.step),
         }
 
@@ -189,13 +192,13 @@ class Rendering:
             plan=done.shared.plan,
             previews=results.fork_previews(done.forks),
             report=done.report,
+            rows=tuple(results.picture_rows(done)),
         )
         plans = (done.shared.plan, done.independent.plan)
-        rows = results.picture_rows(done)
         return {
             page.run: run,
             page.progress: views.progress(1, 1, done_words(done), "done"),
-            page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
+            page.pictures: picture_grid(request.prompts, done.groups, run.rows, "done"),
             page.plan: plan_view(replace(analysis, request=request), run),
             page.outcome: outcome_words(outcome_of(done.report)),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
@@ -270,7 +273,8 @@ def _expected_flops(analysis: Analysis, form: Form) -> float:
     """What all sides cost; fewer steps cost as much as the shared side."""
     cost = analysis.job.cost
     shared, alone = cost.flops.total, cost.independent_flops.total
-    return alone + shared * (2 if form.fewer_steps else 1)
+    once = alone + shared * (2 if form.fewer_steps else 1)
+    return once * (form.repeats if form.measure and form.repeats in REPEATS else 1)
 
 
 def done_words(done: Comparison) -> str:
