@@ -160,7 +160,7 @@ def pick(page, dropdown, title):
     page.get_by_role("option", name=title, exact=True).click()
 
 
-def test_the_whole_flow(visit, tmp_path):
+def test_the_whole_flow(visit, tmp_path):  # noqa: PLR0915 (one visit, step by step)
     page = visit()
     unfold(page, "fold-cost")
     unfold(page, "fold-groups")
@@ -284,7 +284,7 @@ def test_leaving_the_page_ends_its_rendering(visit, server):
     unfold(page, "fold-cost")
     unfold(page, "advanced")
     set_number(page, "#steps", 100)
-    shows(page, "#estimate", "of 100 steps")
+    shows(page, "#estimate", "of 400")
     find(page, "#render").click()
     shows(page, "#progress", "Step ")
     page.close()
@@ -516,7 +516,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     page = arrive()
     expect(find(page, ".sage-pairs[data-state=done] .sage-frame img")).to_have_count(12)
     shows(page, "#progress", "Precomputed")
-    shows(page, ".sage-shared >> nth=0", "for 12 steps")
+    shows(page, ".sage-shot.sage-shared >> nth=0", "for 12 steps")
     unfold(page, "fold-cost")
     picture = find(page, ".sage-shared img").first
     old = picture.get_attribute("src")
@@ -533,7 +533,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
             return document.querySelector('.sage-shared img').src }"""
     )
     assert new != old
-    shows(page, ".sage-shared >> nth=0", "for 24 steps")
+    shows(page, ".sage-shot.sage-shared >> nth=0", "for 24 steps")
     shows(page, "#branch output", "24 of 30 steps shared")
     shows(page, "#outcome", "48 evaluations instead of 120")
     shows(page, "#outcome", "measured with 12 shared steps")
@@ -639,10 +639,49 @@ def test_the_keyboard_reaches_every_control_in_order(visit):
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.append(
-            page.evaluate("document.activeElement.closest('[id]:not([id^=component])')?.id || ''")
+            page.evaluate(
+                "[...function*(e) { for (; e; e = e.parentElement) yield e.id }"
+                "(document.activeElement)].filter(Boolean)"
+            )
         )
-        if "method" in reached[-1]:
+        if "fold-method" in reached[-1]:
             break
     names = ("example-tight", "example-far", "branch", "tools", "render", "seed", "fold-groups")
-    order = [next(k for k, r in enumerate(reached) if r == name or name in r) for name in names]
+    order = [next(k for k, ids in enumerate(reached) if name in ids) for name in names]
     assert order == sorted(order), reached
+
+
+def test_sixteen_prompts_in_braces_can_be_read(visit):
+    page = visit()
+    text = "a {fox|dog|cat|whale} {in snow|under water|in the snow|in water}"
+    find(page, "#prompts textarea").fill(text)
+    shows(page, "#prompts-note", "4 × 4 = 16 prompts")
+    expect(find(page, ".sage-pair")).to_have_count(16)
+    page.wait_for_function(f"({BRANCHES_MEET_PICTURES})().every(gap => gap < 3)")
+    heads = [head.bounding_box() for head in find(page, "#similarity thead th").all()]
+    assert all(a["x"] + a["width"] <= b["x"] + 1 for a, b in pairwise(heads))
+    names = find(page, "#pictures .sage-prompt").all()
+    assert all(
+        name.evaluate("e => parseFloat(getComputedStyle(e).fontSize)") >= 13 for name in names
+    )
+
+
+def test_the_address_follows_the_form_and_brings_it_back(visit):
+    page = visit()
+    type_prompts(page)
+    page.wait_for_function("location.search.includes('prompt=a+whale')")
+    page.reload()
+    shows(page, "#pictures", "a whale under water")
+    expect(find(page, "#prompts textarea")).to_have_value(PROMPTS)
+    assert find(page, ".sage-pairs img").count() == 0  # never above another set's pictures
+
+
+def test_a_lesson_step_has_an_address_and_back_returns(arrive):
+    page = arrive()
+    page.get_by_role("tab", name="Lesson").click()
+    find(page, ".lesson-go[data-go='1']").click()
+    page.wait_for_function("location.hash === '#lesson/1'")
+    find(page, ".lesson-go[data-go='1']").click()
+    page.wait_for_function("location.hash === '#lesson/2'")
+    page.go_back()
+    shows(page, ".lesson-where", "Step 1")

@@ -278,7 +278,6 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     layout = page.layout
     assert page.analyze(*values(form, run))[layout.banner] == ""
     for other in (
-        changed(form, prompts=PROMPTS + "\na cat"),
         changed(form, tau_min=0.5),
         changed(form, prompts=""),
         changed(form, model="slow"),
@@ -292,10 +291,19 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     )
 
 
-def test_old_pictures_stay_when_prompts_change(page, rendering, form):
+def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
     _, run = rendered(rendering, form)
-    other = changed(form, prompts="a fox\na dog")
-    assert page.analyze(*values(other, run))[page.layout.pictures] == gr.skip()
+    layout, other = page.layout, changed(form, prompts="a fox\na dog")
+    away = page.analyze(*values(other, run))
+    assert "<img" not in away[layout.pictures]
+    assert away[layout.pictures].count('class="sage-pair"') == 2
+    assert away[layout.banner] == ""
+    assert "<img" not in page.analyze(*values(other, away[layout.run]))[layout.pictures]
+    back = page.analyze(*values(form, away[layout.run]))
+    assert back[layout.pictures].count("<img") == 12
+    assert back[layout.banner] == ""
+    assert not back[layout.run].hidden
+    assert page.analyze(*values(form, back[layout.run]))[layout.pictures] == gr.skip()
 
 
 def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(page, rendering, form):

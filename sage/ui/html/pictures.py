@@ -21,7 +21,7 @@ from sage.ui.studio.strip import Strip, StripRow
 
 SIDES = {"shared": "shared", "independent": "alone", "fewer": "fewer steps"}  # from left to right
 LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
-HEADS = SIDES | {"fewer": "alone, same cost"}
+HEADS = SIDES | {"fewer": "same cost"}  # alone, with as many steps as that pays for
 
 
 @dataclass(frozen=True)

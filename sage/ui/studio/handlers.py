@@ -26,6 +26,7 @@ from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
 from sage.ui.html.outcome import expected_words, outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
+from sage.ui.html.prose import NOTHING_YET
 from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
 from sage.ui.shelf import Shelf
@@ -39,6 +40,7 @@ from sage.ui.studio.layout import Layout
 TEASER = "Type two or more prompts, one a line, to see how similar they are."
 EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
 UNFINISHED = "Stopped: these pictures are unfinished."
+AGAIN = "The pictures of these prompts, from before."
 NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
 
 
@@ -162,10 +164,15 @@ class Handlers:
         if run is None:
             return empty
         if run.request.prompts != prompts:
-            return empty if run.hidden else {**empty, page.run: replace(run, hidden=True)}
+            if run.hidden:
+                return empty
+            idle = views.progress(0, 1, NOTHING_YET)
+            return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
         if not (run.hidden and (run.strip or run.rows)):
             return empty if run.hidden else {page.pictures: gr.skip()}
-        return {page.pictures: grid_of(run, analysis), page.run: replace(run, hidden=False)}
+        again = views.progress(1, 1, AGAIN, "done")
+        shown = replace(run, hidden=False)
+        return {page.pictures: grid_of(run, analysis), page.run: shown, page.progress: again}
 
     def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
