@@ -24,7 +24,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_BYTES = 10 * 2**20  # above it the hub takes a file only through LFS or Xet
-LEFT_OUT = ("tests/", ".ci/", ".pytest.ini", ".ruff.toml", ".gitignore", ".gitattributes")
+LEFT_OUT = (
+    *("tests/", ".ci/", ".github/", ".pytest.ini", ".ruff.toml", ".gitignore", ".gitattributes"),
+    *(".pre-commit-config.yaml", ".pyrightconfig.json"),
+)
 BINARY = {".safetensors", ".png", ".webp", ".jpg", ".gif", ".ttf", ".woff2", ".npz", ".bin"}
 THUMBNAIL = "assets/ui/page.png"
 

@@ -83,7 +83,11 @@ def test_this_repository_would_run_as_a_space():
     tree = deploy.Tree.of(ROOT)
     assert deploy.check(deploy.Tree(tree.root, tree.sizes)) == []
     assert {"app.py", "README.md", "requirements.txt", deploy.THUMBNAIL} <= set(tree.sizes)
-    assert not [path for path in tree.sizes if path.startswith(("tests/", ".ci/"))]
+    assert not [
+        path
+        for path in tree.sizes
+        if path.startswith(("tests/", ".ci/", ".github/", ".py", ".pre"))
+    ]
 
 
 def test_the_head_preloads_the_models_files_at_their_pinned_commits():

@@ -98,3 +98,13 @@ def test_what_the_library_offers_can_be_loaded_by_name():
         assert getattr(sage, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'sorcery'"):
         sage.sorcery  # noqa: B018
+
+
+def test_bulk_runs_load_neither_the_page_nor_ray():
+    loaded = loaded_by("import sage.render.run, sage.render.command, sage.render.cluster")
+    assert "pyarrow" in loaded
+    assert not {"gradio", "plotly", "ray", "sage.ui", "sage.studies", "sage.world"} & loaded
+
+
+def test_the_help_of_bulk_runs_loads_no_model_library():
+    assert not {"diffusers", "transformers", "pyarrow"} & loaded_by("import sage.render.settings")

@@ -196,16 +196,32 @@ def setting(of: Setting) -> Any:
     return field(default=of.default, metadata={KEY: of})
 
 
-SCHEDULERS: Mapping[str, str] = {
-    "ddim": "DDIM (the paper's)",
-    "dpm++2m": "DPM-Solver++ 2M",
-    "euler": "Euler",
-    "euler_a": "Euler ancestral",
-    "unipc": "UniPC",
-    "pndm": "PNDM",
-    "heun": "Heun",
-    "lcm": "LCM",
+@dataclass(frozen=True)
+class SchedulerKind:
+    """A scheduler that can be picked.
+
+    Attributes:
+        title: For people.
+        diffusers: Name of its class there.
+        options: What differs from the configuration of the model's own scheduler.
+    """
+
+    title: str
+    diffusers: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+SCHEDULER_KINDS: Mapping[str, SchedulerKind] = {
+    "ddim": SchedulerKind("DDIM (the paper's)", "DDIMScheduler"),
+    "dpm++2m": SchedulerKind("DPM-Solver++ 2M", "DPMSolverMultistepScheduler"),
+    "euler": SchedulerKind("Euler", "EulerDiscreteScheduler"),
+    "euler_a": SchedulerKind("Euler ancestral", "EulerAncestralDiscreteScheduler"),
+    "unipc": SchedulerKind("UniPC", "UniPCMultistepScheduler"),
+    "pndm": SchedulerKind("PNDM", "PNDMScheduler", {"skip_prk_steps": True}),
+    "heun": SchedulerKind("Heun", "HeunDiscreteScheduler"),
+    "lcm": SchedulerKind("LCM", "LCMScheduler"),
 }
+SCHEDULERS: Mapping[str, str] = {key: kind.title for key, kind in SCHEDULER_KINDS.items()}
 TRUNKS: Mapping[str, str] = {
     "mean": "Mean embedding (paper)",
     "norm_mean": "Mean embedding at its members' length (ours)",

@@ -20,9 +20,20 @@ Prediction = Literal["epsilon", "v_prediction", "sample"]
 class Solver(Protocol):
     """What the sampler asks of a solver; R rows, any latent shape behind them."""
 
-    steps: int
-    timesteps: Tensor  # [steps] noise level that the denoiser is told, by step
-    init_noise_sigma: float  # standard deviation of the starting noise
+    @property
+    def steps(self) -> int:
+        """Calls of the denoiser."""
+        ...
+
+    @property
+    def timesteps(self) -> Tensor:
+        """[steps] noise level that the denoiser is told, by step."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the starting noise."""
+        ...
 
     @property
     def after(self) -> Tensor:

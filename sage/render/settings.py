@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sage.jobs.models import ModelSpec
 
 # Rows in a call: more take no less time for each, and few are wasted when calls are filled up.
-ROWS = {"cpu": 8, "cuda": 16}
+ROWS = {"cpu": 4, "cuda": 16}
 # Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
 SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
 PRECISIONS = ("auto", "float32", "bf16", "fp16")

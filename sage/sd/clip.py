@@ -5,7 +5,7 @@ Text vectors give the similarity matrix, both together the CLIP score.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from sage.sd.identity import fingerprint
+
+Padding = Literal["max_length", "longest"]
 
 
 class ClipEncoder:
@@ -54,11 +56,11 @@ class ClipEncoder:
         for part in (self.model, self.tokenizer, self.image_processor):
             part.save_pretrained(folder)
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokenize(
+        self, texts: Sequence[str], padding: Padding = "max_length"
+    ) -> tuple[Tensor, Tensor]:
         """Token ids and mask of texts, [N, L] each, on the CPU."""
-        tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, return_tensors="pt"
-        )
+        tokens = self.tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
         return tokens.input_ids, tokens.attention_mask
 
     def identity(self) -> str:
@@ -67,9 +69,15 @@ class ClipEncoder:
         return fingerprint(model.text_model, model.text_projection, type(self.model))
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Projected text embeddings [N, D], float32 on the CPU, unit length."""
-        ids, mask = self.tokenize(texts)
+    def embed_texts(self, texts: Sequence[str], padding: Padding = "max_length") -> Tensor:
+        """Projected text embeddings [N, D], float32 on the CPU, unit length.
+
+        Args:
+            texts: N texts.
+            padding: "longest" is several times faster for many short texts, and equal but for
+                rounding: what stands after a text has no effect on it.
+        """
+        ids, mask = self.tokenize(texts, padding)
         device = self.model.device
         features = self.model.get_text_features(
             input_ids=ids.to(device), attention_mask=mask.to(device)

@@ -261,7 +261,7 @@ class Execution:
 
     def _exact_call(self, part: Part, rows: Sequence[Tensor], fixed: int) -> Tensor | None:
         """Rows in one call if it is known to give those of the fixed size; None without memory."""
-        size, key = len(rows[0]), (*self._shape_key(part, rows), len(rows[0]))
+        size, key = len(rows[0]), (*self._shape_key(part, rows), fixed, len(rows[0]))
         if size != fixed and self.known.same_rows.get(key):
             return self._call(part, rows)
         blocks = [self._block(part, rows, start, fixed) for start in range(0, size, fixed)]

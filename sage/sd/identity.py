@@ -111,14 +111,14 @@ class _Reader:
         if isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, (dict, Mapping)):
-            self.tokens.append(len(value))
+            self.tokens += ("pairs", len(value))
             for key, item in value.items():
                 self.tokens.append(key if type(key) in _PLAIN else repr(key))
                 self.read(item, depth + 1)
         elif isinstance(value, (set, frozenset)):
             self.tokens += sorted(map(repr, value))
         elif isinstance(value, (list, tuple)):
-            self.tokens.append(len(value))
+            self.tokens += ("items", len(value))
             for item in value:
                 self.read(item, depth + 1)
         elif isinstance(value, MethodType):
@@ -167,7 +167,7 @@ class _Reader:
             self.tokens += (*tensor.shape, str(tensor.dtype), _digest(array))
             return
         version = 0 if tensor.is_inference() else tensor._version
-        self.tokens += (*tensor.shape, str(tensor.dtype), version)
+        self.tokens += (*tensor.shape, *tensor.stride(), str(tensor.dtype), version)
         if tensor.is_meta or tensor.is_sparse or tensor.is_quantized:
             self.tokens.append(_serial(tensor))
             return

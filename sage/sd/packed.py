@@ -83,6 +83,8 @@ class PackableLinear(nn.Linear):
 
 def _usable(x: Tensor) -> Packs | None:
     """The packs in use, if they are of use for an input."""
+    if torch.compiler.is_compiling():  # which packs by itself
+        return None
     # The packed operations have no gradient.
     plain = x.device.type == "cpu" and x.dtype is torch.bfloat16 and not torch.is_grad_enabled()
     return _packs.get() if plain else None

@@ -145,9 +145,11 @@ class SagePipeline(ModelPipeline):
     Attributes:
         max_rows: Most rows that go through a network in one call, guidance not counted; it is fewer
             where memory is short. More rows than this take no less time for each.
+        exact_rows: Passes in every call of the denoiser with `exact`; 0 is what suits the device.
     """
 
     max_rows: int = 32
+    exact_rows: int = 0
 
     @cached_property
     def _embeddings(self) -> texts.EmbeddingCache:
@@ -363,6 +365,7 @@ class SagePipeline(ModelPipeline):
         interval = arguments.check_interval(guidance_interval)
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
         skip = arguments.check_clip_skip(clip_skip, layers)
+        shape = self._latent_shape(height, width)
         if exact is not None and not isinstance(exact, bool):
             raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
         if reuse is not None and not isinstance(reuse, StateStore):
@@ -384,7 +387,7 @@ class SagePipeline(ModelPipeline):
             seeds=seeds,
             negative_prompt=negative,
             adaptive=adaptive,
-            shape=self._latent_shape(height, width),
+            shape=shape,
             clip_skip=skip,
             exact=self.exact_costs_nothing() if exact is None else exact,
         )
@@ -679,7 +682,8 @@ class SagePipeline(ModelPipeline):
 
     def _execution(self, exact: bool) -> Execution:
         device = self._execution_device
-        return Execution(device, exact, self._known, check=not self._is_heavy)
+        check = not self._is_heavy and not self.exact_rows
+        return Execution(device, exact, self._known, check, self.exact_rows)
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Cheap pictures of latents [R, C, h, w], in the size of the real ones.
@@ -698,7 +702,7 @@ class SagePipeline(ModelPipeline):
         own = vars(self).get("run_safety_checker") or type(self).run_safety_checker
         return self.safety_checker is not None or own is not _NO_CHECKER
 
-    def _checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
+    def checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
         """Finished pictures in [-1, 1], and which of them the safety checker made black."""
         pixels, found = self.run_safety_checker(pixels, pixels.device, self.dtype)
         flags = [False] * len(pixels) if found is None else [bool(flag) for flag in found]
@@ -725,7 +729,7 @@ class SagePipeline(ModelPipeline):
         pixels = torch.cat(execution.one_by_one(decoder, z))
         if not bool(torch.isfinite(pixels).all()):
             raise FloatingPointError("The decoder produced a value that is not a number.")
-        checker = Part("safety checker", self._checked, self.max_rows)
+        checker = Part("safety checker", self.checked, self.max_rows)
         pixels, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
         images = self.image_processor.postprocess(torch.cat(pixels), output_type=output_type)
         return images, tuple(flag for some in flags for flag in some)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from sage.sd.foreign import Network
 from sage.sd.identity import fingerprint
 
 WITHHELD = (128, 128, 128)
@@ -43,7 +44,7 @@ class LatentRGB:
     @classmethod
     def fit(
         cls,
-        vae: nn.Module,
+        vae: Network,
         size: int = 16,
         samples: int = 8,
         seed: int = 0,

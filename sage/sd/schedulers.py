@@ -10,36 +10,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
     LCMScheduler,
-    PNDMScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
 )
 from torch import Tensor
 
 from sage.core.noise import Streams
-from sage.core.settings import SCHEDULERS
+from sage.core.settings import SCHEDULER_KINDS, SCHEDULERS
 from sage.core.solver import DDIM, Memory, Multistep, Solver, prediction_table
-
-_CLASSES: dict[str, tuple[type, dict[str, Any]]] = {
-    "dpm++2m": (DPMSolverMultistepScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
-    "euler_a": (EulerAncestralDiscreteScheduler, {}),
-    "unipc": (UniPCMultistepScheduler, {}),
-    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
-    "heun": (HeunDiscreteScheduler, {}),
-    "lcm": (LCMScheduler, {}),
-}
+from sage.sd.foreign import Scheduler
 
 
-def make_scheduler(key: str, like: SchedulerMixin) -> SchedulerMixin:
+def make_scheduler(key: str, like: Scheduler) -> Scheduler:
     """The scheduler of a name with the noise levels and the kind of prediction of another one.
 
     Args:
@@ -51,9 +39,9 @@ def make_scheduler(key: str, like: SchedulerMixin) -> SchedulerMixin:
     """
     if key not in SCHEDULERS:
         raise ValueError(f"scheduler is {key!r}; allowed are {', '.join(SCHEDULERS)}.")
-    if key == "ddim":
+    kind, options = _class(key), SCHEDULER_KINDS[key].options
+    if kind is DDIMScheduler:
         return ddim_scheduler(like)
-    kind, options = _CLASSES[key]
     config = dict(like.config)
     zero_snr = config.get("rescale_betas_zero_snr", False)
     if zero_snr and "rescale_betas_zero_snr" not in inspect.signature(kind).parameters:
@@ -61,11 +49,16 @@ def make_scheduler(key: str, like: SchedulerMixin) -> SchedulerMixin:
         levels = torch.as_tensor(like.alphas_cumprod).double().clone()
         levels[-1] = 2**-24
         before = torch.cat([torch.ones(1, dtype=levels.dtype), levels[:-1]])
-        options = options | {"trained_betas": (1 - levels / before).tolist()}
+        options = {**options} | {"trained_betas": (1 - levels / before).tolist()}
     return kind.from_config(config, **options)
 
 
-def ddim_scheduler(scheduler: SchedulerMixin) -> DDIMScheduler:
+def _class(key: str) -> Any:
+    """The class of diffusers that stands behind a key."""
+    return getattr(diffusers, SCHEDULER_KINDS[key].diffusers)
+
+
+def ddim_scheduler(scheduler: Scheduler) -> DDIMScheduler:
     """The DDIM scheduler of the same noise levels; the paper samples with DDIM."""
     if isinstance(scheduler, DDIMScheduler):
         return scheduler
@@ -73,7 +66,7 @@ def ddim_scheduler(scheduler: SchedulerMixin) -> DDIMScheduler:
 
 
 def solver_for(
-    scheduler: SchedulerMixin, steps: int, device: torch.device | str, streams: Streams
+    scheduler: Scheduler, steps: int, device: torch.device | str, streams: Streams
 ) -> Solver:
     """The solver that does what a scheduler would do in so many steps.
 
@@ -100,7 +93,7 @@ def solver_for(
     return _multistep(levels, torch.stack(table, dim=-1), device, streams)
 
 
-def denoiser_calls(scheduler: SchedulerMixin, steps: int) -> int:
+def denoiser_calls(scheduler: Scheduler, steps: int) -> int:
     """How many denoiser calls a scheduler makes of so many steps.
 
     Raises:
@@ -108,6 +101,9 @@ def denoiser_calls(scheduler: SchedulerMixin, steps: int) -> int:
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed.")
+    levels_known = scheduler.config.get("num_train_timesteps", steps)
+    if steps > levels_known:
+        raise ValueError(f"steps is {steps}; this model has {levels_known} noise levels.")
     if isinstance(scheduler, DDIMScheduler):
         return steps
     levels = copy.deepcopy(scheduler)
@@ -115,7 +111,7 @@ def denoiser_calls(scheduler: SchedulerMixin, steps: int) -> int:
     return len(levels.timesteps)
 
 
-def steps_for(scheduler: SchedulerMixin, calls: int) -> int:
+def steps_for(scheduler: Scheduler, calls: int) -> int:
     """How many steps to ask a scheduler for, so that it makes so many denoiser calls.
 
     Raises:
@@ -127,7 +123,7 @@ def steps_for(scheduler: SchedulerMixin, calls: int) -> int:
     raise ValueError(f"{type(scheduler).__name__} cannot make exactly {calls} denoiser calls.")
 
 
-def has_table(scheduler: SchedulerMixin) -> bool:
+def has_table(scheduler: Scheduler) -> bool:
     """Whether a scheduler's solver is a table, whose whole state is in the run's."""
     if isinstance(scheduler, DDIMScheduler):
         return True
@@ -136,7 +132,7 @@ def has_table(scheduler: SchedulerMixin) -> bool:
     return _TABLES.get(type(levels), lambda _: None)(levels) is not None
 
 
-def _ddim(levels: DDIMScheduler, steps: int, device: torch.device | str) -> DDIM:
+def _ddim(levels: Scheduler, steps: int, device: torch.device | str) -> DDIM:
     config = levels.config
     timesteps = levels.timesteps.tolist()[:steps]  # rounding may yield one too many
     stride = config.num_train_timesteps // steps
@@ -159,7 +155,7 @@ Table = tuple[Tensor, ...]
 
 
 def _multistep(
-    levels: SchedulerMixin, table: Tensor, device: torch.device | str, streams: Streams
+    levels: Scheduler, table: Tensor, device: torch.device | str, streams: Streams
 ) -> Multistep:
     fresh = bool((table[:, 6] != 0).any())
     noise = torch.stack([streams.draw() for _ in range(len(table))]).to(device) if fresh else None
@@ -171,7 +167,7 @@ def _multistep(
     )
 
 
-def _sigma_columns(levels: SchedulerMixin, sigma: Tensor) -> Table:
+def _sigma_columns(levels: Scheduler, sigma: Tensor) -> Table:
     """Columns of solvers whose x = x0 + σ·ε (arXiv 2206.00364): input scale, x0 from x and output.
 
     The denoiser sees x / sqrt(σ² + 1), which has the noise level ᾱ = 1 / (σ² + 1).
@@ -181,7 +177,7 @@ def _sigma_columns(levels: SchedulerMixin, sigma: Tensor) -> Table:
     return scale, x0_x * scale, x0_out
 
 
-def _euler(levels: EulerDiscreteScheduler) -> Table:
+def _euler(levels: Scheduler) -> Table:
     """Euler's step of the probability-flow ODE (arXiv 2206.00364, Algorithm 2 without churn)."""
     sigma, after = levels.sigmas.double()[:-1], levels.sigmas.double()[1:]
     keep = after / sigma
@@ -189,7 +185,7 @@ def _euler(levels: EulerDiscreteScheduler) -> Table:
     return (*_sigma_columns(levels, sigma), keep, 1 - keep, zero, zero, one, after)
 
 
-def _ancestral(levels: EulerAncestralDiscreteScheduler) -> Table:
+def _ancestral(levels: Scheduler) -> Table:
     """Euler to a lower level, then fresh noise up to the wanted one (k-diffusion, ancestral)."""
     sigma, after = levels.sigmas.double()[:-1], levels.sigmas.double()[1:]
     up = (after**2 * (sigma**2 - after**2) / sigma**2).sqrt()
@@ -198,7 +194,7 @@ def _ancestral(levels: EulerAncestralDiscreteScheduler) -> Table:
     return (*_sigma_columns(levels, sigma), keep, 1 - keep, zero, up, one, after)
 
 
-def _lcm(levels: LCMScheduler) -> Table | None:
+def _lcm(levels: Scheduler) -> Table | None:
     """Consistency sampling: predict the end, add fresh noise (arXiv 2310.04378, Algorithm 3)."""
     if levels.config.clip_sample:
         return None
@@ -212,7 +208,7 @@ def _lcm(levels: LCMScheduler) -> Table | None:
     return one, x0_x, x0_out, signal * skip, signal * out, zero, noise, signal, noise
 
 
-def _dpm_solver(levels: DPMSolverMultistepScheduler) -> Table | None:
+def _dpm_solver(levels: Scheduler) -> Table | None:
     """DPM-Solver++ of order 1 or 2, midpoint (arXiv 2211.01095, eq. 4.1 and Algorithm 2)."""
     config = levels.config
     known = config.algorithm_type == "dpmsolver++" and config.solver_type == "midpoint"
@@ -232,7 +228,7 @@ def _dpm_solver(levels: DPMSolverMultistepScheduler) -> Table | None:
     return *columns, alpha[1:], noise[1:]
 
 
-def _second_order(levels: DPMSolverMultistepScheduler, steps: int) -> Tensor:
+def _second_order(levels: Scheduler, steps: int) -> Tensor:
     """Which steps look back: none in order 1, not the first, and not the last if so configured."""
     config = levels.config
     looks_back = torch.full((steps,), config.solver_order == 2)
@@ -262,9 +258,7 @@ class WrappedScheduler:
     the same step, and the host is read: two things that the tables do without.
     """
 
-    def __init__(
-        self, levels: SchedulerMixin, device: torch.device | str, streams: Streams
-    ) -> None:
+    def __init__(self, levels: Scheduler, device: torch.device | str, streams: Streams) -> None:
         levels.set_timesteps(levels.num_inference_steps, device=device)
         self._pristine, self._levels = levels, copy.deepcopy(levels)
         self._slots: list[tuple[str, int | None]] = []

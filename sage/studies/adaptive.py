@@ -22,9 +22,9 @@ from sage.studies.engine.compare import (
     Comparison,
     Design,
     Entry,
-    cost_figure,
     rows_with_front,
 )
+from sage.studies.engine.figures import line_figure
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, PROBING, probing_label
@@ -114,6 +114,6 @@ STUDY = Study(
     rows=rows,
     more=more,
     finding=finding,
-    figure=cost_figure(scattered=(WHILE,)),
+    figure=line_figure("evaluations", scattered=(WHILE,)),
     defaults={"pictures": 336, "seeds": 1},
 )

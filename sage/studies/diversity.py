@@ -5,14 +5,13 @@ prompt has noise of its own from the start: the diversity there is to be had.
 """
 
 from sage.studies.engine.compare import (
-    QUALITY,
     Comparison,
     Design,
     Entry,
     no_worse,
     rows_with_front,
 )
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.figures import QUALITY, Figure, by_key, caption, metric_panels, wanted
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT

@@ -11,12 +11,12 @@ from typing import Any
 from sage.core.calibration import Calibration
 from sage.studies.engine import methods
 from sage.studies.engine.calibrate import sweep, write_calibrations
-from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, rows_with_front
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.compare import Comparison, Design, Entry, rows_with_front
+from sage.studies.engine.figures import by_key, line_figure
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, SHARED_AT, STUDENT_STEPS
-from sage.studies.engine.results import Result
+from sage.studies.engine.results import Result, Row
 from sage.studies.engine.study import Study
 
 SOLVERS = {"dpm++2m": ("DPM-Solver++ (2M)", (8, 10, 15)), "ddim": ("DDIM", (4, 8, 15))}
@@ -94,23 +94,13 @@ def finding(comparison: Comparison) -> str:
     return f"{METRIC[key].title} is {base:.3g} for independent sampling; {parts}."
 
 
-def figure(result: Result) -> Figure:
-    """Quality against FLOPs, each sampler alone and shared most; 30 steps are DDIM's."""
-    methods_ = by_key(result["rows"])
-    most = SIDES[max(SHARED_AT)]
-    alone = {name: lines for name, lines in methods_.items() if name.endswith(", alone")}
-    alone["DDIM, alone"] = [*alone["DDIM, alone"], *methods_[INDEPENDENT]]
-    shared = {name: lines for name, lines in methods_.items() if name.endswith(most)}
-    order = sorted(alone | shared, key=lambda name: (name != "DDIM, alone", name))
-    panels = metric_panels(
-        result,
-        wanted(result, QUALITY),
-        {name: (alone | shared)[name] for name in order},
-        lambda line: line["gigaflops"],
-        "GFLOPs a picture",
-        log=True,
-    )
-    return Figure(result["title"], panels, caption(result))
+def series(result: Result) -> dict[str, list[Row]]:
+    """The figure's lines: each sampler alone and shared most; 30 steps are DDIM's."""
+    rows, first = by_key(result["rows"]), "DDIM, alone"
+    rows[first] += rows.pop(INDEPENDENT)
+    sides = (SIDES[0.0], SIDES[max(SHARED_AT)])
+    names = [name for name in rows if name.endswith(sides)]
+    return {name: rows[name] for name in sorted(names, key=lambda name: (name != first, name))}
 
 
 STUDY = Study(
@@ -122,6 +112,6 @@ STUDY = Study(
     more=more,
     conditions=conditions,
     finding=finding,
-    figure=figure,
+    figure=line_figure("gigaflops", series=series, log=True),
     defaults={"pictures": 336, "seeds": 1},
 )

@@ -11,8 +11,8 @@ fine-tuning under the same sharing, arXiv 2509.15865, abstract) and ours.
 from typing import Any
 
 from sage.core.cost import evaluations
-from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, Line, plain_rows
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
+from sage.studies.engine.figures import QUALITY, by_key, line_figure
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import (
@@ -181,21 +181,16 @@ def _side_by_side(first: Line, second: Line) -> str:
     return ", ".join(parts) or "no judge here"
 
 
-def figure(result: Result) -> Figure:
-    """Quality against saving, for each method; every line begins at independent sampling."""
+def series(result: Result) -> dict[str, list[Row]]:
+    """The figure's lines, each of which begins at independent sampling."""
     methods = by_key(result["rows"])
     (base,) = methods[INDEPENDENT]
-    series = {name: [base, *methods[name]] for name in SHOWN if name in methods}
     steps = result["conditions"]["steps"]
-    panels = metric_panels(
-        result,
-        wanted(result, QUALITY),
-        series,
-        lambda line: 1 - line["evaluations"] / steps,
-        "evaluations saved",
-        percent=True,
-    )
-    return Figure("Quality against saving", panels, caption(result))
+    return {
+        name: [row | {"saving": 1 - row["evaluations"] / steps} for row in (base, *methods[name])]
+        for name in SHOWN
+        if name in methods
+    }
 
 
 STUDY = Study(
@@ -207,5 +202,5 @@ STUDY = Study(
     more=more,
     conditions=conditions,
     finding=finding,
-    figure=figure,
+    figure=line_figure("saving", series=series, title="Quality against saving", percent=True),
 )

@@ -11,7 +11,6 @@ from typing import Any
 from sage.studies.engine import methods
 from sage.studies.engine.cells import Recipe
 from sage.studies.engine.compare import (
-    QUALITY,
     Comparison,
     Design,
     Entry,
@@ -19,11 +18,11 @@ from sage.studies.engine.compare import (
     no_worse,
     rows_with_front,
 )
-from sage.studies.engine.figures import Figure, caption, metric_panels, wanted
+from sage.studies.engine.figures import line_figure
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE, TURNS
-from sage.studies.engine.results import Result, better
+from sage.studies.engine.results import Result, Row, better
 from sage.studies.engine.study import Study
 
 RATIOS = (0.3, 0.4, 0.5)
@@ -138,21 +137,12 @@ def beaten(line: Line, rivals: Sequence[Line], keys: Sequence[str]) -> bool:
     )
 
 
-def figure(result: Result) -> Figure:
-    """Quality against FLOPs."""
-    series = {
+def series(result: Result) -> dict[str, list[Row]]:
+    """The figure's lines."""
+    return {
         title: [line for line in result["rows"] if line["name"] in names]
         for title, names in SERIES.items()
     }
-    panels = metric_panels(
-        result,
-        wanted(result, QUALITY),
-        series,
-        lambda line: line["gigaflops"],
-        "GFLOPs a picture",
-        scattered=SCATTERED,
-    )
-    return Figure(result["title"], panels, caption(result))
 
 
 STUDY = Study(
@@ -162,6 +152,6 @@ STUDY = Study(
     design=design,
     rows=rows_with_front("gigaflops"),
     finding=finding,
-    figure=figure,
+    figure=line_figure("gigaflops", series=series, scattered=SCATTERED),
     defaults={"pictures": 336, "seeds": 1},
 )

@@ -6,7 +6,7 @@ bounds and rendered at each branch point. Settings that no other one beats are n
 
 from sage.core.grouping import cosine_similarity
 from sage.studies.engine.compare import Comparison, Design, Entry, plain_rows, unbeaten
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels
+from sage.studies.engine.figures import by_key, line_figure
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.prompts import bounds, linked, regrouped
 from sage.studies.engine.results import Result, Row
@@ -80,19 +80,11 @@ def finding(comparison: Comparison) -> str:
     )
 
 
-def figure(result: Result) -> Figure:
-    """Distance to the twins against saving, one line a window."""
-    key = "twin" if "twin" in result["metrics"] else "pixels"
-    named = [{"window": line["name"].split(",")[0], **line} for line in result["rows"]]
-    panels = metric_panels(
-        result,
-        [key],
-        by_key(named, "window"),
-        lambda line: line["saving"],
-        "evaluations saved",
-        percent=True,
+def series(result: Result) -> dict[str, list[Row]]:
+    """The figure's lines: the windows."""
+    return by_key(
+        [{"window": row["name"].split(",")[0], **row} for row in result["rows"]], "window"
     )
-    return Figure(result["title"], panels, caption(result))
 
 
 STUDY = Study(
@@ -103,7 +95,7 @@ STUDY = Study(
     rows=rows,
     more=lambda comparison: {"pareto": [row["name"] for row in optimal(comparison)]},
     finding=finding,
-    figure=figure,
+    figure=line_figure("saving", ("twin",), series, percent=True),
     columns={"groups": "groups"},
     defaults={"pictures": 168, "seeds": 1},
 )

@@ -6,16 +6,15 @@ Decatur et al. 2025 (arXiv 2508.21032); their models, prompts and embeddings are
 """
 
 from sage.studies.engine.compare import (
-    QUALITY,
     Comparison,
     Design,
     Entry,
     rows_with_front,
 )
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.figures import by_key, line_figure
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, INSIDE, OVER_ALL, SAGE, UNTRAINED, tree_plans
-from sage.studies.engine.results import Result
+from sage.studies.engine.results import Result, Row
 from sage.studies.engine.study import Study
 
 RATIOS = (0.3, 0.4, 0.5)
@@ -51,17 +50,9 @@ def finding(comparison: Comparison) -> str:
     )
 
 
-def figure(result: Result) -> Figure:
-    """Quality against evaluations, with the SAGE adapter."""
-    trained = [line for line in result["rows"] if not line["label"].startswith(UNTRAINED)]
-    panels = metric_panels(
-        result,
-        wanted(result, QUALITY),
-        by_key(trained),
-        lambda line: line["evaluations"],
-        "evaluations a picture",
-    )
-    return Figure(result["title"], panels, caption(result))
+def trained(result: Result) -> dict[str, list[Row]]:
+    """The figure's lines: all with the SAGE adapter, and independent sampling."""
+    return by_key([line for line in result["rows"] if not line["label"].startswith(UNTRAINED)])
 
 
 STUDY = Study(
@@ -71,6 +62,6 @@ STUDY = Study(
     design=design,
     rows=rows_with_front(),
     finding=finding,
-    figure=figure,
+    figure=line_figure("evaluations", series=trained),
     defaults={"pictures": 336, "seeds": 1},
 )

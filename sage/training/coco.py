@@ -276,9 +276,9 @@ def _inside(place: Path, folder: Path) -> bool:
 
 def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
     """Captions that stand in `1.txt` beside `1.jpg`, in the folder and in its folders."""
-    for place, folders, everything in os.walk(folder):  # does not follow links, so it ends
+    for place, folders, files in os.walk(folder):  # does not follow links, so it ends
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        names = sorted(name for name in everything if name[0] != ".")
+        names = sorted(name for name in files if name[0] != ".")
         here = {_loose(name): name for name in names}
         pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES]
         used = set()

@@ -128,7 +128,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(pipe.unet.train(), optimizer)
         config = pipe.scheduler.config
         alphas = pipe.scheduler.alphas_cumprod.to(accelerator.device)
-        self.levels = NoiseLevels(alphas, config.prediction_type)
+        self.levels = NoiseLevels(alphas, config["prediction_type"])
         self.uncond = pipe.encode([""])  # (1, L, D)
         self.step, self.seconds = 0, 0.0
         if resume:

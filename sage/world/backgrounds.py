@@ -52,9 +52,9 @@ class Canvas:
         self, mask: np.ndarray | None, first: tuple, last: tuple, t: np.ndarray
     ) -> None:
         """Mix in the colour at t [size, size, 1] between two colours, where the mask says so."""
-        first, last = np.asarray(first, np.float32), np.asarray(last, np.float32)
+        start, stop = np.asarray(first, np.float32), np.asarray(last, np.float32)
         weight = 1.0 if mask is None else mask[..., None]
-        self.pixels += weight * (first + t * (last - first) - self.pixels)
+        self.pixels += weight * (start + t * (stop - start) - self.pixels)
 
     def disc(self, x: float, y: float, radius: float, colour: tuple, softness: float = 1.0) -> None:
         """Filled circle."""

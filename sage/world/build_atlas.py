@@ -120,17 +120,27 @@ def draw_style(source: Source, archive: Path, codes: dict[str, str]) -> dict[str
     """Pictures of all things (`codes`: name -> code point) from one package, RGBA."""
     with tarfile.open(archive) as package:
         if source.package.startswith("@iconify-json/"):
-            icons = json.load(package.extractfile("package/icons.json"))
-            names = json.load(package.extractfile("package/chars.json"))
+            icons, names = (
+                json.loads(_read(package, f"package/{name}.json")) for name in ("icons", "chars")
+            )
             return {
                 thing: _draw_svg(_svg_text(icons, names[_from_code(names, code)]))
                 for thing, code in codes.items()
             }
         files = {Path(name).stem: name for name in package.getnames() if name.endswith(".webp")}
         return {
-            thing: Image.open(package.extractfile(files[_from_code(files, code)])).convert("RGBA")
+            thing: Image.open(io.BytesIO(_read(package, files[_from_code(files, code)]))).convert(
+                "RGBA"
+            )
             for thing, code in codes.items()
         }
+
+
+def _read(package: tarfile.TarFile, name: str) -> bytes:
+    """A file of a package."""
+    if (handle := package.extractfile(name)) is None:
+        raise ValueError(f"{name!r} of the package is no file.")
+    return handle.read()
 
 
 def fit(picture: Image.Image) -> np.ndarray:
@@ -251,7 +261,7 @@ def write(atlas: np.ndarray, manifest: dict, folder: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ATLAS_FOLDER, help="folder to write")
     parser.add_argument("--packages", type=Path, help="folder that keeps the npm archives")
     args = parser.parse_args()

@@ -76,7 +76,11 @@ def common_content(true: Labels, words: Words) -> np.ndarray:
         (0.03, _equal(true.count)),
         (0.04, _equal(true.left_size) * _equal(true.right_size)),
     )
-    return sum(weight * part for weight, part in parts)
+    return np.tensordot(
+        np.array([weight for weight, _ in parts], np.float32),
+        np.stack([part for _, part in parts]),
+        axes=1,
+    )
 
 
 def _overlap(sets: np.ndarray) -> np.ndarray:

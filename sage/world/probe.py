@@ -117,7 +117,7 @@ def read(probe: Probe, images: np.ndarray, batch: int = 100) -> Reading:
 def to_pixels(images: np.ndarray | Tensor) -> Tensor:
     """Pictures uint8 [B, H, W, 3] as float32 [B, 3, H, W] in [-1, 1]."""
     # A copy: PyTorch wants to own what a file maps.
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    pixels = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -7,6 +7,7 @@ A scene is a small frozen record; painting it is deterministic.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -14,6 +15,8 @@ from PIL import Image, ImageFilter
 from sage.world.backgrounds import GROUND_PLACES, paint_place
 from sage.world.sprites import Atlas
 from sage.world.words import Words, model_words, world_words
+
+Option = TypeVar("Option")
 
 SPLITS = ("train", "held_out")
 HELD_OUT_PERCENT = 10
@@ -142,7 +145,7 @@ def _weighted(rng: np.random.Generator, kinds: Mapping[str, float]) -> str:
     return tuple(kinds)[min(drawn, len(kinds) - 1)]
 
 
-def _pick(rng: np.random.Generator, options: Sequence) -> object:
+def _pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
     """One of the options, uniformly."""
     return options[int(rng.integers(len(options)))]
 
@@ -344,8 +347,9 @@ class Painter:
         if key not in self._cutouts:
             if len(self._cutouts) >= MOST_CUTOUTS:
                 self._cutouts.clear()
-            thing, style, *how = key
-            self._cutouts[key] = cut_out(self._atlas.sprite(thing, style), *how)
+            thing, style, side, tone, grounded = key
+            sprite = self._atlas.sprite(thing, style)
+            self._cutouts[key] = cut_out(sprite, side, tone, grounded)
         return self._cutouts[key]
 
     def _stamp(self, picture: np.ndarray, mask: np.ndarray, piece: Piece) -> None:

@@ -189,13 +189,18 @@ def test_prompts_with_other_negative_prompts_do_not_share(render, rows):
     assert any(len([m for m in lines if m["group"] == g]) > 1 for g in by_group)
 
 
-def test_the_number_of_prompts_in_a_call_changes_nothing_that_can_be_seen(render):
-    first, second = render("a", rows=4), render("b", rows=32)
-    for name in content(first):
-        if name.endswith(".png"):
-            with Image.open(first / name) as one, Image.open(second / name) as other:
-                pairs = zip(one.tobytes(), other.tobytes(), strict=True)
-                assert max(abs(a - b) for a, b in pairs) <= 1
+def test_a_picture_depends_on_its_group_alone(render, rows):
+    """Bit for bit: other units, another order of the file, and other prompts beside it."""
+    pictures = {line["id"]: line for line in manifest(render("a", unit=6))}
+    rows.reverse()
+    for line in manifest(render("b", unit=24)):
+        assert line["sha256"] == pictures[line["id"]]["sha256"]
+    one = min(pictures.values(), key=lambda line: line["nfe"])
+    rows[:] = [r for r in rows if pictures[r["id"]]["group"] == one["group"]]
+    assert len(rows) > 1
+    for line in manifest(render("c", unit=24)):
+        assert line["sha256"] == pictures[line["id"]]["sha256"]
+        assert line["plan"] == pictures[line["id"]]["plan"]
 
 
 # -- going on ------------------------------------------------------------------------------------
@@ -268,11 +273,10 @@ def test_two_processes_do_not_write_into_one_folder(render, tmp_path):
         render("out")
 
 
-@pytest.mark.parametrize("allowed", [0, 3, 7, 15, 24])
-def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(render, monkeypatch, allowed):
-    whole = content(render("whole"))
-    left = [allowed]
-    original = os.fsync
+def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(render, rows, monkeypatch):
+    del rows[6:]
+    whole = content(render("whole", unit=3))
+    original, left = os.fsync, [0]
 
     def full(handle):
         if left[0] <= 0:
@@ -280,11 +284,14 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_later(render, monkeypatch
         left[0] -= 1
         return original(handle)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "fsync", full)
-        with pytest.raises(StoreError, match=r"is full\. What is finished is kept"):
-            render("full")
-    assert content(render("full")) == whole
+    # Full before the plan, at a picture, before a part, and at the manifest.
+    for allowed in (0, 4, 5, 12):
+        left[0] = allowed
+        with monkeypatch.context() as patch:
+            patch.setattr(store_module.os, "fsync", full)
+            with pytest.raises(StoreError, match=r"is full\. What is finished is kept"):
+                render("full", unit=3)
+    assert content(render("full", unit=3)) == whole
 
 
 def test_a_dry_run_stops_at_the_plan(render, tmp_path):

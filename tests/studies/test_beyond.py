@@ -45,6 +45,7 @@ def test_every_rule_of_the_trunk_is_compared(lab):
     assert all(line["saving"] == 0 for line in prediction)
 
 
+@pytest.mark.slow
 def test_diversity_is_swept_by_fresh_noise(lab):
     found = run_study("diversity", lab)
     assert len(found["rows"]) == 1 + len(diversity.RATIOS) * len(diversity.SHARES)
@@ -66,6 +67,7 @@ def test_diversity_says_what_fresh_noise_brings_and_what_it_costs():
     assert "brings more than 0.500 only with harm" in finding((0.54, 0.5), (0.55, 0.5))
 
 
+@pytest.mark.slow
 def test_few_steps_are_shared_and_not(lab, adapter_folder, monkeypatch):
     monkeypatch.setattr(methods, "student", lambda lab, steps: adapter_folder)
     found = run_study("few-step", lab)
@@ -79,6 +81,7 @@ def test_few_steps_are_shared_and_not(lab, adapter_folder, monkeypatch):
     assert table.expected(0.0, 0.0) == 0 < table.expected(0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
     found = run_study("adaptive", lab)
     fixed = [line for line in found["rows"] if line["name"] == adaptive.FIXED]
@@ -142,6 +145,7 @@ def test_what_the_guard_reads_was_measured_on_these_weights(folder, measured):
     assert shipped.expected(0.0, 0.4) > 1.1 * shipped.expected(0.6, 0.4)
 
 
+@pytest.mark.slow
 def test_all_of_it_is_on_one_plot(lab, adapter_folder, monkeypatch):
     monkeypatch.setattr(methods, "student", lambda lab, steps: adapter_folder)
     found = run_study("pareto", lab)

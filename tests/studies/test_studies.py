@@ -7,13 +7,22 @@ import pytest
 import torch
 
 from sage.core.grouping import cosine_similarity, group_prompts
+from sage.jobs.models import ASSETS
 from sage.sd import features
 from sage.studies import main_table
 from sage.studies.__main__ import main
 from sage.studies.engine import methods, tables
 from sage.studies.engine.cells import Renderer
+from sage.studies.engine.judges import Judges
 from sage.studies.engine.lab import DryRun, Lab
-from sage.studies.engine.prompts import bounds, linked, loose_scenes, open_prompts, painted
+from sage.studies.engine.prompts import (
+    bounds,
+    linked,
+    loose_scenes,
+    open_prompts,
+    painted,
+    ungrouped,
+)
 from sage.studies.engine.results import read, write
 from sage.studies.engine.study import every, load
 from sage.studies.group_size import cliques
@@ -120,6 +129,7 @@ def test_open_domain_has_four_kinds(settings):
     assert all(0 <= line["groupable"] <= 1 for line in found["rows"])
 
 
+@pytest.mark.slow
 def test_groups_grow_to_sixteen(settings):
     lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
     found = run_study("group-size", lab)
@@ -146,6 +156,7 @@ def _raise(error):
     raise error
 
 
+@pytest.mark.slow
 def test_a_model_and_a_coco_folder_train_and_are_evaluated(
     settings, model_folder, tmp_path, monkeypatch
 ):
@@ -259,6 +270,17 @@ def test_held_out_scenes_are_held_out():
     assert np.array_equal(
         some.real.pictures[some.real.of([0])], sample.real.pictures[sample.real.of([5])]
     )
+
+
+def test_the_probe_finds_what_painted_scenes_show(tiny):
+    judge = Judges(tiny, ASSETS / "emoji-scenes")
+    sample = painted(loose_scenes(24), 64)
+    pictures, members = sample.real.pictures, sample.real.prompts
+    right = judge.right(pictures, sample, members)
+    wrong = judge.right(pictures, sample, (members + 1) % len(sample))
+    assert right.mean() > 0.9
+    assert wrong.mean() < 0.2
+    assert judge.right(pictures, ungrouped("texts", sample.texts), members) is None
 
 
 def test_the_fast_linkage_is_that_of_the_page():

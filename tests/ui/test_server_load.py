@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from .visitors import Browser, served
+from .visitors import Browser, served, stretch
 
 SECONDS = 60
 TIMES = 5
@@ -92,19 +92,21 @@ async def _overload(url):
 @pytest.mark.slow
 def test_under_five_times_the_load_everything_cheap_is_quick_and_nothing_is_lost():
     with served() as (url, process):
+        slower = stretch()  # the promises are for a machine that does nothing else
         before = psutil.Process(process.pid).memory_info().rss
         outcomes, seconds, number, rate = asyncio.run(_overload(url))
         grown = (psutil.Process(process.pid).memory_info().rss - before) / 2**20
     said = {k: {q: round(quantile(v, q), 3) for q in (0.5, 0.95, 0.99)} for k, v in seconds.items()}
-    print(f"{rate:.1f} renders/s asked for; {dict(outcomes)}; {said}; +{grown:.0f} MB")
+    print(f"{rate:.1f} renders/s asked for; the machine is {slower:.1f} times slower than alone")
+    print(dict(outcomes), said, f"+{grown:.0f} MB")
     assert not [outcome for outcome in outcomes if "wrong" in outcome or "error" in outcome]
     assert outcomes["right"] + outcomes["refused"] == number  # none lost, none twice
     assert outcomes["refused"] > number / 2
     assert outcomes["page 200"] == len(seconds["page"])
     assert outcomes["cheap complete"] == len(seconds["cheap"])
-    assert quantile(seconds["page"], 0.99) <= 0.5
-    assert quantile(seconds["cheap"], 0.99) <= 0.5
-    assert quantile(seconds["refusal"], 0.95) <= 0.1
+    assert quantile(seconds["page"], 0.99) <= 0.5 * slower
+    assert quantile(seconds["cheap"], 0.99) <= 0.5 * slower
+    assert quantile(seconds["refusal"], 0.95) <= 0.1 * slower
     assert grown <= 300
 
 

@@ -4,12 +4,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
 import pytest
 
-from .visitors import ROOT
+from .visitors import ROOT, stretch
 
 START = """
 import os, sys, tempfile, time, threading
@@ -18,9 +19,9 @@ tempfile.tempdir = sys.argv.pop()
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).start()
 import app
 real = app.load_model
-def load(spec, device):
+def load(spec, **how):
     print("loading", flush=True)
-    model = real(spec, device)
+    model = real(spec, **how)
     until = time.monotonic() + 8
     while time.monotonic() < until:  # a large model: pure Python holds the interpreter
         sum(range(10_000))
@@ -48,7 +49,10 @@ def started(tmp_path_factory):
         stdout=subprocess.PIPE,
         text=True,
     )
+    late = threading.Timer(150, process.kill)  # then whatever waits for it fails
+    late.start()
     yield f"http://127.0.0.1:{port}", process, folder
+    late.cancel()
     process.kill()
     process.wait()
 
@@ -56,6 +60,7 @@ def started(tmp_path_factory):
 @pytest.mark.slow
 def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(started):
     url, process, _ = started
+    slower = stretch()  # the promise is for a machine that does nothing else
     port, end = httpx.URL(url).port, time.monotonic() + 120
     while True:
         assert process.poll() is None
@@ -69,7 +74,7 @@ def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(s
     with httpx.Client(timeout=30) as client:
         page = client.get(url)
         assert page.status_code == 200
-        assert time.monotonic() - start <= 1.0
+        assert time.monotonic() - start <= 1.0 * slower
         assert "SAGE" in page.text
         while "loading" not in process.stdout.readline():
             assert process.poll() is None
@@ -78,7 +83,7 @@ def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(s
             begun = time.monotonic()
             assert client.get(url + path).status_code == 200
             seconds.append(time.monotonic() - begun)
-    assert max(seconds) <= 1.0, seconds
+    assert max(seconds) <= 1.0 * slower, seconds
 
 
 @pytest.mark.slow

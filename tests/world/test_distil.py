@@ -6,7 +6,7 @@ import torch
 from sage.core.solver import DDIM
 from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
-from sage.world.train.distil import TARGETS, DistilSettings, ladder, target
+from sage.world.train.distil import TARGETS, DistilSettings, ladder, run, target
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -53,6 +53,18 @@ def test_the_students_levels_are_those_it_is_sampled_at_and_the_teachers_lie_bet
 def test_a_teacher_that_is_no_multiple_is_refused(steps):
     with pytest.raises(ValueError, match="must be a multiple"):
         DistilSettings(steps=steps)
+
+
+def test_a_student_is_trained_saved_and_described(tiny_folder, tmp_path):
+    settings = DistilSettings(
+        steps=1, teacher_steps=2, rank=2, stored_rank=1, batch=2, scenes=24
+    )  # fmt: skip
+    out = run(str(tiny_folder), settings, 0.0005, tmp_path / "student", resume=False)
+    assert {"pytorch_lora_weights.safetensors", "distil.json", "README.md", "sage.json"} <= {
+        file.name for file in out.iterdir()
+    }
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(str(tiny_folder), settings, 0.0005, out, resume=False)
 
 
 def test_every_layer_of_the_student_is_saved_and_loaded(tiny, tiny_folder, tmp_path):

@@ -216,7 +216,8 @@ class Renderer:
             self._adapter = recipe.adapter
         key = recipe.sampling.scheduler
         own = self.pipe.scheduler  # "ddim" is the model's own, whatever its settings
-        self._fast.scheduler = own if key == "ddim" else make_scheduler(key, like=own)
+        scheduler: Any = own if key == "ddim" else make_scheduler(key, like=own)
+        self._fast.scheduler = scheduler
         return self._fast
 
     def render(

@@ -9,15 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from sage.studies.engine.cells import Recipe
-from sage.studies.engine.figures import Figure, by_key, caption, metric_panels, wanted
+from sage.studies.engine.figures import QUALITY
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
 from sage.studies.engine.prompts import PromptSet
-from sage.studies.engine.results import Result, Row, better, row
-
-COSTS = {"evaluations": "evaluations a picture", "gigaflops": "GFLOPs a picture"}
-QUALITY = ("fd", "clip", "probe")
+from sage.studies.engine.results import Row, better, row
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,19 +196,3 @@ def unbeaten(point: tuple[float, float], points: Sequence[tuple[float, float]]) 
 def no_worse(first: Measured, second: Measured, keys: Sequence[str]) -> bool:
     """Whether the paired interval of every metric leaves open that first is as good as second."""
     return all(better(first, second, key) >= 0 for key in keys if key in first.metrics)
-
-
-def cost_figure(
-    cost: str = "evaluations", scattered: Sequence[str] = ()
-) -> Callable[[Result], Figure]:
-    """Quality against a cost, a line for each name; points of `scattered` names are not joined."""
-
-    def figure(result: Result) -> Figure:
-        series = by_key(result["rows"])
-        panels = metric_panels(
-            result, wanted(result, QUALITY), series, lambda line: line[cost], COSTS[cost],
-            scattered=scattered,
-        )  # fmt: skip
-        return Figure(result["title"], panels, caption(result))
-
-    return figure

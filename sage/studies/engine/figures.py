@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
+Result = dict[str, Any]
 
 WIDTH, SHOWN = 440, 560  # units of the drawing, and pixels where there is room for them
 LEFT, LABELS = 50, 128  # room for numbers on the left and for labels on the right
@@ -22,7 +23,12 @@ BAR_LABELS = 150  # room for labels to the left of bars
 LABEL_SIZE, LINE_HEIGHT = 12, 14
 MAX_SERIES = 6
 MOST_DOTS = 20  # a line of more points is a curve, without dots
-BASELINE = 0  # the colour of what others are compared with
+QUALITY = ("fd", "clip", "probe")
+X_TITLES = {
+    "evaluations": "evaluations a picture",
+    "gigaflops": "GFLOPs a picture",
+    "saving": "evaluations saved",
+}
 
 # Okabe & Ito (2008), distinguishable with any colour vision, darker or brighter where the
 # background needs it; grey for the baseline.
@@ -125,7 +131,7 @@ class Figure:
 # --- from a result to panels ------------------------------------------------------------------
 
 
-def metric_title(result: Mapping[str, Any], key: str) -> str:
+def metric_title(result: Result, key: str) -> str:
     """A metric's name, and which way is better."""
     metric = result["metrics"][key]
     return (
@@ -142,13 +148,18 @@ def by_key(rows: Sequence[Row], key: str = "name") -> dict[Any, list[Row]]:
     return groups
 
 
-def wanted(result: Mapping[str, Any], keys: Sequence[str], number: int = 3) -> list[str]:
-    """The first metrics of some that were measured; the distance in pixels always is."""
-    return [key for key in (*keys, "pixels") if key in result["metrics"]][:number] or ["pixels"]
+def wanted(result: Result, keys: Sequence[str]) -> list[str]:
+    """Those of some metrics that were measured; the distance in pixels, which always is, if none.
+
+    Args:
+        result: Of a study.
+        keys: Of metrics.
+    """
+    return [key for key in keys if key in result["metrics"]] or ["pixels"]
 
 
 def metric_panels(
-    result: Mapping[str, Any],
+    result: Result,
     keys: Sequence[str],
     series: Mapping[str, Sequence[Row]],
     x: Callable[[Row], float],
@@ -182,7 +193,33 @@ def metric_panels(
     return panels
 
 
-def caption(result: Mapping[str, Any]) -> str:
+def line_figure(
+    x: str,
+    keys: Sequence[str] = QUALITY,
+    series: Callable[[Result], Mapping[str, Sequence[Row]]] | None = None,
+    title: str = "",
+    **options: Any,
+) -> Callable[[Result], Figure]:
+    """What draws metrics against a value of every row.
+
+    Args:
+        x: The value, a key of `X_TITLES`.
+        keys: Metrics, of which the measured ones are shown.
+        series: From a result to the rows of every line by its name; by the rows' own without it.
+        title: Of the figure; the study's without it.
+        **options: Of `metric_panels`.
+    """
+
+    def figure(result: Result) -> Figure:
+        lines = by_key(result["rows"]) if series is None else series(result)
+        shown = wanted(result, keys)
+        panels = metric_panels(result, shown, lines, lambda row: row[x], X_TITLES[x], **options)
+        return Figure(title or result["title"], panels, caption(result))
+
+    return figure
+
+
+def caption(result: Result) -> str:
     """The conditions of a result in one line."""
     c = result["conditions"]
     sizes = {row["pictures"] for row in result["rows"] if "pictures" in row}

@@ -189,7 +189,7 @@ class Judges:
         """
         if self.probe is None or prompts.scenes is None:
             return None
-        from sage.world.data import labels
+        from sage.world.labels import labels
         from sage.world.probe import read
 
         seen = read(self.probe, pictures)

@@ -1,7 +1,7 @@
 """Evaluation prompts: groups of similar captions, each with a real picture to compare with.
 
 Three sources: freshly painted emoji scenes, a folder in MS COCO's format, or any list of texts.
-Groups are formed by the same rule as for training (`sage.training.grouping`). Knows captions,
+Groups are formed by the same rule as for training (`sage.core.grouping_at_scale`). Knows captions,
 pictures and groups; nothing of sampling or metrics.
 """
 

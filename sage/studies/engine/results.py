@@ -14,15 +14,13 @@ from typing import Any
 
 from sage.core.resampling import LEVEL, Estimate
 from sage.jobs.conditions import versions
-from sage.studies.engine.figures import Figure, svg
+from sage.studies.engine.figures import Figure, Result, Row, svg
 from sage.studies.engine.judges import METRIC, METRICS
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
 from sage.studies.engine.prompts import PromptSet
 
 ROOT = Path(__file__).resolve().parents[3]
-Row = dict[str, Any]
-Result = dict[str, Any]
 
 
 def row(name: str, measured: Measured, **more: Any) -> Row:

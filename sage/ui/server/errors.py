@@ -29,6 +29,7 @@ NUMBERS = "The model computed numbers that are not finite; nothing of this run w
 MODEL_FILE = "A file of this model is damaged or cut short; it has to be fetched again."
 GONE = "Nobody read the answer, so the run was ended."
 BAD_REQUEST = "The request has not the form that this address needs."
+BAD_VALUES = "The values do not fit what this endpoint takes, as /gradio_api/info describes it."
 OUT_OF_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|"
     r"CUBLAS_STATUS_ALLOC_FAILED|bad_alloc|failed to allocate",
@@ -36,13 +37,14 @@ OUT_OF_MEMORY = re.compile(
 )
 NOT_FINITE = re.compile(r"\bnan\b|\binf\b|not finite|non-finite", re.IGNORECASE)
 CUT_FILE = re.compile(
-    r"Unable to load weights from checkpoint|HeaderTooLarge|IncompleteMetadata|MetadataIncomplete|"
-    r"header too (large|small)|"
+    r"Unable to load weights from checkpoint|HeaderTooLarge|header too (large|small)|"
+    r"IncompleteMetadata|MetadataIncomplete|"
     r"PytorchStreamReader|unexpected end of (file|data)|corrupt|truncated|not a zip",
     re.IGNORECASE,
 )
 PATH = re.compile(
-    r"file://\S+|(?:[A-Za-z]:\\|(?<![\w/:.])/)[\w.@+-]+[/\\][^\s'\",;:)]*|~/[^\s'\",;:)]*"
+    r"file://\S+|~/[^\s'\",;:)]*|"
+    r"(?:[A-Za-z]:\\|(?<![\w/:.])/)[\w.@+-]+[/\\][^\s'\",;:)]*"
 )
 
 
@@ -121,8 +123,17 @@ def tidy(sentence: str) -> str:
 
 def as_client_error(error: BaseException) -> Error:
     """An error as gradio hands it to clients: with its sentence, and without a traceback."""
-    title = getattr(error, "title", "Error")
-    return Error(explain(error, "The call"), title=title, print_exception=False)
+    sentence = BAD_VALUES if _came_in(error) else explain(error, "The call")
+    return Error(sentence, title=getattr(error, "title", "Error"), print_exception=False)
+
+
+def _came_in(error: BaseException) -> bool:
+    """Whether gradio could not read the values it was sent: their number, or their kind."""
+    trace, names = error.__traceback__, set()
+    while trace is not None:
+        names.add(trace.tb_frame.f_code.co_name)
+        trace = trace.tb_next
+    return bool(names & {"preprocess_data", "validate_inputs"}) and not isinstance(error, Error)
 
 
 class UnheardError(Exception):
@@ -158,7 +169,7 @@ class Explaining:
                 await answer(error)(scope, receive, send)
 
 
-def answer(error: Exception) -> JSONResponse:
+def answer(error: BaseException) -> JSONResponse:
     """The response to a request whose route raised."""
     if isinstance(error, HTTPException):
         return refusal(error.status_code, str(error.detail), error.headers)

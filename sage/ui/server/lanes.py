@@ -189,15 +189,18 @@ class Lanes(Queue):
         self, events: list[Event], batch: bool, begin_time: float, fn: BlockFunction
     ) -> None:
         """Works on an event; the handlers find its ticket in their context."""
-        ticket = _ticket(events[0])
+        event, ticket = events[0], _ticket(events[0])
         TICKET.set(ticket)
-        if ticket is None or ticket.refusal is not None:
-            return await super().process_events(events, batch, begin_time, fn)
-        self.admission.begin(ticket)
+        counted = ticket if ticket is not None and ticket.refusal is None else None
+        if counted is not None:
+            self.admission.begin(counted)
         try:
             await super().process_events(events, batch, begin_time, fn)
         finally:
-            self.admission.end(ticket, finished=events[0].alive)
+            if counted is not None:
+                self.admission.end(counted, finished=event.alive)
+            if event.session_hash == event._id:  # a call without a session has no later ones
+                self.blocks.state_holder.forget(event._id)  # type: ignore[attr-defined]
 
     # -- clearing away -----------------------------------------------------------------------
 

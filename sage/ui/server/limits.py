@@ -39,7 +39,7 @@ class Bounds:
         memory_seconds: After this long a client's use counts half.
     """
 
-    sessions: int = 200
+    sessions: int = 100
     session_seconds: int = HOUR
     turns: int = 1000
     store_bytes: int = 192 * MEBIBYTE

@@ -30,7 +30,7 @@ class Page(gr.Blocks):
         super().__init__(*arguments, **options)
 
     @property
-    def state_holder(self) -> StateHolder:
+    def state_holder(self) -> StateHolder:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What is remembered of each session."""
         return self._sessions
 

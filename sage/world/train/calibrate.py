@@ -83,9 +83,9 @@ def related_scenes(number: int, seed: int, words: Words) -> list[tuple[Scene, Sc
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's coefficient of two rows of numbers [N]; equal numbers share a rank."""
-    from scipy.stats import spearmanr
+    from scipy.stats import rankdata
 
-    return float(spearmanr(a, b).statistic)
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def content_order(
@@ -127,8 +127,8 @@ def caption_pairs(number: int, seed: int, words: Words) -> dict[str, list[tuple[
         if category(a) != category(b) and a.place != b.place:
             kinds["apart"] = b
         for kind, other in kinds.items():
-            texts = (naming_place(scene, rng, words) for scene in (a, other))
-            pairs[kind].append(tuple(texts))
+            one, two = (naming_place(scene, rng, words) for scene in (a, other))
+            pairs[kind].append((one, two))
     return {kind: found[:number] for kind, found in pairs.items()}
 
 

@@ -56,7 +56,7 @@ class Stream:
         self.words, self.table = words, table
         self.size = table.size if table else size or words.image_size
         self._planner = Planner(table) if table else None
-        self._painter = None if table else Painter(self.size)
+        self._painter = Painter(self.size)
 
     def draw(self, rng: np.random.Generator, number: int) -> Drawn:
         """`number` new training scenes."""
@@ -71,6 +71,8 @@ class Stream:
     def paint(self, drawn: Drawn) -> Painted:
         """The pictures and masks of scenes, on the table's device or on the CPU."""
         if isinstance(drawn.parts, Plans):
+            if self.table is None:
+                raise ValueError("there is no table to paint plans from")
             images, masks = self.table.paint(drawn.parts)
             side = self.size // MASK_SIZE
             pooled = F.avg_pool2d(masks[:, None].float(), side)[:, 0].to(torch.uint8)

@@ -124,7 +124,7 @@ class Distillation:
             list(group) if mean else [one]
             for group, one, mean in zip(groups, members, follows, strict=True)
         ]
-        captions = [self.data.captions[n] for some in texts for n in some]
+        captions = [str(self.data.captions[n]) for some in texts for n in some]
         with torch.no_grad():
             parts = self.pipe.encode(captions).split([len(some) for some in texts])
             cond = torch.stack([part.mean(0) for part in parts])
@@ -201,7 +201,7 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
     how = Settings(
         settings.batch, settings.rate, minutes=minutes, warmup=50, ema=0.995, muon=False, decay=0.0
     )
-    learner = train(task, how, out, torch.device("cpu"), resume)
+    learner = train(task, how, out, torch.device("cpu"), resume=resume)
     save(task, learner, out)
     check = [data.captions[group[0]] for group in data.groups[:CHECKED]]
     teacher = {name: getattr(settings, name) for name in ("steps", "teacher_steps", "guidance")}

@@ -178,8 +178,8 @@ def outside_distance(images: np.ndarray, reference: np.ndarray) -> dict[str, Any
     """
     network = EfficientNetLite0.load(SIDE)
     made, real = (network([Image.fromarray(x) for x in some]) for some in (images, reference))
-    found = frechet_distance(made, real)
-    return {"fd_efflite0": found.value, "pictures": found.count, "paintings": found.reference_count}
+    distance = frechet_distance(made, real)
+    return {"fd_efflite0": distance, "pictures": len(made), "paintings": len(real)}
 
 
 # --- the autoencoder -------------------------------------------------------------------------

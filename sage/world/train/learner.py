@@ -64,9 +64,11 @@ class Task(Protocol):
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple:
         """A batch as numpy arrays, tensors or plain values."""
+        ...
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Scalars by name; the one called "loss" is minimised."""
+        ...
 
 
 class Learner:
@@ -95,7 +97,7 @@ class Learner:
         """How much of the run is done, 0 to 1: by steps, or by time spent."""
         if self.settings.steps is not None:
             return self.step / self.settings.steps
-        return self.seconds / (60 * self.settings.minutes)
+        return self.seconds / (60 * (self.settings.minutes or 0))
 
     @property
     def rate(self) -> float:
@@ -120,7 +122,7 @@ class Learner:
         seed, batch = next(batches) if batches else self.batch(self.step)
         noise = torch.Generator(self.device).manual_seed(seed)
         if hasattr(self.task, "progress"):
-            self.task.progress = self.progress
+            setattr(self.task, "progress", self.progress)  # noqa: B010
         scalars = self.task.loss(batch, noise)
         scalars["loss"].backward()
         self._update()

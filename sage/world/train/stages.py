@@ -326,6 +326,8 @@ class Aligned(Denoiser):
         """The denoiser's loss, and how far the states are from the tower's (1 - cosine)."""
         *plain, drawn = batch
         terms = super().loss(tuple(plain), noise)
+        if self.kept is None:
+            raise RuntimeError("the UNet's second block was not called")
         mine = self.model.align(self.kept.flatten(2).mT)
         if drawn is None or self.progress >= self.END:
             return terms | {"loss": terms["loss"] + 0 * mine.sum()}

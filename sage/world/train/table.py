@@ -99,7 +99,7 @@ class Table:
         self.cutouts = torch.zeros(
             (len(self.keys) + 1, self.extent, self.extent, 5), dtype=torch.uint8, device=device
         )
-        self._fill(os.cpu_count() if workers is None else workers)
+        self._fill((os.cpu_count() or 1) if workers is None else workers)
         painter = Painter(self.size)
         self.variants = list(product(words.place, range(VARIANTS)))
         painted = [painter.place(*variant) for variant in self.variants]

@@ -1,0 +1,62 @@
+"""Many prompts, in the processor's own time: what else the machine does has no say."""
+
+import resource
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+COLOURS = ("red", "blue", "green", "white", "black", "small", "big", "old", "young", "happy")
+THINGS = ("fox", "rabbit", "owl", "dog", "cat", "bear", "whale", "car", "boat", "train")
+PLACES = ("in the snow", "on the beach", "at night", "under the moon", "in the forest")
+
+
+def texts(number):
+    """Different sentences; some are of one kind and some of none."""
+    for n in range(number):
+        colour, thing, place = COLOURS[n % 10], THINGS[n // 10 % 10], PLACES[n // 100 % 5]
+        other = f" with a {COLOURS[n // 500 % 10]} {THINGS[n // 5000 % 10]}" if n >= 500 else ""
+        last = f" and a {THINGS[n // 50_000]}" if n >= 50_000 else ""
+        yield f"a {colour} {thing} {place}{other}{last}"
+
+
+def spent(command):
+    """Seconds of processors and most bytes of memory that a command and its children took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    script = (
+        "import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, int(run.stdout.splitlines()[-1]) * 1024, run.stdout
+
+
+def command(file, out, *more):
+    return [sys.executable, "-m", "sage.render", str(file), "--out", str(out),
+            "--model", "emoji-scenes", "--device", "cpu", *more]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts(100_000)))
+    seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
+    assert "100,000 prompts." in said
+    assert seconds <= 3 * 60 * 2
+    assert most <= 4 * 10**9
+
+
+@pytest.mark.slow
+def test_1_000_prompts_are_rendered_in_10_minutes_of_two_cores(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts(1_000)))
+    seconds, _, _ = spent(command(file, tmp_path / "out", "--workers", "2"))
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet")
+    assert len(table) == 1_000
+    assert table["error"].null_count == 1_000
+    assert seconds <= 10 * 60 * 2

@@ -1,0 +1,198 @@
+"""Every argument of a run is checked before anything is computed, in one sentence."""
+
+import numpy as np
+import pytest
+import torch
+
+from sage.core.adaptive import AdaptiveRule
+from sage.core.plan import independent_plan
+from sage.core.settings import Sampling
+from sage.sd.pipeline import SagePipeline
+from sage.sd.schedulers import make_scheduler
+from tests.conftest import build_tiny_pipeline
+
+PROMPTS = ["a fox", "a dog", "a pizza"]
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return SagePipeline.from_pipe(build_tiny_pipeline())
+
+
+@pytest.fixture
+def idle(pipe, monkeypatch):
+    """A pipeline whose networks must not be called."""
+    for name in ("unet", "text_encoder", "vae"):
+        monkeypatch.setattr(
+            getattr(pipe, name), "forward", lambda *a, **k: pytest.fail("something was computed")
+        )
+    return pipe
+
+
+WRONG = [
+    ({"prompts": None}, "prompts is 'None'"),
+    ({"prompts": []}, "at least one text"),
+    ({"prompts": 3}, "at least one text"),
+    ({"prompts": [1, 2]}, "at least one text"),
+    ({"prompts": ["a", None]}, r"prompts\[1\] is a NoneType"),
+    ({"prompts": b"a fox"}, "at least one text"),
+    ({"prompts": {"a": "b"}}, "at least one text"),
+    ({"prompts": {"a", "b"}}, "at least one text"),
+    ({"prompts": ["\ud800"]}, "half a character"),
+    *[({"seeds": seeds}, "seeds") for seeds in (7, "123", [1], [1, 2], [1, 2, 3, 4], {1, 2, 3})],
+    ({"seeds": [1, 2, -1]}, r"seeds\[2\] is -1"),
+    ({"seeds": [1.0, 2, 3]}, r"seeds\[0\] is '1.0'"),
+    ({"seeds": [True, 2, 3]}, r"seeds\[0\] is 'True'"),
+    ({"seeds": [np.True_, 2, 3]}, r"seeds\[0\]"),
+    ({"seeds": ["1", 2, 3]}, r"seeds\[0\] is '1'"),
+    ({"seeds": [2**63, 2, 3]}, r"seeds\[0\] is 9223372036854775808"),
+    ({"seeds": [None, 2, 3]}, r"seeds\[0\] is 'None'"),
+    ({"seed": -1}, "The seed is -1"),
+    *[({"num_inference_steps": v}, "steps is") for v in (0, 1.5, True, "10", NAN, INFINITY, -3)],
+    *[({"guidance_scale": v}, "guidance scale is") for v in (NAN, INFINITY, -1, "7", True, [7.5])],
+    *[({"share_ratio": v}, "share_ratio") for v in (2, -0.1, NAN, "half", True)],
+    *[({"fresh_noise": v}, "fresh_noise") for v in (2, -0.1, NAN, "half")],
+    ({"trunk": "median"}, "trunk"),
+    ({"trunk": 3}, "trunk"),
+    ({"tau_min": 0.9, "tau_max": 0.1}, "lowest similarity"),
+    ({"max_group_size": 0}, "largest group is 0"),
+    ({"steps": 4, "num_inference_steps": 4}, "given twice"),
+    ({"stepz": 4}, "no setting 'stepz'"),
+    ({"groups": [(0, 1)]}, "plan has 2 prompts"),
+    ({"groups": [(0, 1), (1, 2)]}, "each of 0 to 2 once"),
+    ({"groups": [(0, 1, 2, 3)]}, "is 3; allowed are 0 to 2"),
+    ({"groups": [(0, 1), (2, -1)]}, "is -1; allowed are 0 to 2"),
+    ({"groups": [(0, 1.5), (2,)]}, "a whole number is needed"),
+    ({"groups": [0, 1, 2]}, "groups holds '0'"),
+    ({"groups": [(0, 1, 2), ()]}, "each of 0 to 2 once"),
+    ({"groups": [[(0, 1)], (2,)]}, "a whole number is needed"),
+    ({"groups": "012"}, "each of 0 to 2 once"),
+    ({"groups": 3}, "each of 0 to 2 once"),
+    ({"plan": "shared"}, "must be a Plan"),
+    ({"plan": independent_plan(2, 4)}, "plan has 2 prompts, but 3"),
+    ({"plan": independent_plan(3, 4), "groups": [(0, 1, 2)]}, "excludes groups"),
+    ({"plan": independent_plan(3, 4), "num_inference_steps": 5}, "4 calls .* 5 steps make 5"),
+    ({"output_type": "jpg"}, "output_type is 'jpg'"),
+    ({"output_type": None}, "output_type is 'None'"),
+    ({"output_type": ["pil"]}, "output_type"),
+    *[
+        ({"guidance_interval": v}, "guidance_interval is")
+        for v in (0.5, (0.5,), (0.6, 0.2), (0, 2), (NAN, 1), ("0", "1"), None, (0, 0.5, 1))
+    ],
+    ({"adaptive": True}, "must be an AdaptiveRule"),
+    ({"adaptive": AdaptiveRule(), "plan": independent_plan(3, 4)}, "excludes plan and reuse"),
+    ({"reuse": {}}, "must be a StateStore"),
+    ({"exact": "yes"}, "exact is 'yes'"),
+    ({"negative_prompt": ["rain"]}, "negative_prompt must be one text"),
+    ({"negative_prompt": ["rain", "snow", "rain"]}, "negative_prompt must be one text"),
+    ({"negative_prompt": 3}, "negative_prompt must be one text"),
+    ({"height": 20}, "multiple of 8"),
+    ({"width": 0}, "width is 0"),
+    ({"height": "24"}, "a whole number is needed"),
+    ({"height": 10**9}, "allowed are 8 to 8192"),
+    ({"clip_skip": -1}, "clip_skip is -1"),
+    ({"clip_skip": 2}, "clip_skip is 2; allowed are 0 to 1"),
+    ({"clip_skip": 0.5}, "a whole number is needed"),
+    ({"sampling": {"steps": 4}}, "must be a Sampling"),
+    ({"sampling": Sampling(trained=True)}, "trained is a setting of a whole job"),
+    ({"trained": True}, "trained is a setting of a whole job"),
+    ({"sharing": "tree"}, "sharing is a setting of a whole job"),
+    ({"scheduler": "euler"}, "set pipe.scheduler"),
+    ({"num_images_per_prompt": 2}, "num_images_per_prompt is not supported"),
+    ({"generator": torch.Generator()}, "give `seeds`"),
+    ({"latents": torch.zeros(3, 4, 8, 8)}, "latents is not supported"),
+    ({"prompt_embeds": torch.zeros(3, 16, 32)}, "prompt_embeds is not supported"),
+    ({"negative_prompt_embeds": torch.zeros(1, 16, 32)}, "not supported"),
+    ({"ip_adapter_image": object()}, "IP-Adapters"),
+    ({"eta": 0.5}, "eta is not supported"),
+    ({"guidance_rescale": 0.7}, "guidance_rescale is not supported"),
+    ({"cross_attention_kwargs": {"scale": 0.5}}, "set_adapters"),
+    ({"callback_on_step_end": print}, "loop over `stream`"),
+    ({"callback": print}, "loop over `stream`"),
+    ({"return_dict": False}, "always a SageOutput"),
+    ({"timesteps": [999, 1]}, "timesteps is not supported"),
+    ({"sigmas": [1.0]}, "sigmas is not supported"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=[str(given)[:60] for given, _ in WRONG])
+def test_wrong_arguments_are_refused_before_anything_runs(idle, given, words):
+    for call in (idle, idle.stream):
+        with pytest.raises(ValueError, match=words) as error:
+            call(**({"prompts": PROMPTS} | given))
+        assert "\n" not in str(error.value)
+
+
+def test_fresh_noise_needs_a_table(idle, monkeypatch):
+    monkeypatch.setattr(idle, "scheduler", make_scheduler("unipc", like=idle.scheduler))
+    with pytest.raises(ValueError, match="fresh_noise does not work with UniPC"):
+        idle.stream(PROMPTS, fresh_noise=0.5, groups=[(0, 1, 2)])
+
+
+def test_more_steps_than_the_model_has_levels_are_refused(idle, monkeypatch):
+    few = type(idle.scheduler).from_config(idle.scheduler.config, num_train_timesteps=50)
+    monkeypatch.setattr(idle, "scheduler", few)
+    with pytest.raises(ValueError, match=r"steps is 60; .* 50"):
+        idle.stream(PROMPTS, steps=60, groups=[(0, 1, 2)])
+
+
+@pytest.mark.parametrize("wrong", [0.4, "0.4", [2.0], [None]])
+def test_a_filmstrip_checks_its_ratios(idle, wrong):
+    with pytest.raises(ValueError, match="share_ratio"):
+        idle.filmstrip(PROMPTS, wrong)
+    with pytest.raises(ValueError, match="share_ratio is not for a filmstrip"):
+        idle.filmstrip(PROMPTS, [0.2], share_ratio=0.4)
+
+
+HOW = {"steps": 2, "output_type": "latent"}
+
+
+def same(pipe, prompts, wanted, **how):
+    return torch.equal(pipe(prompts, **(HOW | how)).latents, wanted)
+
+
+def test_one_text_is_one_prompt(pipe):
+    output = pipe("a fox", steps=2)
+    assert len(output.images) == 1
+    assert torch.equal(output.latents, pipe(["a fox"], **HOW).latents)
+    assert torch.equal(output.latents, pipe(prompt="a fox", **HOW).latents)
+    assert pipe.embed("a fox").shape[0] == 1
+
+
+def test_other_kinds_of_the_same_argument_are_the_same(pipe):
+    wanted = pipe(PROMPTS, seeds=[1, 2, 3], groups=[(0, 1), (2,)], **HOW).latents
+    groups, seeds = [(0, 1), (2,)], [1, 2, 3]
+    assert same(pipe, tuple(PROMPTS), wanted, seeds=np.array(seeds), groups=groups)
+    assert same(pipe, np.array(PROMPTS), wanted, seeds=torch.tensor(seeds), groups=groups)
+    assert same(
+        pipe, (p for p in PROMPTS), wanted, seeds=range(1, 4), groups=np.array(groups, object)
+    )
+    assert same(pipe, PROMPTS, wanted, seed=1, groups=iter([[1, 0], [2]]))
+    assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, steps=np.int64(2))
+    assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, guidance_scale=np.float64(7.5))
+    for negative in (None, "", ["", "", ""]):
+        assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, negative_prompt=negative)
+    neutral = {"eta": 0.0, "num_images_per_prompt": 1, "return_dict": True, "generator": None}
+    assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, **neutral)
+
+
+def test_settings_as_an_object_and_by_keyword_are_the_same(pipe):
+    wanted = pipe(PROMPTS, steps=3, guidance_scale=2.0, seed=5, trunk="medoid", tau_min=-1, **{})
+    settings = Sampling(steps=3, guidance_scale=2.0, seed=5, trunk="medoid", tau_min=-1)
+    assert torch.equal(pipe(PROMPTS, settings).latents, wanted.latents)
+    changed = pipe(
+        PROMPTS,
+        Sampling(steps=9, seed=5, tau_min=-1),
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        trunk="medoid",
+    )
+    assert torch.equal(changed.latents, wanted.latents)
+    assert wanted.seeds == (5, 6, 7)
+
+
+def test_the_page_s_limits_do_not_bind_the_library(pipe):
+    assert pipe("a fox", steps=1, guidance_scale=0.5).cost.evaluations == 1
+    assert len(pipe(["a fox"] * 20, steps=1, share_ratio=1, groups=[range(20)]).images) == 20
+    assert pipe("a fox", steps=1, seeds=[2**63 - 1]).seeds == (2**63 - 1,)

@@ -1,0 +1,257 @@
+"""A model that is no Stable Diffusion v1 is refused at loading; a sentence says what it is."""
+
+import json
+import shutil
+
+import diffusers
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+
+from sage.jobs.models import ModelSpec, load_model
+from sage.sd.kinds import WrongModelError
+from sage.sd.pipeline import SagePipeline
+from tests.conftest import build_tiny_pipeline
+
+
+def with_unet(**changes):
+    base = build_tiny_pipeline()
+    config = {k: v for k, v in base.unet.config.items() if k[0] != "_"} | changes
+    parts = base.components | {"unet": UNet2DConditionModel.from_config(config)}
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def with_part(**parts):
+    base = build_tiny_pipeline()
+    return StableDiffusionPipeline(**(base.components | parts), requires_safety_checker=False)
+
+
+def with_vae_channels(number):
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=number,
+        norm_num_groups=8,
+    )
+    return with_part(vae=vae)
+
+
+def with_scheduler(name, **options):
+    return with_part(scheduler=getattr(diffusers, name)(**options))
+
+
+WRONG = {
+    "inpainting": (lambda: with_unet(in_channels=9), "an inpainting model"),
+    "InstructPix2Pix": (lambda: with_unet(in_channels=8), "edits pictures"),
+    "upscaler": (lambda: with_unet(in_channels=7), "an upscaler"),
+    "depth": (lambda: with_unet(in_channels=5), "depth-to-image"),
+    "learned variance": (lambda: with_unet(out_channels=8), "takes 4 channels and gives 8"),
+    "classes": (lambda: with_unet(num_class_embeds=10), "takes a class"),
+    "unCLIP": (
+        lambda: with_unet(class_embed_type="projection", projection_class_embeddings_input_dim=16),
+        "takes a class",
+    ),
+    "SDXL's UNet": (
+        lambda: with_unet(
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=80,
+        ),
+        "Stable Diffusion XL",
+    ),
+    "LCM": (lambda: with_unet(time_cond_proj_dim=8), "latent consistency model"),
+    "another width": (
+        lambda: with_unet(cross_attention_dim=64),
+        "width 32 and a UNet for width 64",
+    ),
+    "VAE": (lambda: with_vae_channels(8), "VAE of 8 latent channels"),
+    "flow matching": (
+        lambda: with_scheduler("FlowMatchEulerDiscreteScheduler"),
+        "noise levels are not those",
+    ),
+    "EDM": (lambda: with_scheduler("EDMEulerScheduler"), "noise levels are not those"),
+    "no tokenizer": (lambda: with_part(tokenizer=None), "has no tokenizer"),
+    "no text encoder": (lambda: with_part(text_encoder=None), "has no text_encoder"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_model_is_refused_loaded_or_on_disk(name, tmp_path):
+    make, words = WRONG[name]
+    base = make()
+    with pytest.raises(WrongModelError, match=words) as error:
+        SagePipeline.from_pipe(base)
+    assert "\n" not in str(error.value)
+    base.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        SagePipeline.from_pretrained(tmp_path)
+
+
+def test_a_part_exchanged_later_is_refused_before_a_run(tiny):
+    tiny.unet = with_unet(in_channels=9).unet
+    with pytest.raises(ValueError, match="an inpainting model"):
+        tiny.stream(["a fox"])
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_other_predictions_are_fine(prediction):
+    pipe = SagePipeline.from_pipe(build_tiny_pipeline(prediction))
+    assert pipe(["a fox"], num_inference_steps=2).images
+
+
+def index(folder, **changes):
+    path = folder / "model_index.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
+
+
+def config(folder, part, **changes):
+    path = folder / part / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def only(folder, name, data=b""):
+    empty(folder)
+    (folder / name).write_bytes(data)
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FOLDERS = {
+    "empty": (empty, "is an empty folder"),
+    "no index": (lambda f: (f / "model_index.json").unlink(), "no model_index.json"),
+    "index cut": (lambda f: (f / "model_index.json").write_text("{"), "cannot be read"),
+    "index a list": (lambda f: (f / "model_index.json").write_text("[]"), "no JSON object"),
+    "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), "has no tokenizer"),
+    "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "has no scheduler"),
+    "no scheduler named": (lambda f: index(f, scheduler="gone"), "has no scheduler"),
+    "no VAE weights": (lambda f: (f / "vae" / WEIGHTS).unlink(), "cannot be loaded"),
+    "UNet cut": (lambda f: cut(f / "unet" / WEIGHTS), "unet/.* is damaged or cut"),
+    "VAE cut": (lambda f: cut(f / "vae" / WEIGHTS), "vae/.* is damaged or cut"),
+    "text encoder cut": (
+        lambda f: cut(f / "text_encoder" / "model.safetensors"),
+        "text_encoder/.* is damaged or cut",
+    ),
+    "weights are a page of HTML": (
+        lambda f: (f / "unet" / WEIGHTS).write_text("<html>"),
+        "damaged or cut",
+    ),
+    "UNet's configuration cut": (
+        lambda f: (f / "unet" / "config.json").write_text("{"),
+        "cannot be read",
+    ),
+    "settings damaged": (lambda f: (f / "sage.json").write_text("{"), "sage.json"),
+    "SDXL": (
+        lambda f: index(f, text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
+        "Stable Diffusion XL",
+    ),
+    "SD3": (
+        lambda f: index(f, text_encoder_3=["transformers", "T5EncoderModel"]),
+        "Stable Diffusion 3",
+    ),
+    "Flux": (
+        lambda f: index(f, transformer=["diffusers", "FluxTransformer2DModel"], unet="gone"),
+        "transformer model",
+    ),
+    "video": (lambda f: index(f, unet=["diffusers", "UNet3DConditionModel"]), "video model"),
+    "AnimateDiff": (
+        lambda f: index(f, motion_adapter=["diffusers", "MotionAdapter"]),
+        "AnimateDiff",
+    ),
+    "unCLIP": (
+        lambda f: index(f, prior=["diffusers", "PriorTransformer"]),
+        "a prior",
+    ),
+    "inpainting by its file alone": (
+        lambda f: config(f, "unet", in_channels=9),
+        "an inpainting model",
+    ),
+    "ControlNet": (
+        lambda f: only(f, "config.json", b'{"_class_name": "ControlNetModel"}'),
+        "a ControlNet",
+    ),
+    "one part": (
+        lambda f: only(f, "config.json", b'{"_class_name": "AutoencoderKL"}'),
+        "one part of a model",
+    ),
+    "LoRA": (lambda f: only(f, "pytorch_lora_weights.safetensors"), "a LoRA adapter"),
+    "LoRA of peft": (lambda f: only(f, "adapter_model.safetensors"), "a LoRA adapter"),
+    "a single file in a folder": (lambda f: only(f, "model.ckpt"), "single file"),
+    "something else": (lambda f: only(f, "notes.txt"), "no model_index.json"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_folder_is_refused_and_the_page_falls_back(name, tiny_folder, tmp_path):
+    spoil, words = FOLDERS[name]
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    spoil(folder)
+    with pytest.raises((ValueError, OSError), match=words) as error:
+        SagePipeline.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    loaded = load_model(ModelSpec("other", "Other", str(folder)), "cpu")
+    assert loaded.spec.key == "emoji-scenes"
+    assert "Other could not be loaded" in loaded.note
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "words"),
+    [
+        ("a.ckpt", None, "a model is a folder"),
+        ("a.safetensors", None, "damaged file"),
+        ("a.safetensors", {"model.diffusion_model.x": torch.ones(1)}, "from_single_file"),
+        ("a.safetensors", {"unet.x.lora_A.weight": torch.ones(1)}, "a LoRA adapter"),
+        ("a.safetensors", {"conv.weight": torch.ones(1)}, "a file of weights"),
+    ],
+)
+def test_a_file_is_no_folder(name, tensors, words, tmp_path):
+    file = tmp_path / name
+    file.write_bytes(b"no weights") if tensors is None else save_file(tensors, file)
+    with pytest.raises(ValueError, match=words):
+        SagePipeline.from_pretrained(file)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "nowhere.safetensors"])
+def test_a_single_file_that_is_none_is_refused(name, tmp_path):
+    file = tmp_path / name
+    if "nowhere" not in name:
+        file.write_bytes(b"no weights")
+    with pytest.raises((ValueError, OSError)) as error:
+        SagePipeline.from_single_file(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_repository_that_cannot_be_reached_is_an_os_error():
+    with pytest.raises(OSError, match="cannot be loaded") as error:
+        SagePipeline.from_pretrained("nobody/nothing")
+    assert "\n" not in str(error.value)
+
+
+def test_weights_that_are_missing_are_not_made_up(tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    file = folder / "unet" / WEIGHTS
+    weights = load_file(file)
+    weights.pop("conv_in.weight")
+    save_file(weights, file)
+    with pytest.raises(ValueError, match="weights of its unet: it is damaged"):
+        SagePipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("thing", [None, "a folder", object()])
+def test_from_pipe_wants_a_pipeline(thing):
+    with pytest.raises(ValueError, match="is no pipeline"):
+        SagePipeline.from_pipe(thing)
