@@ -179,7 +179,7 @@ function tree(box, { group, trunkRow, sheetName, branch }) {
   const lines = make("div", { class: "sage-plan" }, svg, thumbs, guide);
   const heads = make("p", { class: "sage-heads" }, make("b", {}, "shared"), make("b", {}, "alone"));
   box.style.setProperty("--n", group.length);
-  box.replaceChildren(lines, make("ol", {}, heads, ...rows),
+  box.replaceChildren(lines, make("div", {}, heads, make("ol", {}, ...rows)),
     make("p", { class: "sage-point" }, branch ? `branch point T* = ${branch}` : "nothing shared"));
   sageTree.drawLines(svg, plan);
   const pictureAt = ({ members }, step) => {
