@@ -148,7 +148,7 @@ def load_adapter(pipe: StableDiffusionPipeline, adapter: Path) -> None:
     Raises:
         AdapterError: If it cannot be read or does not fit whole; then no adapter is on.
     """
-    networks = {half: plain_network(getattr(pipe, half)) for half in HALVES}
+    networks: dict[Half, Any] = {half: plain_network(getattr(pipe, half)) for half in HALVES}
     try:
         layers = _read(adapter_file(adapter), networks)
         for one in layers:
@@ -205,7 +205,7 @@ def _read(file: Path, networks: Mapping[Half, nn.Module]) -> list[_Layers]:
         names, header = list(opened.keys()), opened.metadata() or {}
         _refuse_foreign(names)
         tensors = {name: opened.get_tensor(name) for name in names}
-    halves = {half: _Layers(half) for half in HALVES}
+    halves: dict[Half, _Layers] = {half: _Layers(half) for half in HALVES}
     unknown = []
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor.float()).all():
@@ -291,7 +291,9 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[Half, str]:
     """Which network has a module of this name, and its name there; "" if none has."""
-    for half in (half for half in HALVES if prefix in ("", half)):
+    for half in HALVES:
+        if prefix not in ("", half):
+            continue
         modules = _modules(networks[half])
         # The text encoder of recent transformers has no `text_model` inside, that of older ones
         # has; diffusers' oldest adapters call its projections as those of the UNet.
@@ -305,7 +307,7 @@ def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[
     return "unet", ""
 
 
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
+def _modules(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     kinds = (nn.Linear, nn.Conv2d)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
@@ -335,7 +337,9 @@ def _check_whole(layers: _Layers, network: nn.Module) -> None:
         raise AdapterError(f"{min(lonely)} has an alpha and no matrices")
 
 
-def _shaped(name: str, parts: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+def _shaped(
+    name: str, parts: dict[str, Tensor], module: nn.Linear | nn.Conv2d
+) -> dict[str, Tensor]:
     """The tensors in the shapes that peft wants; a 1×1 convolution may be written as a matrix."""
     a, b, weight = parts["A"], parts["B"], module.weight
     rank, inner, outer = len(a), tuple(weight.shape[1:]), len(weight)
@@ -381,7 +385,7 @@ def _alphas(settings: dict[str, Any] | None, layers: _Layers) -> Alphas:
         return {}
     alphas = {}
     for module, parts in layers.tensors.items():
-        key = get_pattern_key(pattern.keys(), module)
+        key = get_pattern_key(list(pattern), module)
         alpha = float(pattern.get(key, plain))
         # rsLoRA (arXiv 2312.03732) divides by the root of the rank.
         alphas[module] = alpha * len(parts["A"]) ** 0.5 if settings.get("use_rslora") else alpha
