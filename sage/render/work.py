@@ -68,8 +68,7 @@ class Unit:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        fields["plan"] = plan
-        return cls(**fields)
+        return cls(**(fields | {"plan": plan}))
 
 
 @dataclass(frozen=True)

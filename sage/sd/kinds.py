@@ -134,6 +134,33 @@ def check_weights(file: Path) -> None:
         raise WrongModelError(f"{where} is damaged or cut: {error}.") from error
 
 
+def check_whole(source: str | Path, pipe: DiffusionPipeline, given: Mapping[str, Any]) -> None:
+    """Says which part of a folder lacks weights: loaders make up what is missing, with a warning.
+
+    Args:
+        source: A folder; the id of a hub repository passes.
+        pipe: What was loaded from it.
+        given: Parts that the caller brought along.
+
+    Raises:
+        WrongModelError: With one sentence.
+    """
+    for part in ("unet", "vae", "text_encoder"):
+        files = list((Path(source) / part).glob("*.safetensors"))
+        if part in given or not files:
+            continue
+        names: set[str] = set()
+        for file in files:
+            with safe_open(file, "pt") as opened:
+                names |= set(opened.keys())
+        # By number, as old files have other names for some tensors, and more of them.
+        wanted = len(getattr(pipe, part).state_dict())
+        if len(names) < wanted:
+            raise WrongModelError(
+                f"{source} has {len(names)} of the {wanted} weights of its {part}: it is damaged."
+            )
+
+
 def check_components(
     pipe: DiffusionPipeline, what: str = "This pipeline", instead: Mapping[str, Any] | None = None
 ) -> None:

@@ -76,6 +76,7 @@ class ModelPipeline(StableDiffusionPipeline):
                 **options,
             )
             kinds.check_components(pipe, source)
+            kinds.check_whole(source, pipe, options)
             own_clip = Path(source) / CLIP_FOLDER
             if clip is None and own_clip.is_dir():
                 clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
@@ -134,7 +135,13 @@ class ModelPipeline(StableDiffusionPipeline):
         # Not diffusers' own from_pipe: that one casts, which a shared model must not suffer.
         needed = pipeline.config.get("requires_safety_checker", False)
         own = {name: part for name, part in pipeline.components.items() if name in _parts_of(cls)}
-        pipe = cls(**(own | parts), requires_safety_checker=needed)
+        own |= parts
+        # diffusers' constructor asks for the truth of a part, which a compiled one does not have.
+        plain = {name: adapters.plain_network(part) for name, part in own.items()}
+        pipe = cls(**plain, requires_safety_checker=needed)
+        for name, part in own.items():
+            if part is not plain[name]:
+                setattr(pipe, name, part)
         if isinstance(pipeline, ModelPipeline):
             pipe._lora = pipeline._lora
         settings = getattr(pipeline, "settings", ModelSettings())

@@ -365,6 +365,7 @@ class SagePipeline(ModelPipeline):
         interval = arguments.check_interval(guidance_interval)
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
         skip = arguments.check_clip_skip(clip_skip, layers)
+        shape = self._latent_shape(height, width)
         if exact is not None and not isinstance(exact, bool):
             raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
         if reuse is not None and not isinstance(reuse, StateStore):
@@ -386,7 +387,7 @@ class SagePipeline(ModelPipeline):
             seeds=seeds,
             negative_prompt=negative,
             adaptive=adaptive,
-            shape=self._latent_shape(height, width),
+            shape=shape,
             clip_skip=skip,
             exact=self.exact_costs_nothing() if exact is None else exact,
         )

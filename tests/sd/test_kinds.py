@@ -247,7 +247,7 @@ def test_weights_that_are_missing_are_not_made_up(tiny_folder, tmp_path):
     weights = load_file(file)
     weights.pop("conv_in.weight")
     save_file(weights, file)
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="weights of its unet: it is damaged"):
         SagePipeline.from_pretrained(folder)
 
 

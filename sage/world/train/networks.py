@@ -48,8 +48,8 @@ class Sizes:
     patch: int = 16
     tokens: int = 32
     vocabulary: int = 3000
-    unet: tuple[int, ...] = (128, 192, 192)
-    heads: tuple[int, ...] = (4, 6, 6)
+    unet: tuple[int, ...] = (160, 192, 128)
+    heads: tuple[int, ...] = (5, 6, 4)
     projection: int = 128
 
     @property
