@@ -48,7 +48,7 @@ def group_by_group(
             seeds=[prompts[n].seed for n in members],
             num_inference_steps=steps,
         )
-        for image in output.images:
+        for image in output.pictures:
             png_bytes(image)
     return len(prompts) / (time.perf_counter() - start)
 

@@ -291,7 +291,9 @@ def _split(rest: str) -> tuple[str, str, str]:
 
 def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[Half, str]:
     """Which network has a module of this name, and its name there; "" if none has."""
-    for half in (half for half in HALVES if prefix in ("", half)):
+    for half in HALVES:
+        if prefix not in ("", half):
+            continue
         modules = _modules(networks[half])
         # The text encoder of recent transformers has no `text_model` inside, that of older ones
         # has; diffusers' oldest adapters call its projections as those of the UNet.
@@ -305,7 +307,7 @@ def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[
     return "unet", ""
 
 
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
+def _modules(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
     kinds = (nn.Linear, nn.Conv2d)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
@@ -335,7 +337,9 @@ def _check_whole(layers: _Layers, network: nn.Module) -> None:
         raise AdapterError(f"{min(lonely)} has an alpha and no matrices")
 
 
-def _shaped(name: str, parts: dict[str, Tensor], module: Any) -> dict[str, Tensor]:
+def _shaped(
+    name: str, parts: dict[str, Tensor], module: nn.Linear | nn.Conv2d
+) -> dict[str, Tensor]:
     """The tensors in the shapes that peft wants; a 1×1 convolution may be written as a matrix."""
     a, b, weight = parts["A"], parts["B"], module.weight
     rank, inner, outer = len(a), tuple(weight.shape[1:]), len(weight)

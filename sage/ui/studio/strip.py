@@ -26,16 +26,18 @@ class StripRow:
         at: Shared steps of the run, or its number of steps if nothing is shared.
         evaluations: What the run spent.
         steps: For each prompt the steps it shared, or those it made if nothing is shared.
-        twin: For each prompt the distance to its independent picture; 0 for that one.
-        clip: For each prompt the CLIP score; None without an image encoder.
+        twin: For each prompt the distance to its independent picture; 0 for that one,
+            None where one of the two was flagged.
+        clip: For each prompt the CLIP score, None if its picture was flagged; None without an image
+            encoder.
     """
 
     side: Side
     at: int
     evaluations: int
     steps: tuple[int, ...]
-    twin: tuple[float, ...]
-    clip: tuple[float, ...] | None = None
+    twin: tuple[float | None, ...]
+    clip: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
