@@ -33,11 +33,7 @@ class Console(Protocol):
 
     @property
     def progress(self) -> Progress:
-<<<<<<< HEAD
-        """Shows how far something is."""
-=======
         """Shows how far planning is."""
->>>>>>> bulk
         ...
 
     def say(self, sentence: str) -> None:

@@ -49,12 +49,8 @@ def group_by_group(
             seeds=[prompts[n].seed for n in members],
             num_inference_steps=steps,
         )
-<<<<<<< HEAD
-        for image in output.pictures:
-=======
         images: Any = output.images
         for image in images:
->>>>>>> bulk
             png_bytes(image)
     return len(prompts) / (time.perf_counter() - start)
 
