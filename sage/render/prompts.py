@@ -127,7 +127,9 @@ def _checked(
     shown_id, shown_text = unnamed, ""
     try:
         given = _id(raw.get("id"))
-        shown_text = str(raw["prompt"])[: PROMPT_CHARS.high] if _given(raw.get("prompt")) else ""
+        shown_text = (
+            str(raw["prompt"])[: int(PROMPT_CHARS.high)] if _given(raw.get("prompt")) else ""
+        )
         shown_text = shown_text.encode("utf-8", "replace").decode()
         if given in ids:
             raise _BadRowError(f"The id {shortened(given)} is also that of row {ids[given]}.")

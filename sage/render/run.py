@@ -31,7 +31,10 @@ PROBED = 4  # rows with which the speed of a CPU is measured
 class Console(Protocol):
     """Where a run says what it does."""
 
-    progress: Progress
+    @property
+    def progress(self) -> Progress:
+        """Shows how far planning is."""
+        ...
 
     def say(self, sentence: str) -> None:
         """Shows a line."""

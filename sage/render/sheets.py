@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from sage.render.planning import Progress, silent
@@ -28,7 +27,7 @@ def draw_sheets(
     Yields:
         Name and PNG file of each sheet.
     """
-    drawn = table.filter(pc.is_valid(table["file"])).sort_by(
+    drawn = table.filter(table["file"].is_valid()).sort_by(
         [("group", "ascending"), ("row", "ascending")]
     )
     pictures = list(zip(drawn["file"].to_pylist(), drawn["id"].to_pylist(), strict=True))

@@ -10,7 +10,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -47,7 +49,8 @@ def group_by_group(
             seeds=[prompts[n].seed for n in members],
             num_inference_steps=steps,
         )
-        for image in output.images:
+        images: Any = output.images
+        for image in images:
             png_bytes(image)
     return len(prompts) / (time.perf_counter() - start)
 
@@ -63,7 +66,7 @@ def in_bulk(recipe: Recipe, places: Sequence[str], messages: Sequence[bytes]) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table with its conditions."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="emoji-scenes")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
@@ -71,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     places = devices(asked.device, None, 1)
     sampling = Sampling.of(available_models(asked.model)[0], steps=asked.steps)
-    settings = RenderSettings(None, None, sampling, asked.model).on(places[0].partition(":")[0])
+    nowhere = Path()  # nothing is read or written
+    settings = RenderSettings(nowhere, nowhere, sampling, asked.model)
+    settings = settings.on(places[0].partition(":")[0])
     recipe = Recipe.of(settings)
     worker = Worker(recipe, places[0])
     texts = [f"a {thing} {place}" for place in PLACES for thing in THINGS] * 4

@@ -26,7 +26,6 @@ from typing import IO, Any
 from urllib.parse import quote
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sage.render.prompts import Prompt, Refused
@@ -263,7 +262,7 @@ class Store:
             parts.append(pq.read_table(self.inside / "refused.parquet", schema=SCHEMA))
             table = pa.concat_tables(parts).sort_by("row").combine_chunks()
             self._write_table(self.folder / "manifest.parquet", table)
-            drawn = table.filter(pc.is_valid(table["file"]))
+            drawn = table.filter(table["file"].is_valid())
             names = [name.removeprefix("pictures/") for name in drawn["file"].to_pylist()]
             described = drawn.drop_columns(["file", "error"]).add_column(
                 0, "file_name", pa.array(names, pa.string())

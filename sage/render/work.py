@@ -65,8 +65,11 @@ class Unit:
         values: Mapping[str, Any] = json.loads(body)
         steps, segments = values["plan"]
         plan = Plan(steps, tuple(Segment(tuple(m), a, b, parent) for m, a, b, parent in segments))
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**(lists | {"plan": plan}))
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        fields["plan"] = plan
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

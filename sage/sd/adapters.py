@@ -30,7 +30,7 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 Half = Literal["unet", "text_encoder"]
 Alphas = dict[str, float]
-_Modules = dict[str, nn.Module]  # by name
+_Modules = dict[str, nn.Linear | nn.Conv2d]  # by name
 TITLES: Mapping[Half, str] = {"unet": "UNet", "text_encoder": "text encoder"}
 HALVES: tuple[Half, ...] = ("unet", "text_encoder")
 
@@ -336,7 +336,9 @@ def _check_whole(layers: _Layers, modules: _Modules) -> None:
         raise AdapterError(f"{min(lonely)} has an alpha and no matrices")
 
 
-def _shaped(name: str, parts: dict[str, Tensor], module: Any) -> dict[str, Tensor]:
+def _shaped(
+    name: str, parts: dict[str, Tensor], module: nn.Linear | nn.Conv2d
+) -> dict[str, Tensor]:
     """The tensors in the shapes that peft wants; a 1×1 convolution may be written as a matrix."""
     a, b, weight = parts["A"], parts["B"], module.weight
     rank, inner, outer = len(a), tuple(weight.shape[1:]), len(weight)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from sage.sd.foreign import Network
 from sage.sd.identity import fingerprint
 
 Padding = Literal["max_length", "longest"]
@@ -21,7 +22,7 @@ class ClipEncoder:
     """A CLIP model with its tokenizer and picture preparation."""
 
     def __init__(
-        self, model: CLIPModel, tokenizer: CLIPTokenizer, image_processor: CLIPImageProcessorPil
+        self, model: Network, tokenizer: CLIPTokenizer, image_processor: CLIPImageProcessorPil
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -94,7 +95,7 @@ class ClipEncoder:
         return _unit(features)
 
 
-def _unit(features: object) -> Tensor:
+def _unit(features: Any) -> Tensor:
     # transformers 5 wraps the projected embedding; older ones return the tensor itself.
     projected = getattr(features, "pooler_output", features)
     return torch.nn.functional.normalize(projected.float().cpu(), dim=-1)

@@ -56,7 +56,7 @@ def free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return free + kept
-    return min(psutil.virtual_memory().available, *_container_rooms())
+    return int(min(psutil.virtual_memory().available, *_container_rooms()))
 
 
 def _container_rooms(folder: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
@@ -161,7 +161,7 @@ class Execution:
         self.finite = self.finite & torch.isfinite(output).all()
         return output
 
-    def one_by_one(self, part: Part, *rows: Sequence) -> list[Any]:
+    def one_by_one(self, part: Part, *rows: Any) -> list[Any]:
         """A part's results for slices of rows; with `exact` for each row alone."""
         if self.exact:
             self._limits[part.name] = 1
@@ -239,7 +239,7 @@ class Execution:
         self.known.row_bytes[key] = self.known.row_bytes[key[0]] = max(1, peak) / len(rows[0])
         return result
 
-    def _shape_key(self, part: Part, rows: Sequence[Any]) -> Hashable:
+    def _shape_key(self, part: Part, rows: Sequence[Any]) -> tuple[Hashable, ...]:
         shapes = tuple((tuple(r.shape[1:]), r.dtype) for r in rows if isinstance(r, Tensor))
         return part.name, part.key, shapes, str(self.device), torch.get_num_threads()
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from sage.sd.clip import ClipEncoder
 
@@ -172,7 +172,7 @@ def check_torchmetrics() -> None:
         _torchmetric(*made)
 
 
-def _torchmetric(module: str, name: str, settings: dict[str, Any]) -> nn.Module:
+def _torchmetric(module: str, name: str, settings: dict[str, Any]) -> Any:
     """A torchmetrics metric; a sentence if it or what it needs is not installed."""
     import importlib
 

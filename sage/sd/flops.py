@@ -7,7 +7,7 @@ Knows networks by their configuration only; nothing of plans or time.
 
 import math
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, register_flop_formula
 
 from sage.core.cost import ModelFlops
+from sage.sd.foreign import Network
 
 
 def _register_packed() -> None:
@@ -87,7 +88,7 @@ class PeakBytes(TorchDispatchMode):
         self._total -= self._alive.pop(key, 0)
 
 
-def on_meta(module: nn.Module) -> nn.Module:
+def on_meta(module: Network) -> Network:
     """A twin of a diffusers or transformers network without weights, from its configuration."""
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
     kind: Any = type(module)
@@ -98,9 +99,9 @@ def on_meta(module: nn.Module) -> nn.Module:
 
 
 def model_flops(
-    text_encoder: nn.Module,
-    unet: nn.Module,
-    vae: nn.Module,
+    text_encoder: Network,
+    unet: Network,
+    vae: Network,
     tokens: int,
     latent_size: int | tuple[int, int],
 ) -> ModelFlops:
@@ -151,7 +152,7 @@ class FlopsCache:
 
 
 def count_bytes(
-    network: nn.Module, latent: tuple[int, int, int], cond: tuple[int, int] | None = None
+    network: Network, latent: Sequence[int], cond: Sequence[int] | None = None
 ) -> float:
     """Bytes that one row takes at most while a network runs; an upper bound of its activations.
 

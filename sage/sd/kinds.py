@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sage.sd.adapters import LORA_FILE, PEFT_FILE, plain_network
+from sage.sd.foreign import Scheduler
 
 INDEX = "model_index.json"
 NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -349,7 +350,7 @@ def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
     return ""
 
 
-def _scheduler_reason(scheduler: Any) -> str:
+def _scheduler_reason(scheduler: Scheduler) -> str:
     """Flow matching and EDM have noise levels of another kind than Stable Diffusion v1."""
     name = type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod"):

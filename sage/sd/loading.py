@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from sage.sd import adapters, kinds
 from sage.sd.clip import ClipEncoder
+from sage.sd.foreign import Scheduler
 from sage.sd.model_settings import ModelSettings
 from sage.sd.packed import make_packable
 from sage.sd.schedulers import ddim_scheduler
@@ -32,6 +33,8 @@ class ModelPipeline(StableDiffusionPipeline):
     clip: ClipEncoder | None = None
     settings: ModelSettings = ModelSettings()
     _lora: Path | None = None
+    scheduler: Scheduler
+    image_processor: Any  # what it returns depends on an argument
 
     @classmethod
     def from_pretrained(

@@ -9,7 +9,7 @@ prompts, previews, counts and the checks of arguments are modules of their own b
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -252,7 +252,7 @@ class SagePipeline(ModelPipeline):
     ) -> SageOutput:
         """Renders the prompts; see `stream` for the arguments."""
         *_, output = self.stream(prompts, *args, **how)
-        return output
+        return cast(SageOutput, output)  # the last of a stream
 
     def filmstrip(
         self,
@@ -436,7 +436,7 @@ class SagePipeline(ModelPipeline):
         draft = None if reuse is None else Draft(reuse, inputs, run.plan, run.share_renewed)
         execution = parts.execution
         first = 0 if state is None else state.step + 1
-        done = Adapted(state, run.plan)
+        done = Adapted(cast(State, state), run.plan)  # without one there is a first step
         walk, probes = self._walk(run, parts, state), []
         for i in range(first, run.plan.steps):
             shares: dict[str, float] = {}  # known after the step: a probe may split rows
@@ -571,10 +571,10 @@ class SagePipeline(ModelPipeline):
                 torch.arange(16) * 50,
                 torch.randn(16, *self._cond_shape, generator=generator),
             )
-            rows = [r.to(self._execution_device) for r in (x, t, cond)]
+            x, t, cond = (r.to(self._execution_device) for r in (x, t, cond))
             with torch.inference_mode():
                 for size in (1, 4, 6, 8, 16):
-                    self._predict(*(r[:size] for r in rows), execution)
+                    self._predict(x[:size], t[:size], cond[:size], execution)
             self._known.free_exact[key] = all(self._known.same_rows.values())
         return self._known.free_exact[key]
 

@@ -62,7 +62,7 @@ def ddim_scheduler(scheduler: Scheduler) -> DDIMScheduler:
     """The DDIM scheduler of the same noise levels; the paper samples with DDIM."""
     if isinstance(scheduler, DDIMScheduler):
         return scheduler
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    return _class("ddim").from_config(scheduler.config, clip_sample=False)
 
 
 def solver_for(

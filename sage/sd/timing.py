@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ class StageClock:
         """Seconds by stage; on a GPU this waits for the work to end."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        seconds = dict.fromkeys(STAGES, 0.0)
+        seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
         for shares, start, stop in self.spans:
             for stage, share in shares.items():
                 seconds[stage] += share * _between(start, stop)
@@ -58,7 +59,8 @@ class StageClock:
         return event
 
 
-def _between(start: Mark, stop: Mark) -> float:
+def _between(start: Any, stop: Any) -> float:
+    """Seconds between two marks of one kind."""
     if isinstance(start, float):
         return stop - start
     return start.elapsed_time(stop) / 1000  # CUDA events count milliseconds

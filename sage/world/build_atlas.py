@@ -148,13 +148,13 @@ def fit(picture: Image.Image) -> np.ndarray:
 
     Pillow resamples RGBA in premultiplied form, so transparent pixels do not bleed.
     """
-    alpha = picture.getchannel("A").point(lambda value: 255 if value > 16 else 0)
+    alpha = picture.getchannel("A").point([255 if value > 16 else 0 for value in range(256)])
     cropped = picture.crop(alpha.getbbox())
     scale = (CELL - 2 * MARGIN) / max(cropped.size)
-    size = tuple(max(1, round(side * scale)) for side in cropped.size)
+    width, height = (max(1, round(side * scale)) for side in cropped.size)
     cell = Image.new("RGBA", (CELL, CELL))
-    corner = tuple((CELL - side) // 2 for side in size)
-    cell.paste(cropped.resize(size, Image.Resampling.LANCZOS), corner)
+    corner = (CELL - width) // 2, (CELL - height) // 2
+    cell.paste(cropped.resize((width, height), Image.Resampling.LANCZOS), corner)
     pixels = np.asarray(cell).copy()
     pixels[pixels[..., 3] < 3] = 0  # invisible colours would only cost bytes
     return pixels

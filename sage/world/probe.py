@@ -155,7 +155,7 @@ def loss(logits: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tens
     things = F.binary_cross_entropy_with_logits(logits["things"].float(), labels["things"])
     # Summed over things rather than averaged: each thing counts as much as a head.
     terms["things"] = things * logits["things"].shape[1]
-    return {"loss": sum(terms.values()), **terms}
+    return {"loss": sum(terms.values(), start=things.new_zeros(())), **terms}
 
 
 def blur_and_noise(pixels: Tensor, noise: torch.Generator) -> Tensor:

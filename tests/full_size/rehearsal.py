@@ -244,7 +244,7 @@ def rehearse(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="A rehearsal with a full-size model.")
     parser.add_argument("--folder", type=Path, help="where the model is kept (default: temporary)")
     parser.add_argument("--hub", action="store_true", help="as the listed model, from a hub cache")
     parser.add_argument("--small", action="store_true", help="few weights, to try the script")

@@ -61,12 +61,13 @@ def test_the_dry_run_agrees_with_what_is_loaded():
     """The README preloads the files and commits that the loader asks for."""
     spec = stable_diffusion_v1_5()
     head = read_head((ROOT / "README.md").read_text("utf-8"))
-    revisions = {spec.source: spec.revision, spec.clip_source: spec.clip_revision}
+    revisions = {spec.source: spec.revision or "", spec.clip_source or "": spec.clip_revision or ""}
     assert head["preload_from_hub"] == preload_lines(revisions)
     assert not [line for line in check(Tree.of(ROOT)) if "preload" in line]
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 @pytest.mark.parametrize("hub", [False, True])
 def test_a_model_of_full_size_keeps_its_bounds(tmp_path, hub):
     free = psutil.virtual_memory().available

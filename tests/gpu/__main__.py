@@ -105,7 +105,7 @@ def _flat(values: dict, path: str = "") -> list[tuple[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns 1 if a check failed."""
-    parser = argparse.ArgumentParser("python -m tests.gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m tests.gpu", description="Everything about a GPU.")
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help=f"cuda, cuda:N or cpu (here: {default})")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="time for everything")

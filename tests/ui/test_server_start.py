@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -15,12 +16,12 @@ START = """
 import os, sys, tempfile, time, threading
 tempfile.tempdir = sys.argv.pop()
 # It does not outlive its test, however that ends.
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(9)), daemon=True).start()
 import app
 real = app.load_model
-def load(spec, device):
+def load(spec, **how):
     print("loading", flush=True)
-    model = real(spec, device)
+    model = real(spec, **how)
     until = time.monotonic() + 8
     while time.monotonic() < until:  # a large model: pure Python holds the interpreter
         sum(range(10_000))
@@ -48,7 +49,10 @@ def started(tmp_path_factory):
         stdout=subprocess.PIPE,
         text=True,
     )
+    late = threading.Timer(150, process.kill)  # then whatever waits for it fails
+    late.start()
     yield f"http://127.0.0.1:{port}", process, folder
+    late.cancel()
     process.kill()
     process.wait()
 

@@ -17,6 +17,7 @@ TITLE, TEXT, SMALL = 56, 44, 40  # sizes of letters: 14, 11 and 10 pixels on a p
 INK, QUIET, PAPER = "#1F2530", "#5B6473", "#FFFFFF"
 _FRAME, _LINE = 8, 1.3
 _BADGE = 60
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def wrap(text: str, size: int, width: int) -> list[str]:
     return [line for part in text.splitlines() for line in _wrapped(part, font, width)]
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
     lines, line = [], ""
     for word in _printable(text).split():
         longer = f"{line} {word}".strip()
@@ -113,7 +114,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _broken(word: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _broken(word: str, font: Font, width: int) -> list[str]:
     pieces, piece = [], ""
     for letter in word:
         if piece and font.getlength(piece + letter) > width:
@@ -167,7 +168,7 @@ class _Canvas:
 
 
 @cache
-def _font(size: int, latin: bool) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int, latin: bool) -> Font:
     """Pillow's own font has Latin letters only; for others, one of the system's if there is."""
     if not latin:
         for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf"):

@@ -37,14 +37,14 @@ class Shown:
         pictures: One source for each prompt, in full.
         evaluations: Of its plan.
         reused: How many of them earlier cells had done.
-        clip: CLIP score of each picture; None without an image encoder.
+        clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
     """
 
     thumbnails: tuple[str, ...]
     pictures: tuple[str, ...]
     evaluations: int
     reused: int
-    clip: tuple[float, ...] | None
+    clip: tuple[float | None, ...] | None
 
     @classmethod
     def of(
@@ -52,7 +52,7 @@ class Shown:
         images: Sequence[Image.Image],
         evaluations: int,
         reused: int,
-        clip: tuple[float, ...] | None,
+        clip: tuple[float | None, ...] | None,
     ) -> "Shown":
         """A finished cell from its pictures."""
         full = tuple(picture_source(image) for image in images)

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from sage.sd.foreign import Network
 from sage.world import probe
 from sage.world.scenes import Scene
 from sage.world.train import calibrate, card, data, evaluate, export, learner, networks, stages
@@ -219,7 +220,7 @@ def frozen(run: Run) -> stages.Frozen:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: Tensor, batch: int = 50) -> np.ndarray:
+def encode(vae: Network, images: Tensor, batch: int = 50) -> np.ndarray:
     """Latents float32 [N, C, h, w] of pictures uint8 [N, H, W, 3]: the posterior's mean."""
     parts = []
     for start in range(0, len(images), batch):

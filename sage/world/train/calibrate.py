@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
+from sage.sd.foreign import Network
 from sage.world import probe
 from sage.world.captions import caption, names_place
 from sage.world.labels import common_content, labels
@@ -33,7 +34,7 @@ def naming_place(scene: Scene, rng: np.random.Generator, words: Words) -> str:
 
 
 @torch.no_grad()
-def embed_texts(clip: CLIPModel, words: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+def embed_texts(clip: Network, words: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     """Unit-length projected embeddings [N, D] of texts."""
     ids = stages.tokens(words, list(texts))
     pooled = clip.get_text_features(input_ids=ids)
@@ -41,14 +42,14 @@ def embed_texts(clip: CLIPModel, words: CLIPTokenizer, texts: Sequence[str]) -> 
 
 
 @torch.no_grad()
-def embed_images(clip: CLIPModel, images: np.ndarray) -> Tensor:
+def embed_images(clip: Network, images: np.ndarray) -> Tensor:
     """Unit-length projected embeddings [N, D] of pictures uint8 [N, H, W, 3]."""
     pooled = clip.get_image_features(pixel_values=probe.to_pixels(images))
     return torch.nn.functional.normalize(getattr(pooled, "pooler_output", pooled), dim=-1)
 
 
 def retrieval(
-    clip: CLIPModel, words: CLIPTokenizer, texts: Sequence[str], images: np.ndarray
+    clip: Network, words: CLIPTokenizer, texts: Sequence[str], images: np.ndarray
 ) -> dict[str, float]:
     """How often a caption finds its picture among all of them, and the reverse."""
     match = embed_texts(clip, words, texts) @ embed_images(clip, images).T
@@ -89,7 +90,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def content_order(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, words: Words, number: int = 1000
+    clip: Network, tokenizer: CLIPTokenizer, words: Words, number: int = 1000
 ) -> dict[str, float]:
     """Rank correlation of captions' similarity with what their scenes have in common."""
     pairs = related_scenes(number, PAIRS_SEED, words)
@@ -149,7 +150,7 @@ def threshold(low: np.ndarray, high: np.ndarray) -> float:
 
 
 def bounds(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, words: Words, number: int = 500
+    clip: Network, tokenizer: CLIPTokenizer, words: Words, number: int = 500
 ) -> dict[str, Any]:
     """tau_min and tau_max from labelled pairs, with how well they separate them."""
     cosines = {}

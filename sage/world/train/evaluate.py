@@ -19,6 +19,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from sage.core.metrics import frechet_distance
 from sage.sd.features import EfficientNetLite0
+from sage.sd.foreign import Network, Pipeline
 from sage.world import probe
 from sage.world.captions import caption
 from sage.world.labels import Labels, labels
@@ -67,7 +68,7 @@ def load(folder: Path) -> StableDiffusionPipeline:
 
 
 def sample(
-    pipe: StableDiffusionPipeline,
+    pipe: Pipeline,
     texts: Sequence[str],
     guidance: float,
     steps: int = STEPS,
@@ -192,7 +193,7 @@ def fresh(words: Words, number: int, seed: int = FRESH_SEED) -> tuple[list[Scene
 
 
 @torch.no_grad()
-def round_trip(vae: AutoencoderKL, images: np.ndarray, batch: int = 50) -> np.ndarray:
+def round_trip(vae: Network, images: np.ndarray, batch: int = 50) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] encoded (the posterior's mean) and decoded again."""
     parts = []
     for start in range(0, len(images), batch):

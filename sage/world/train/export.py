@@ -66,16 +66,18 @@ def export(out: Path, folder: Path, sizes: networks.Sizes, words: Words) -> None
 
 def save_pipeline(out: Path, folder: Path, sizes: networks.Sizes) -> None:
     """The five parts of a Stable Diffusion pipeline."""
-    pipe = StableDiffusionPipeline(
-        vae=trained_vae(out).half(),
-        text_encoder=CLIPTextModel.from_pretrained(out / "clip").half(),
-        tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
-        unet=learner.averaged(networks.unet(sizes), out, "unet").half(),
-        scheduler=networks.scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    # A dict, because diffusers does not say which of them may be None.
+    parts: dict[str, Any] = {
+        "vae": trained_vae(out).half(),
+        "text_encoder": CLIPTextModel.from_pretrained(out / "clip").half(),
+        "tokenizer": CLIPTokenizer.from_pretrained(out / "tokenizer"),
+        "unet": learner.averaged(networks.unet(sizes), out, "unet").half(),
+        "scheduler": networks.scheduler(),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+    pipe = StableDiffusionPipeline(**parts)
     pipe.save_pretrained(folder, safe_serialization=True, max_shard_size=SHARD)
     _loads_as_float32(folder / "text_encoder")
 

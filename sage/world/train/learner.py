@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from sage.sd.foreign import Network
 from sage.world.train.data import ahead
 from sage.world.train.muon import Muon
 
@@ -60,7 +61,7 @@ class Task(Protocol):
     """What a stage learns; one with an attribute `progress` is told how much of it is done."""
 
     name: str
-    model: nn.Module
+    model: Network
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple:
         """A batch as numpy arrays, tensors or plain values."""
@@ -197,7 +198,7 @@ def _optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for matrices, scaled so that it shares AdamW's learning rate."""
     dense = [settings.muon and _is_matrix(n, w.shape) for n, w in zip(names, weights, strict=True)]
-    common = {"lr": settings.rate, "weight_decay": settings.decay}
+    common: dict[str, Any] = {"lr": settings.rate, "weight_decay": settings.decay}
     matrices = [w for w, yes in zip(weights, dense, strict=True) if yes]
     others = [w for w, yes in zip(weights, dense, strict=True) if not yes]
     made: list[torch.optim.Optimizer] = []
@@ -233,7 +234,7 @@ def load_state(out: Path, name: str) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def averaged(model: nn.Module, out: Path, name: str) -> nn.Module:
+def averaged(model: Network, out: Path, name: str) -> Network:
     """``model`` with the averaged weights of a stage's checkpoint, ready for use."""
     model.load_state_dict(load_state(out, name)["average"], strict=False)
     return model.float().eval().requires_grad_(False)
@@ -309,7 +310,7 @@ class Report:
 
 
 def _loop(learner: Learner, report: Report, keep: Callable[[], None], asked: Event) -> None:
-    sums: dict[str, Tensor] = defaultdict(float)
+    sums: dict[str, Tensor | float] = defaultdict(float)
     saved, logged, batches = learner.seconds, learner.step, learner.batches()
     while learner.progress < 1 and not asked.is_set():
         for name, value in learner.learn(batches).items():

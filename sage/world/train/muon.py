@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, weights: list[Tensor], group: dict) -> None:
         momentum, rate = group["momentum"], group["lr"]
-        grads = [weight.grad for weight in weights]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         averages = [self._average(weight) for weight in weights]
         torch._foreach_lerp_(averages, grads, 1 - momentum)
         torch._foreach_lerp_(grads, averages, momentum)  # Nesterov: look one step ahead

@@ -7,16 +7,15 @@ Stable Diffusion folder. This file knows shapes only: nothing of scenes, trainin
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-Model = TypeVar("Model", bound=nn.Module)
+from sage.sd.foreign import Network
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class Sizes:
     channels: int = 12
     vae: tuple[int, ...] = (32, 64, 128, 128)
     text: int = 192
-    text_layers: int = 3
+    text_layers: int = 4
     vision: int = 192
     vision_layers: int = 5
     patch: int = 16
     tokens: int = 32
     vocabulary: int = 3000
-    unet: tuple[int, ...] = (128, 192, 192)
-    heads: tuple[int, ...] = (4, 6, 6)
+    unet: tuple[int, ...] = (160, 192, 128)
+    heads: tuple[int, ...] = (5, 6, 4)
     projection: int = 128
 
     @property
@@ -90,7 +89,7 @@ def tokenizer(captions: Iterable[str], size: int, tokens: int = 32) -> CLIPToken
     merges = merges[: size - 2 - len(symbols)]
     words = dict.fromkeys([*symbols, *(a + b for a, b in merges), START, END])
     vocab = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=tokens)
+    return CLIPTokenizer(vocab=vocab, merges=cast(Any, merges), model_max_length=tokens)
 
 
 def _merges(captions: Iterable[str], size: int, alphabet: list[str]) -> list[tuple[str, str]]:
@@ -144,9 +143,10 @@ def autoencoder(sizes: Sizes) -> AutoencoderKL:
     """Pictures [B, 3, H, W] in [-1, 1] to latents [B, C, H/8, W/8] and back."""
     scales = len(sizes.vae)
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * scales,
-        up_block_types=("UpDecoderBlock2D",) * scales,
-        block_out_channels=sizes.vae,
+        # As many as there are scales; diffusers' annotations say tuples of one.
+        down_block_types=cast(Any, ("DownEncoderBlock2D",) * scales),
+        up_block_types=cast(Any, ("UpDecoderBlock2D",) * scales),
+        block_out_channels=cast(Any, sizes.vae),
         layers_per_block=1,
         latent_channels=sizes.channels,
         norm_num_groups=8,
@@ -174,7 +174,7 @@ def unet(sizes: Sizes) -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=sizes.text,
-        attention_head_dim=sizes.heads,  # diffusers means the number of heads
+        attention_head_dim=cast(Any, sizes.heads),  # diffusers means the number of heads
         norm_num_groups=8 if min(sizes.unet) < 64 else 16,
         resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
@@ -201,14 +201,14 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def eager(model: Model) -> Model:
+def eager(model: Network) -> Network:
     """The same model with plain matrix attention: bfloat16 SDPA is ten times slower on a CPU."""
     model.set_attn_processor(AttnProcessor())
     return model
 
 
 @torch.no_grad()
-def standardise(vae: AutoencoderKL, mean: torch.Tensor, spread: torch.Tensor) -> None:
+def standardise(vae: Network, mean: torch.Tensor, spread: torch.Tensor) -> None:
     """Fold ``(z - mean) / spread`` into the autoencoder's two 1×1 convolutions, in place.
 
     The UNet then works on latents of zero mean and unit spread in every channel, and the folder

@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
+from transformers import CLIPTokenizer
 
+from sage.sd.foreign import Network
 from sage.world import probe
 from sage.world.labels import Labels, common_content, labels
 from sage.world.scenes import Scene
@@ -43,7 +43,7 @@ class _Stage:
 
     name: str
 
-    def __init__(self, model: nn.Module, stream: Stream, device: torch.device) -> None:
+    def __init__(self, model: Network, stream: Stream, device: torch.device) -> None:
         self.model, self.stream, self.device = model, stream, device
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class _Stage:
 class TwoTowers(nn.Module):
     """CLIP with throw-away label heads on both pooled towers, which speed up learning."""
 
-    def __init__(self, clip: CLIPModel, words: Words) -> None:
+    def __init__(self, clip: Network, words: Words) -> None:
         super().__init__()
         self.clip = clip
         width = clip.config.projection_dim
@@ -114,7 +114,8 @@ class Clip(_Stage):
         true = on_device(facts, self.device)
         text_loss, image_loss = probe.loss(text, true)["loss"], probe.loss(image, true)["loss"]
         contrast = _contrast(logits.float(), _twins(painted.scenes).to(self.device))
-        likeness = sum((found.float() - content).square().mean() for found in cosines)
+        squares = [(found.float() - content).square().mean() for found in cosines]
+        likeness = sum(squares, start=content.new_zeros(()))
         total = contrast + 0.3 * (text_loss + image_loss) + LIKENESS * likeness
         terms = {"contrast": contrast, "text": text_loss, "image": image_loss}
         return {"loss": total, "likeness": likeness, **terms}
@@ -187,7 +188,7 @@ class Decoder(Autoencoder):
 
     name = "decoder"
 
-    def __init__(self, vae: AutoencoderKL, stream: Stream, device: torch.device) -> None:
+    def __init__(self, vae: Network, stream: Stream, device: torch.device) -> None:
         _Stage.__init__(self, vae.requires_grad_(False), stream, device)
         vae.decoder.requires_grad_(True)
         vae.post_quant_conv.requires_grad_(True)
@@ -229,14 +230,14 @@ class Frozen:
 
     Attributes:
         words: The tokenizer.
-        text: The text tower.
+        text: The text tower, a CLIPTextModel.
         scenes: N scenes.
         latents: [N, C, h, w] float16, of the scenes' pictures; where there is room for them.
         masks: [N, h, w] uint8, where their things are.
     """
 
     words: CLIPTokenizer
-    text: CLIPTextModel
+    text: Network
     scenes: tuple[Scene, ...]
     latents: Tensor
     masks: Tensor
@@ -300,7 +301,7 @@ class Aligned(Denoiser):
         stream: Stream,
         device: torch.device,
         *,
-        tower: CLIPVisionModel,
+        tower: Network,
         weight: float,
     ) -> None:
         super().__init__(sizes, frozen, stream, device)
