@@ -30,6 +30,7 @@ PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 Half = Literal["unet", "text_encoder"]
 Alphas = dict[str, float]
+_Modules = dict[str, nn.Linear | nn.Conv2d]  # by name
 TITLES: Mapping[Half, str] = {"unet": "UNet", "text_encoder": "text encoder"}
 HALVES: tuple[Half, ...] = ("unet", "text_encoder")
 
@@ -206,11 +207,12 @@ def _read(file: Path, networks: Mapping[Half, nn.Module]) -> list[_Layers]:
         _refuse_foreign(names)
         tensors = {name: opened.get_tensor(name) for name in names}
     halves: dict[Half, _Layers] = {half: _Layers(half) for half in HALVES}
+    modules = {half: _modules(network) for half, network in networks.items()}
     unknown = []
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor.float()).all():
             raise AdapterError(f"{name} holds values that are not numbers")
-        if not _place(name, tensor, halves, networks):
+        if not _place(name, tensor, halves, modules):
             unknown.append(name)
     layers = [one for one in halves.values() if one.tensors]
     if not layers:
@@ -223,7 +225,7 @@ def _read(file: Path, networks: Mapping[Half, nn.Module]) -> list[_Layers]:
         )
     settings = _saved_settings(file, header)
     for one in layers:
-        _check_whole(one, networks[one.half])
+        _check_whole(one, modules[one.half])
         one.alphas |= _alphas(settings.get(one.half), one)
     return layers
 
@@ -235,18 +237,18 @@ def _refuse_foreign(names: list[str]) -> None:
 
 
 def _place(
-    name: str, tensor: Tensor, halves: dict[Half, _Layers], networks: Mapping[Half, nn.Module]
+    name: str, tensor: Tensor, halves: dict[Half, _Layers], modules: Mapping[Half, _Modules]
 ) -> bool:
     """Puts a tensor in its layer; False if there is none."""
     if match := _KOHYA.fullmatch(name):
         short, mangled, part = (g for g in match.groups() if g is not None)
         half: Half = "unet" if short == "unet" else "text_encoder"
-        module, form = _unmangled(networks[half]).get(mangled, ""), "kohya"
+        module, form = _unmangled(modules[half]).get(mangled, ""), "kohya"
         part = _PART.get(part, part)
     else:
         rest, prefix = _without_prefix(name)
         form, stem, part = _split(rest)
-        half, module = _owner(prefix, stem, networks)
+        half, module = _owner(prefix, stem, modules)
     if not module or not part:
         return False
     layers = halves[half]
@@ -289,12 +291,11 @@ def _split(rest: str) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[Half, str]:
+def _owner(prefix: str, stem: str, modules: Mapping[Half, _Modules]) -> tuple[Half, str]:
     """Which network has a module of this name, and its name there; "" if none has."""
     for half in HALVES:
         if prefix not in ("", half):
             continue
-        modules = _modules(networks[half])
         # The text encoder of recent transformers has no `text_model` inside, that of older ones
         # has; diffusers' oldest adapters call its projections as those of the UNet.
         for name in (stem, stem.removeprefix("text_model."), f"text_model.{stem}"):
@@ -302,24 +303,23 @@ def _owner(prefix: str, stem: str, networks: Mapping[Half, nn.Module]) -> tuple[
                 name,
                 re.sub(r"to_out\.0$", "out_proj", re.sub(r"to_([qkv])$", r"\1_proj", name)),
             ):
-                if alias in modules:
+                if alias in modules[half]:
                     return half, alias
     return "unet", ""
 
 
-def _modules(network: nn.Module) -> dict[str, nn.Linear | nn.Conv2d]:
+def _modules(network: nn.Module) -> _Modules:
     kinds = (nn.Linear, nn.Conv2d)
     return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
-def _unmangled(network: nn.Module) -> dict[str, str]:
+def _unmangled(modules: _Modules) -> dict[str, str]:
     """Names of modules by kohya's: dots are underscores, and a text encoder has `text_model`."""
-    names = _modules(network)
-    plain = {name.replace(".", "_"): name for name in names}
+    plain = {name.replace(".", "_"): name for name in modules}
     return plain | {f"text_model_{short}": name for short, name in plain.items()}
 
 
-def _check_whole(layers: _Layers, network: nn.Module) -> None:
+def _check_whole(layers: _Layers, modules: _Modules) -> None:
     """Both matrices are there for every module, in its shape and in names of one format."""
     held = sum(layers.formats.values())
     if len(layers.formats) > 1:
@@ -328,7 +328,6 @@ def _check_whole(layers: _Layers, network: nn.Module) -> None:
             f"only {fit} of its {held} tensors fit this {TITLES[layers.half]} under {main} names; "
             "a file in two formats is not read"
         )
-    modules = _modules(network)
     for module, parts in layers.tensors.items():
         if not {"A", "B"} <= set(parts):
             raise AdapterError(f"{module} has one of its two matrices only")
