@@ -68,7 +68,8 @@ class Unit:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return cls(**(fields | {"plan": plan}))
+        fields["plan"] = plan
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
