@@ -1,7 +1,7 @@
 // The page's own JavaScript: addresses of tabs, linked highlighting, scrubbing, the closer look.
 // Gradio runs it once when the page has loaded. Nothing here asks the server for anything.
 () => {
-  const OWN_TABS = ["studio", "lesson", "explore"];
+  const OWN_TABS = ["studio", "lesson", "explore", "evidence"];
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
 
@@ -9,12 +9,12 @@
   const wanted = () =>
     location.hash.slice(1) || new URLSearchParams(location.search).get("tab") || "";
   const openTab = () => {
-    const name = wanted().toLowerCase();
+    const [name] = wanted().toLowerCase().split("/"); // "#lesson/3" is a step of the lesson
     all("#sage-tabs [role=tab]").find((tab) => tab.dataset.tabId === name)?.click();
   };
   document.addEventListener("click", (event) => {
     const tab = event.target.closest("#sage-tabs [role=tab]");
-    if (!OWN_TABS.includes(tab?.dataset.tabId)) return;
+    if (!OWN_TABS.includes(tab?.dataset.tabId) || wanted().split("/")[0] === tab.dataset.tabId) return;
     // Whole, for "#..." alone would be read against the page's <base> and lose the query.
     history.replaceState(null, "", location.pathname + location.search + "#" + tab.dataset.tabId);
   });
@@ -40,6 +40,7 @@
     }
   };
   const linkable = (event) => event.target.closest?.(`${STUDIO} [data-p]`);
+  const pinnable = (event) => event.target.closest?.(`${STUDIO} button[data-p], ${STUDIO} th[data-p]`);
   document.addEventListener("pointerover", (event) => {
     const element = linkable(event);
     light(element ? promptsOf(element) : pinned);
@@ -50,13 +51,12 @@
   });
   document.addEventListener("focusout", (event) => linkable(event) && light(pinned));
   document.addEventListener("click", (event) => {
-    const element = linkable(event);
+    const element = pinnable(event);
     if (!element) return;
     if (element.dataset.why !== undefined) explainPair(element);
     const prompts = promptsOf(element);
     pinned = pinned?.join() === prompts.join() ? null : prompts;
     light(pinned ?? prompts);
-    if (prompts.length === 1) lookCloser(prompts[0]);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && pinned) light((pinned = null));
@@ -123,7 +123,7 @@
     for (const button of all("button[data-why]", matrix)) button.classList.toggle("sage-picked", button === cell);
   };
 
-  // -- scrubbing: the sheet holds a row of pictures for each branch point that is ready -----------
+  // -- pictures at every branch point: the sheet holds a row for each that is ready ---------------
   let strip = null; // what the page holds now: sheet, tile, points, and the tiles cut so far
   const readStrip = () => {
     const sheet = one("#pictures .sage-sheet");
@@ -133,119 +133,453 @@
     all("#pictures .sage-shot").forEach((shot) => delete shot.dataset.row);
     strip = { sheet, source: sheet.src, ...JSON.parse(sheet.dataset.strip), cut: new Map() };
     strip.ready = Object.keys(strip.points).map(Number);
+    const trunks = one("#pictures .sage-trunks");
+    strip.trunks = trunks && { sheet: trunks, ...JSON.parse(trunks.dataset.strip), cut: new Map() };
     return strip;
   };
-  const tile = (row, column) => {
+  const tile = (from, row, column) => {
     const key = `${row},${column}`;
-    if (!strip.cut.has(key)) {
-      const size = strip.tile;
+    if (!from.cut.has(key)) {
+      const size = from.tile;
       const canvas = Object.assign(document.createElement("canvas"), { width: size, height: size });
-      const from = [column * size, row * size, size, size];
-      canvas.getContext("2d").drawImage(strip.sheet, ...from, 0, 0, size, size);
-      strip.cut.set(key, canvas.toDataURL());
+      const part = [column * size, row * size, size, size];
+      canvas.getContext("2d").drawImage(from.sheet, ...part, 0, 0, size, size);
+      from.cut.set(key, canvas.toDataURL());
     }
-    return strip.cut.get(key);
+    return from.cut.get(key);
   };
   const nearest = (point) =>
     strip.ready.reduce((best, p) => (Math.abs(p - point) < Math.abs(best - point) ? p : best));
-  const scrub = () => {
-    const slider = one("#branch-step input[type=range]");
-    if (!slider || !readStrip()) return;
-    if (!strip.sheet.complete) return strip.sheet.decode().then(scrub, () => {});
-    const shown = strip.points[nearest(Number(slider.value))];
-    all("#pictures .sage-pair").forEach((pair, column) => {
+  const scrub = (point) => {
+    if (!readStrip()) return;
+    if (!strip.sheet.complete) return strip.sheet.decode().then(refreshPoint, () => {});
+    const shown = strip.points[nearest(point)];
+    for (const pair of all("#pictures .sage-pair")) {
       for (const side of ["shared", "fewer"]) {
         const shot = one(`.sage-${side}`, pair);
         if (!shot) continue;
         shot.classList.toggle("sage-absent", !shown[side]);
-        if (shown[side]) showTile(shot, shown[side], column);
+        if (shown[side]) showTile(shot, shown[side], Number(pair.dataset.p));
       }
-    });
-    fillCloser();
-  };
-  const refreshPoint = () => {
-    followSlider();
-    scrub();
+    }
+    const place = one("#outcome [data-point]"); // what is only expected is not of these pictures
+    if (!place || !shown.outcome || place.dataset.shown === shown.outcome) return;
+    place.dataset.shown = shown.outcome;
+    const told = document.createElement("template");
+    told.innerHTML = shown.outcome;
+    place.innerHTML = told.content.firstElementChild.innerHTML;
   };
   const showTile = (shot, frame, column) => {
     if (shot.dataset.row === String(frame.row)) return;
     shot.dataset.row = frame.row;
-    one("img", shot).src = tile(frame.row, column);
+    one("img", shot).src = tile(strip, frame.row, column);
     const [done, scores] = all("p", shot);
     one("span", done).textContent = frame.done[column];
     scores.innerHTML = frame.scores[column];
   };
-  // On a phone a second slider stands at the pictures; it moves the real one and follows it. While
-  // it is being moved it leads: an answer to an earlier move would set it back under the finger.
-  let leads = 0;
-  const followSlider = () => {
-    const [real, near] = [one("#branch-step input[type=range]"), one("#nearby input")];
-    if (!near) return;
-    one("#nearby").classList.toggle("sage-none", !real);
-    if (!real) return;
-    if (near.max !== real.max) near.max = real.max;
-    if (near.value !== real.value && !leads) near.value = real.value;
-    const words = `${near.value} of ${near.max}`;
-    near.setAttribute("aria-valuetext", words);
-    near.style.setProperty("--fill", near.value / near.max);
-    if (one("#nearby output").textContent !== words) one("#nearby output").textContent = words;
+
+  // -- the tree: lines, previews and the handle; the real slider of the form is hidden ------------
+  const { sageTree } = window;
+  const LATE = 0.7; // of all steps: from here on there are too few left to become oneself
+  let plan = null, planText = null, preview = null; // preview: a point that is only shown
+  let live = { key: "", step: 0, seen: new Map() }; // previews of trunks, gathered while rendering
+  const slider = () => one("#branch-step input[type=range]");
+  const pointNow = () => preview ?? (leads ? Number(knob().ariaValueNow) : Number(slider()?.value ?? plan?.point ?? 0));
+  const knob = () => one("#branch .sage-knob");
+  const readPlan = () => {
+    const text = one("#plan [data-plan]")?.dataset.plan ?? null;
+    if (text !== planText) [planText, plan] = [text, text && JSON.parse(text)];
+    return plan;
   };
-  const moveSlider = (near) => {
+  const image = (src) => Object.assign(new Image(), { src, alt: "" });
+  const seenKey = (members, step) => `${members.join()}@${step}`;
+  const gather = () => {
+    const pairs = one("#pictures .sage-pairs[data-state=live]");
+    if (!pairs || !plan) return;
+    const step = Number(pairs.dataset.step);
+    if (step < live.step || live.key !== planText) live = { key: planText, seen: new Map() };
+    live.step = step;
+    for (const { members, start, stop } of plan.segments) {
+      const shot = members.length > 1 && start < step && step <= stop && one(`.sage-pair[data-p="${members[0]}"] .sage-shared img`, pairs);
+      if (shot) live.seen.set(seenKey(members, step), shot.src);
+    }
+  };
+  const pictureAt = (segment, step, shown) => {
+    const { members } = segment;
+    if (step === 0) return sageTree.noise(members[0] + 1);
+    if (strip?.trunks) {
+      const row = strip.trunks.groups.findIndex((group) => group.join() === members.join());
+      if (row < 0 || !strip.trunks.sheet.complete) return null;
+      return image(tile(strip.trunks, row, step - 1));
+    }
+    const fork = plan.previews[shown.segments.indexOf(segment)];
+    if (fork && step === segment.stop) return image(fork);
+    const seen = live.key === planText && live.seen.get(seenKey(members, step));
+    return seen ? image(seen) : null;
+  };
+  let drawnAs = "";
+  const drawTree = (point) => {
+    const host = one("#plan .sage-plan");
+    if (!host || !readPlan() || !host.clientWidth) return;
+    const pairs = one("#pictures .sage-pairs"), state = pairs?.dataset.state;
+    const grown = state === "live" || state === "unfinished" ? Number(pairs.dataset.step ?? 0) : plan.steps;
+    const { groups, steps, sharing } = plan;
+    const local = sharing === "groups" && point !== plan.point;
+    const segments = local ? sageTree.groupsPlan(groups, steps, point) : plan.segments;
+    const sheets = [one("#pictures .sage-trunks")?.complete, one("#pictures .sage-sheet")?.src.length];
+    const as = [planText, point, grown, host.clientWidth, host.clientHeight, state, ...sheets, live.seen.size].join("|");
+    if (as === drawnAs && one("svg", host).childElementCount) return;
+    drawnAs = as;
+    const shown = { ...plan, segments };
+    sageTree.drawLines(one("svg", host), shown, grown);
+    const size = parseFloat(getComputedStyle(host).getPropertyValue("--thumb")) || 44;
+    sageTree.placeThumbs(one(".sage-thumbs", host), shown, (segment, step) => pictureAt(segment, step, shown), { size, grown });
+    const guide = one(".sage-guide", host);
+    guide.hidden = sharing === "tree";
+    guide.style.left = `${(100 * point) / steps}%`;
+    arrange(pairs);
+  };
+  /** The pictures stand in the order of the branches. */
+  const arrange = (pairs) => {
+    if (!pairs) return;
+    const rows = all(".sage-pair", pairs), wanted = plan.order;
+    if (rows.length !== wanted.length || rows.every((row, k) => Number(row.dataset.p) === wanted[k])) return;
+    pairs.append(...wanted.map((n) => rows.find((row) => Number(row.dataset.p) === n)));
+  };
+  const pointWords = (point) => {
+    const { steps, best } = plan;
+    const shared = point ? `${point} of ${steps} steps shared` : "nothing shared: each prompt on its own";
+    if (point && point === best) return `${shared}: recommended`;
+    return point >= LATE * steps ? `${shared}: too late to part` : shared;
+  };
+  const placeKnob = (point) => {
+    const handle = knob(), rail = one("#branch .sage-rail");
+    if (!handle || !plan) return;
+    one("#branch").classList.toggle("sage-none", plan.sharing === "tree");
+    const { steps, best } = plan, words = pointWords(point);
+    rail.style.setProperty("--at", point / steps);
+    one(".sage-best", rail).hidden = best === null;
+    rail.style.setProperty("--best", (best ?? 0) / steps);
+    const told = { "aria-valuemax": steps, "aria-valuenow": point, "aria-valuetext": words };
+    for (const [name, value] of Object.entries(told))
+      if (handle.getAttribute(name) !== String(value)) handle.setAttribute(name, value);
+    const output = one("#branch output");
+    if (output.textContent !== words) output.textContent = words;
+    output.classList.toggle("sage-warn", point >= LATE * steps);
+  };
+  const refreshPoint = () => {
+    if (!readPlan()) return;
+    const point = pointNow();
+    gather();
+    readStrip();
+    placeKnob(point);
+    drawTree(point);
+    scrub(point);
+    drawCurve(point);
+  };
+  // While the handle moves it leads: an answer to an earlier move would set it back.
+  let leads = 0;
+  const moveTo = (point) => {
+    const real = slider();
+    if (!real || !plan) return;
+    stopPlaying();
+    const next = Math.min(Math.max(Math.round(point), 0), plan.steps);
     clearTimeout(leads);
     leads = setTimeout(() => {
       leads = 0;
-      followSlider();
-    }, 600);
-    const real = one("#branch-step input[type=range]");
-    real.value = near.value;
-    for (const kind of ["input", "change"]) real.dispatchEvent(new Event(kind, { bubbles: true }));
-    followSlider();
+      refreshPoint();
+    }, 900);
+    knob().setAttribute("aria-valuenow", next);
+    if (real.value !== String(next)) {
+      real.value = next;
+      for (const kind of ["input", "change"]) real.dispatchEvent(new Event(kind, { bubbles: true }));
+    }
+    refreshPoint();
   };
-  document.addEventListener("input", (event) => {
-    if (event.target.matches("#nearby input")) return moveSlider(event.target);
-    // A number that is typed reaches the slider a moment later.
-    if (event.target.closest("#branch-step")) requestAnimationFrame(refreshPoint);
-    if (event.target.closest(".sage-wipe")) cutAt(event.target.value);
+  const KEYS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 5, PageDown: -5 };
+  document.addEventListener("keydown", (event) => {
+    if (!event.target.closest?.("#branch .sage-knob") || !plan) return;
+    const to = { Home: 0, End: plan.steps }[event.key] ?? (event.key in KEYS ? pointNow() + KEYS[event.key] : null);
+    if (to === null) return;
+    event.preventDefault();
+    moveTo(to);
   });
+  let dragging = null; // the rail or the lines that the pointer moves along
+  const pointAt = (event) => {
+    const box = dragging.getBoundingClientRect();
+    return (plan.steps * (event.clientX - box.left)) / box.width;
+  };
+  document.addEventListener("pointerdown", (event) => {
+    const rail = event.target.closest?.("#branch .sage-rail");
+    const lines = event.target.closest?.("#plan .sage-plan");
+    if (!(rail || lines) || !plan || plan.sharing === "tree" || event.button) return;
+    dragging = rail ?? lines;
+    moveTo(pointAt(event));
+    if (rail) knob().focus({ preventScroll: true });
+    event.preventDefault();
+  });
+  document.addEventListener("pointermove", (event) => dragging && moveTo(pointAt(event)));
+  for (const end of ["pointerup", "pointercancel"])
+    document.addEventListener(end, () => (dragging = null));
+  window.addEventListener("resize", () => requestAnimationFrame(refreshPoint));
+
+  // -- on arrival the handle plays once: nothing shared, too late, the recommended point ----------
+  let playing = 0;
+  const stopPlaying = () => {
+    cancelAnimationFrame(playing);
+    playing = 0;
+    preview = null;
+  };
+  const SCENES = [[0, 0, 700], [0, 1, 2300], [1, 1, 900], [1, null, 1300]]; // from, to, milliseconds
+  const play = () => {
+    const rest = Number(slider()?.value ?? plan.point), { steps } = plan, begun = performance.now();
+    const length = SCENES.reduce((sum, [, , time]) => sum + time, 0);
+    const frame = (now) => {
+      let time = now - begun;
+      if (time >= length || !playing) {
+        stopPlaying();
+        return refreshPoint();
+      }
+      const [from, to, span] = SCENES.find(([, , each]) => time < each || ((time -= each), false));
+      const end = to === null ? rest / steps : to, share = time / span;
+      const eased = share * share * (3 - 2 * share);
+      const next = Math.round(steps * (from + (end - from) * eased));
+      if (next !== preview) {
+        preview = next;
+        refreshPoint();
+      }
+      playing = requestAnimationFrame(frame);
+    };
+    preview = 0;
+    playing = requestAnimationFrame(frame);
+    refreshPoint();
+  };
+  let arrived = false;
+  const arrive = () => {
+    if (arrived || !readPlan() || !readStrip() || !slider()) return;
+    arrived = true;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const onStudio = one(STUDIO)?.offsetParent !== null;
+    if (!still && onStudio && !new URLSearchParams(location.search).has("prompt") && plan.sharing === "groups" && document.visibilityState === "visible") play();
+  };
+  for (const kind of ["pointerdown", "keydown"])
+    document.addEventListener(kind, () => { if (playing) { stopPlaying(); refreshPoint(); } }, true);
+
+  // -- distance over branch point, beside the equal-NFE baseline ----------------------------------
+  const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const drawCurve = (point) => {
+    const box = one("#curve .sage-curve");
+    if (!box) return;
+    box.classList.toggle("sage-none", !strip);
+    const width = box.clientWidth;
+    if (!strip || !width || !plan) return;
+    const together = plan.groups.filter((group) => group.length > 1).flat();
+    if (!together.length) return;
+    const height = 220, pad = { left: 58, right: 96, top: 14, bottom: 40 };
+    const curves = ["shared", "fewer"].map((side) => strip.ready
+      .filter((p) => strip.points[p][side])
+      .map((p) => [p, p ? mean(together.map((n) => strip.points[p][side].twin[n])) : 0]));
+    const top = 1.1 * Math.max(...curves.flat().map(([, value]) => value), 1e-6);
+    const x = (p) => pad.left + (p / plan.steps) * (width - pad.left - pad.right);
+    const y = (value) => height - pad.bottom - (value / top) * (height - pad.top - pad.bottom);
+    const svg = one("svg", box);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const parts = [];
+    for (const value of [0, top / 2.2, top / 1.1]) {
+      parts.push(`<line class="sage-grid-line" x1="${x(0)}" x2="${x(plan.steps)}" y1="${y(value)}" y2="${y(value)}"/>`);
+      parts.push(`<text x="${pad.left - 8}" y="${y(value) + 4}" text-anchor="end">${value.toFixed(2)}</text>`);
+    }
+    for (const p of [0, Math.round(plan.steps / 2), plan.steps])
+      parts.push(`<text x="${x(p)}" y="${height - pad.bottom + 18}" text-anchor="middle">${p}</text>`);
+    parts.push(`<text x="${(x(0) + x(plan.steps)) / 2}" y="${height - 6}" text-anchor="middle">shared steps</text>`);
+    parts.push(`<text transform="translate(14 ${(pad.top + height - pad.bottom) / 2}) rotate(-90)" text-anchor="middle">distance</text>`);
+    parts.push(`<line class="sage-now" x1="${x(point)}" x2="${x(point)}" y1="${pad.top}" y2="${y(0)}"/>`);
+    curves.forEach((curve, k) => {
+      if (!curve.length) return;
+      const line = curve.map(([p, value]) => `${x(p).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+      const [end, value] = curve.at(-1);
+      parts.push(`<polyline class="sage-curve-${k ? "fewer" : "shared"}" points="${line}"/>`);
+      parts.push(`<text x="${x(end) + 6}" y="${y(value) + 4}">${k ? "fewer steps" : "shared"}</text>`);
+    });
+    svg.innerHTML = parts.join("");
+    const at = nearest(point);
+    const said = curves.map((curve) => curve.find(([p]) => p === at)?.[1].toFixed(3) ?? "none");
+    svg.setAttribute("aria-label", `Mean distance to the pictures made alone, over shared steps. ` +
+      `At ${at}: shared ${said[0]}, fewer steps at the same cost ${said[1]}.`);
+    one(".sage-note", box).textContent = `At ${at} shared steps: ${said[0]}; alone with fewer steps at the same cost: ${said[1]}. 0 is the same picture.`;
+  };
 
   // -- the closer look: both pictures of one prompt, with a line between them ---------------------
-  let chosen = "0";
+  const closer = () => one("#closer .sage-look");
   const cutAt = (value) => one(".sage-wipe")?.style.setProperty("--cut", `${value}%`);
-  const lookCloser = (prompt) => {
-    chosen = prompt;
-    fillCloser();
-  };
-  const fillCloser = () => {
-    const wipe = one(".sage-wipe");
-    const pairs = all("#pictures .sage-pair");
-    if (!wipe || !pairs.length) return;
-    const pair = pairs[chosen] ?? pairs[0];
+  const lookCloser = (pair) => {
+    const look = closer(), wipe = one(".sage-wipe", look);
     for (const [layer, side] of [["under", "shared"], ["over", "independent"]]) {
-      const from = one(`.sage-${side} img`, pair);
-      const to = one(`.sage-${layer}`, wipe);
+      const from = one(`.sage-${side} img`, pair), to = one(`.sage-${layer}`, wipe);
       to.hidden = !from;
-      if (!from) continue;
-      if (to.src !== from.src) to.src = from.src;
-      to.alt = from.alt;
+      if (from) [to.src, to.alt] = [from.src, from.alt];
     }
-    const name = one(".sage-name", pair);
-    const title = `${one("b", name).textContent} ${one(".sage-prompt", name).textContent}`;
-    const place = one(".sage-closer-name");
-    if (place.textContent !== title) place.textContent = title;
+    one("h2", look).textContent = `${one(".sage-name b", pair).textContent} ${one(".sage-prompt", pair).textContent}`;
+    one(".sage-scores", look).textContent = all(".sage-shot", pair)
+      .map((shot) => all("p", shot).map((p) => p.textContent.trim()).filter(Boolean).join(", ")).join(" · ");
     wipe.style.setProperty("--group", pair.style.getPropertyValue("--group"));
+    look.showModal();
   };
+  document.addEventListener("input", (event) => {
+    if (event.target.closest(".sage-wipe")) cutAt(event.target.value);
+  });
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest?.("#pictures .sage-frame");
+    if (picture && one("img", picture)) lookCloser(picture.closest(".sage-pair"));
+    if (event.target.matches?.("#closer dialog")) event.target.close(); // a click beside it
+  });
+
+  // -- which one is shared? counted here and nowhere else ------------------------------------------
+  let game = null;
+  const startGuess = () => {
+    const pairs = all("#pictures .sage-pair")
+      .filter((pair) => plan.groups.some((group) => group.length > 1 && group.includes(Number(pair.dataset.p))))
+      .filter((pair) => one(".sage-shared img", pair) && one(".sage-independent img", pair));
+    if (!pairs.length || !pointNow()) return say("Nothing is shared here; move the branch point or render first.");
+    game = { pairs, at: 0, right: 0 };
+    nextGuess();
+    one("#closer .sage-guess").showModal();
+  };
+  const say = (words) => { one("#branch output").textContent = words; };
+  const nextGuess = () => {
+    const box = one("#closer .sage-guess"), place = one(".sage-guess-pair", box), pair = game.pairs[game.at];
+    place.replaceChildren();
+    const tally = one(".sage-guess-tally", box);
+    if (!pair) {
+      one(".sage-guess-prompt", box).textContent = `${game.right} of ${game.pairs.length} right; by chance it would be about ${game.pairs.length / 2}.`;
+      return (tally.textContent = game.right > game.pairs.length / 2 ? "The branch point shows: try an earlier one." : "You could not tell: the shared pictures pass.");
+    }
+    one(".sage-guess-prompt", box).textContent = `${game.at + 1} of ${game.pairs.length}: ${one(".sage-prompt", pair).textContent}`;
+    const sides = Math.random() < 0.5 ? ["shared", "independent"] : ["independent", "shared"];
+    sides.forEach((side, k) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      const picture = image(one(`.sage-${side} img`, pair).src);
+      picture.alt = k ? "Right picture" : "Left picture";
+      button.append(picture);
+      button.addEventListener("click", () => {
+        const right = side === "shared";
+        game.right += right;
+        game.at += 1;
+        tally.textContent = right ? "Right." : "No, it was the other one.";
+        nextGuess();
+      });
+      place.append(button);
+    });
+  };
+
+  // -- a picture to share: pairs, prompts and the saving ------------------------------------------
+  const shareCard = () => {
+    const pairs = all("#pictures .sage-pair").filter((pair) => one(".sage-shared img", pair));
+    if (!pairs.length) return say("There are no pictures yet.");
+    const side = pairs.length > 8 ? 110 : 150, columns = Math.min(pairs.length, 4), gap = 14, pad = 36;
+    const rows = Math.ceil(pairs.length / columns), cell = 2 * side + 6;
+    const width = Math.max(2 * pad + columns * (cell + gap) - gap, 720), height = 150 + rows * (side + 46) + 40;
+    const canvas = Object.assign(document.createElement("canvas"), { width: 2 * width, height: 2 * height });
+    const pen = canvas.getContext("2d");
+    pen.scale(2, 2);
+    pen.fillStyle = "#ffffff";
+    pen.fillRect(0, 0, width, height);
+    const write = (words, x, y, font, color = "#1f2530", most = width - 2 * pad) => {
+      pen.font = `${font} "IBM Plex Sans", sans-serif`;
+      pen.fillStyle = color;
+      pen.fillText(words, x, y, most);
+    };
+    write("Which one is shared?", pad, 56, "700 26px");
+    const result = one("#outcome .sage-result")?.textContent.split(",")[0] ?? "";
+    write(result, pad, 88, "400 17px", "#5b6473");
+    write(`Left shared, right alone, ${one("#branch output").textContent}`, pad, 114, "400 15px", "#5b6473");
+    pairs.forEach((pair, k) => {
+      const x = pad + (k % columns) * (cell + gap), y = 136 + Math.floor(k / columns) * (side + 46);
+      ["shared", "independent"].forEach((kind, j) => {
+        const shot = one(`.sage-${kind} img`, pair);
+        if (shot?.naturalWidth) pen.drawImage(shot, x + j * (side + 6), y, side, side);
+      });
+      write(one(".sage-prompt", pair).textContent, x, y + side + 20, "400 14px", "#1f2530", cell);
+    });
+    write("SAGE Studio · shared-trajectory diffusion", pad, height - 18, "400 13px", "#5b6473");
+    const link = Object.assign(document.createElement("a"), { download: "sage.png", href: canvas.toDataURL("image/png") });
+    link.click();
+  };
+
+  // -- the tree's own buttons ----------------------------------------------------------------------
+  const toggle = (button, name) => {
+    const on = one("#card-compare").classList.toggle(name);
+    button.setAttribute("aria-pressed", String(on));
+    requestAnimationFrame(refreshPoint);
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("[data-do]");
+    if (!button) return;
+    const acts = {
+      guess: startGuess,
+      share: shareCard,
+      numbers: () => toggle(button, "sage-numbers"),
+      rival: () => toggle(button, "sage-rivals"),
+    };
+    acts[button.dataset.do]?.();
+  });
+
+  // -- words of the vocabulary are tapped into the prompts ------------------------------------------
+  document.addEventListener("click", (event) => {
+    const word = event.target.closest?.("#known [data-word]");
+    const text = one("#prompts textarea");
+    if (!word || !text) return;
+    const next = word.dataset.word;
+    const joint = !text.value || /[\s{|]$/.test(text.value) || /^[|}\n]/.test(next) ? "" : " ";
+    text.value += joint + next;
+    text.dispatchEvent(new Event("input", { bubbles: true }));
+  });
+
+  // -- the address follows the form ------------------------------------------------------------------
+  let opened = !new URLSearchParams(location.search).has("prompt"); // or what a link asks for is there
+  const VIEW = ["__theme", "present", "view", "tab"]; // of an address, what is not of the form
+  let first = null; // the form as the page is served: it needs no address of its own
+  const followForm = () => {
+    const told = one("#address [data-query]")?.dataset.query;
+    if (!told) return;
+    first ??= told;
+    const now = new URLSearchParams(location.search);
+    if (told === first && !now.has("prompt")) return;
+    if (now.has("prompt") && !opened) return (opened = told !== first); // a link is being opened
+    const next = new URLSearchParams(told);
+    for (const name of VIEW) if (now.has(name)) next.set(name, now.get(name));
+    const query = `?${next}`;
+    if (query !== location.search) history.replaceState(null, "", location.pathname + query + location.hash);
+  };
+
+  // -- in a classroom: large type and keys -----------------------------------------------------------
+  const present = (on) => document.documentElement.classList.toggle("sage-present", on);
+  if (new URLSearchParams(location.search).has("present")) present(true);
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("input, textarea, [role=slider], [role=radio], [contenteditable]");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const presenting = document.documentElement.classList.contains("sage-present");
+    if (!presenting || one("dialog[open]")) return;
+    const step = { ArrowLeft: "-1", ArrowRight: "1" }[event.key];
+    if (step && one("#tab-lesson .lesson")?.offsetParent) return one(`.lesson-go[data-go="${step}"]`)?.click();
+    if (one(STUDIO)?.offsetParent && ["ArrowLeft", "ArrowRight"].includes(event.key) && !event.target.closest("[data-roving], [role=tab]")) {
+      event.preventDefault();
+      moveTo(pointNow() + KEYS[event.key]);
+    }
+  });
 
   // -- after every update from the server, what the browser added is put back ---------------------
   const refresh = () => {
     all("[data-roving]").forEach(enterable);
     refreshPoint();
-    fillCloser();
+    followForm();
+    arrive();
     if (pinned) light(pinned);
   };
   let due = false;
   new MutationObserver((changes) => {
     const studio = one(STUDIO);
-    const ours = (node) => node.closest?.("#pictures, #similarity, #plan, #chips, #closer");
+    const ours = (node) => node.closest?.("#pictures, #similarity, #plan, #chips, #branch-step, #address, #curve, #outcome");
     if (due || !studio || !changes.some((change) => ours(change.target))) return;
     due = true;
     requestAnimationFrame(() => {

@@ -116,7 +116,7 @@ def builtin_model() -> ModelSpec:
 
 
 def few_step_model() -> ModelSpec:
-    """Emoji scenes distilled to few steps without guidance (`sage.world.distil`)."""
+    """Emoji scenes distilled to few steps without guidance (`sage.world.train.distil`)."""
     plain, folder = builtin_model(), ASSETS / "emoji-scenes-4-step-lora"
     settings = ModelSettings.read(folder, plain.settings)
     title = f"Emoji scenes in {settings.steps} steps (distilled)"

@@ -18,6 +18,7 @@ from sage.core.settings import (
     settings_of,
     shortened,
 )
+from sage.jobs.prompt_sets import expand_sets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +92,17 @@ def parse_request(
 
 
 def parse_prompts(text: str) -> tuple[str, ...]:
-    """Prompts from a text with one a line; blank lines and outer spaces are dropped.
+    """Prompts from a text with one prompt, or one set in braces, a line.
+
+    Blank lines and outer spaces are dropped.
 
     Raises:
-        ValueError: If there are too few or too many, or one is too long.
+        ValueError: If there are too few or too many, one is too long, or braces do not match.
     """
     if not isinstance(text, str):
         raise ValueError(f"The prompts are a {type(text).__name__}; need a text, one a line.")
-    prompts = tuple(clean for line in text.splitlines() if (clean := clean_prompt(line)))
+    texts = expand_sets(text).texts if "{" in text or "}" in text else text.splitlines()
+    prompts = tuple(clean for line in texts if (clean := clean_prompt(line)))
     check_prompts(prompts)
     return prompts
 

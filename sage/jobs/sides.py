@@ -88,7 +88,9 @@ def _make(pipe: SagePipeline, scheduler: str, adapter: Path | None) -> SagePipel
     if scheduler != PLAIN:
         setattr(twin, "scheduler", make_scheduler(scheduler, like=pipe.scheduler))  # noqa: B010
     if adapter is not None:
+        # Both halves: an adapter may change the text encoder too.
         twin.unet = _same_weights(pipe.unet)
+        twin.text_encoder = _same_weights(pipe.text_encoder)
         twin.use_lora(adapter)
     return twin
 

@@ -33,7 +33,7 @@ class Console(Protocol):
 
     @property
     def progress(self) -> Progress:
-        """Shows how far something is."""
+        """Shows how far planning is."""
         ...
 
     def say(self, sentence: str) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -48,7 +49,8 @@ def group_by_group(
             seeds=[prompts[n].seed for n in members],
             num_inference_steps=steps,
         )
-        for image in output.pictures:
+        images: Any = output.images
+        for image in images:
             png_bytes(image)
     return len(prompts) / (time.perf_counter() - start)
 

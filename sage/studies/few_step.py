@@ -1,6 +1,6 @@
 """Does sharing survive few steps: faster solvers, and students distilled to 4 and 8 steps?
 
-DPM-Solver++ (2M) and plain DDIM at few steps, and the few-step students of `sage.world.distil`
+DPM-Solver++ (2M) and plain DDIM at few steps, and the few-step students of `sage.world.train.distil`
 (one adapter for each number of steps, no guidance), each alone and shared. The students'
 calibrations, for the guard, appear in `calibration/` beside the result.
 """

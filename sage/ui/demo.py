@@ -7,11 +7,13 @@ from typing import Any
 import gradio as gr
 
 from sage.ui.api import add_endpoints
+from sage.ui.evidence import build_evidence
 from sage.ui.explore.tab import build_explore
 from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
+from sage.ui.server.cache import PICTURE
 from sage.ui.server.files import workplace
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.page import Page
@@ -24,6 +26,7 @@ from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
+STYLES = ("style", "tree", "lesson", "explore")
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
@@ -47,6 +50,9 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 build_explore(shelf)
+            with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
+                build_evidence()
+        gr.set_static_paths([PICTURE])
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
     return demo.queue(api_open=False)
@@ -61,7 +67,8 @@ def launch_settings(proxy: bool = False, host: str | None = None) -> dict[str, A
     """
     return {
         "theme": page_theme(),
-        "css_paths": [ASSETS / "style.css", ASSETS / "lesson.css", ASSETS / "explore.css"],
+        "head": f"<script>{(ASSETS / 'tree.js').read_text(encoding='utf-8')}</script>",
+        "css_paths": [ASSETS / f"{name}.css" for name in STYLES],
         "js": (ASSETS / "studio.js").read_text(encoding="utf-8"),
         "footer_links": ["api", "gradio", "settings"],
         "show_error": False,
@@ -99,7 +106,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         changes([set_by["sharing"]]),
         handlers.pick_sharing,
         [set_by["sharing"]],
-        [page.branch_call, set_by["budget"]],
+        [set_by["budget"]],
         api_name="on_sharing",
         **QUICK,
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)

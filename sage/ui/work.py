@@ -6,11 +6,12 @@ A job holds pipelines and cannot travel to another process, so it is prepared wh
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sage.jobs.compare import CompareStep, Comparison, compare
+from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, filmstrip
 from sage.jobs.grid import CellDone, CellStep, Grid, RowFrame, Trace, plan_grid, render_grid, trace
 from sage.jobs.job import prepare
 from sage.jobs.models import LoadedModel
+from sage.jobs.repeats import compare_repeatedly
 from sage.jobs.request import Request
 from sage.sd.store import StateStore
 
@@ -18,8 +19,8 @@ from sage.sd.store import StateStore
 def compare_request(
     model: LoadedModel, request: Request, **options: Any
 ) -> Iterator[CompareStep | Comparison]:
-    """Both sides of a request; options as of `sage.jobs.compare.compare`."""
-    yield from compare(prepare(model, request), **options)
+    """Both sides of a request; options as of `sage.jobs.repeats.compare_repeatedly`."""
+    yield from compare_repeatedly(prepare(model, request), **options)
 
 
 def filmstrip_request(

@@ -67,6 +67,7 @@ def test_the_dry_run_agrees_with_what_is_loaded():
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 @pytest.mark.parametrize("hub", [False, True])
 def test_a_model_of_full_size_keeps_its_bounds(tmp_path, hub):
     free = psutil.virtual_memory().available

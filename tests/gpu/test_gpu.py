@@ -10,6 +10,7 @@ from tests.gpu.checks import CHECKS, GOALS
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_every_check_runs_on_a_cpu_with_small_networks(tmp_path):
     assert main(["--device", "cpu", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text("utf-8"))

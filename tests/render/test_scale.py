@@ -42,6 +42,7 @@ def command(file, out, *more):
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(texts(100_000)))
@@ -52,6 +53,7 @@ def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_1_000_prompts_are_rendered_in_10_minutes_of_two_cores(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(texts(1_000)))

@@ -140,6 +140,7 @@ def test_flops_are_counted_of_packed_layers_too(tiny, half):
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_the_page_takes_half_the_time_and_draws_the_same_pictures():
     """Four prompts, 30 steps, both sides with their previews, interleaved step by step."""
     plans = [independent_plan(4, 30), shared_plan([(0, 1, 2, 3)], 30, 12)]

@@ -104,6 +104,7 @@ def make_form(**changes):
         "guarded": True,
         "fewer_steps": True,
         "measure": True,
+        "repeats": 1,
     }
     values |= changes
     head = {name: values.pop(name) for name in Form.FIELDS}

@@ -1,5 +1,6 @@
 """Reads the page's HTML as a browser does."""
 
+import json
 from html.parser import HTMLParser
 
 HOSTILE = """<img src=x onerror=alert(1)> "quoted" 'single' <script>1</script> &amp;"""
@@ -43,3 +44,9 @@ class Reader(HTMLParser):
         """Whether nothing in it could run."""
         handlers = [name for found in self.attributes for name in found if name.startswith("on")]
         return "script" not in self.tags and not handlers
+
+
+def plan_data(source):
+    """What a plan gives the script to draw."""
+    (host,) = Reader(source).all("div", class_="sage-plan")
+    return json.loads(host["data-plan"])

@@ -17,6 +17,7 @@ from .test_browser import (  # noqa: F401
     find,
     set_number,
     shows,
+    unfold,
 )
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -69,14 +70,15 @@ def render_grid(page):
 def test_a_link_fills_the_page_and_names_what_it_cannot_use(visit):
     page = visit(LINK)
     shows(page, "#opened", "guidance could not be used")
-    shows(page, "#estimate", "2 of 4 steps shared")
+    shows(page, "#branch output", "2 of 4 steps shared")
     expect(find(page, "#prompts textarea")).to_have_value("a fox in the snow\na dog in the snow")
     expect(find(page, "#seed input")).to_have_value("9")
 
 
 def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     page = visit(LINK)
-    shows(page, "#estimate", "2 of 4 steps shared")
+    shows(page, "#branch output", "2 of 4 steps shared")
+    unfold(page, "fold-travel")
     find(page, "#render").click()
     expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
     find(page, "#copy-link").click()
@@ -94,18 +96,20 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     assert Request.from_dict(record["request"]) == asked
     # And the record brings the same settings back onto a fresh page.
     fresh = visit()
+    unfold(fresh, "fold-travel")
     find(fresh, "#load-record > button").first.click()
     with fresh.expect_file_chooser() as chooser:
         find(fresh, "#upload-record").click()
     chooser.value.set_files(tmp_path / "record.json")
     shows(fresh, "#opened", "These settings are from a record")
-    shows(fresh, "#estimate", "2 of 4 steps shared")
+    shows(fresh, "#branch output", "2 of 4 steps shared")
     expect(find(fresh, "#seed input")).to_have_value("9")
 
 
 def test_pictures_and_lines_are_downloads(visit, tmp_path):
     page = visit(LINK)
-    shows(page, "#estimate", "2 of 4 steps shared")
+    shows(page, "#branch output", "2 of 4 steps shared")
+    unfold(page, "fold-travel")
     expect(find(page, "#download-grid")).to_be_disabled()
     find(page, "#render").click()
     expect(find(page, "#download-grid")).to_be_enabled(timeout=PATIENCE)
@@ -144,7 +148,7 @@ def test_a_cell_opens_in_the_studio(visit):
         link.click()
     studio = opened.value
     shows(studio, "#opened", "These settings are from a link")
-    shows(studio, "#estimate", "2 of 4 steps shared")
+    shows(studio, "#branch output", "2 of 4 steps shared")
     expect(find(studio, "#seed input")).to_have_value("2")
 
 

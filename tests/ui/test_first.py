@@ -20,11 +20,12 @@ from sage.ui.studio import first
 from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.studio.first import FOLDER, Stored, find_stored, stored_comparisons
 from sage.ui.studio.form import Run
-from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers
+from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers, spelled
 from sage.ui.studio.layout import build_layout
 from sage.ui.studio.precompute import precompute, weights_digest
 
 from .conftest import make_form, values_of
+from .reader import plan_data
 
 SPEC = builtin_model()
 ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
@@ -133,7 +134,7 @@ def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
     assert "sage-sheet" in updates[layout.pictures]
     assert "Precomputed: 30 steps, seeds 0 to 3" in updates[layout.progress]
     assert updates[layout.similarity].count("<button") == 12
-    assert "sage-line" in updates[layout.plan]
+    assert "data-plan" in updates[layout.plan]
     assert "sage-trunk" in updates[layout.seconds]
     assert "sage-trunk" in updates[layout.flops]
     assert "measured with" in updates[layout.saving]
@@ -150,7 +151,7 @@ def test_the_page_is_served_with_the_first_comparison_in_it():
     served = build_demo(Shelf([SPEC], refuse)).get_config_file()["components"]
     shown = {part["props"].get("elem_id"): str(part["props"].get("value")) for part in served}
     assert shown["similarity"].count("<button") == 12
-    assert "sage-line" in shown["plan"]
+    assert "data-plan" in shown["plan"]
     assert 'data-state="done"' in shown["pictures"]
     other = build_demo(Shelf([replace(SPEC, key="another")], refuse)).get_config_file()
     assert "sage-sheet" not in str(other)  # nothing is stored for it
@@ -162,7 +163,8 @@ def test_the_branch_point_moves_through_what_is_stored(page):
     run = page.welcome(*values(form_of(stored)))[layout.run]
     moved = page.estimate(*values(form_of(stored, branch_call=20), run))
     assert "20 of 30 steps shared" in moved[layout.estimate]
-    assert "T* = 20" in moved[layout.plan]
+    assert plan_data(moved[layout.plan])["point"] == 20
+    assert 'data-point="20"' in moved[layout.outcome]
     assert moved[layout.banner] == ""
     assert moved[layout.pictures] == gr.skip()
     assert "sage-trunk" in moved[layout.flops]
@@ -239,3 +241,9 @@ def _quick(example, own):
 def test_arranging_a_stored_request_gives_its_plan():
     for stored in ALL.values():
         assert job_of(stored).plan == stored.plan
+
+
+def test_emoji_are_understood_as_the_words_of_the_built_in_model(page):
+    words = spelled(make_form(prompts="🦊 ❄️\n🍕", model=SPEC.key), page.shelf).prompts
+    assert words.split("\n")[0].startswith("fox")
+    assert "pizza" in words

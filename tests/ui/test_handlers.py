@@ -18,6 +18,7 @@ from sage.ui.studio.rendering import done_words
 from sage.ui.studio.results import REUSED
 
 from .conftest import PROMPTS, changed, raises_sentence, values_of
+from .reader import plan_data
 
 
 def values(form, run=None):
@@ -45,7 +46,7 @@ def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
     assert "Never seen" in updates[layout.prompts_note]
     assert "pizza" in updates[layout.prompts_note]
     assert 'aria-label="P1 and P2:' in updates[layout.similarity]
-    assert 'data-p="0 1" class="sage-line"' in updates[layout.plan]
+    assert [0, 1] in [part["members"] for part in plan_data(updates[layout.plan])["segments"]]
     assert updates[layout.pictures].count("sage-frame") == 12
 
 
@@ -130,7 +131,9 @@ def test_rendering_shows_previews_then_everything(rendering, form):
     assert "independent" in last[layout.seconds]
     assert "sage-trunk" in last[layout.flops]
     assert "36 of 40" in last[layout.saving]
-    assert "What P1, P2 had in common after step 4" in last[layout.plan]
+    plan = plan_data(last[layout.plan])
+    assert [plan["segments"][int(index)]["members"] for index in plan["previews"]] == [[0, 1]]
+    assert "evaluations instead of 40" in last[layout.outcome]
     assert run.done
     assert run.step == 10
 
@@ -156,7 +159,8 @@ def test_every_way_of_sharing_renders(rendering, form, change):
     last = updates[-1]
     assert run.done, last[rendering.layout.progress]
     assert last[rendering.layout.pictures].count("<img") == 12
-    assert "sage-line" in last[rendering.layout.plan]
+    assert plan_data(last[rendering.layout.plan])["segments"]
+    assert "sage-result" in last[rendering.layout.outcome]
 
 
 def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
@@ -166,7 +170,7 @@ def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
     spent = int(updates[page.layout.estimate].split(" of 40")[0].rsplit(">", 1)[1])
     assert spent <= 24
     shown = page.pick_sharing("tree")
-    assert shown[page.layout.branch_call].visible is False
+    assert page.layout.branch_call not in shown  # the tree has no handle by its own data
     assert shown[page.layout.controls["budget"]].visible is True
 
 
@@ -219,13 +223,13 @@ def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
     updates, run = rendered(rendering, form)
     assert "2 of 10 steps shared" in updates[0][layout.estimate]
     assert "Shares 2 steps instead." in updates[0][layout.chips]
-    assert "T* = 2" in updates[-1][layout.plan]
+    assert "P1, P2 share steps 1 to 2." in updates[-1][layout.plan]
     assert "10 steps with 2 shared." in updates[-1][layout.saving]
     *_, strip = rendering.scrub(turn(rendering), *values(form, run))
     assert "for 4 steps" in strip[layout.pictures]
     assert "4 of 10 steps shared" in strip[layout.estimate]
     assert "Shown as asked; Render would shorten it." in strip[layout.chips]
-    assert "T* = 4" in strip[layout.plan]
+    assert "P1, P2 share steps 1 to 4." in strip[layout.plan]
 
 
 def test_scrubbing_before_rendering_says_what_to_do(rendering, form):
@@ -274,7 +278,6 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     layout = page.layout
     assert page.analyze(*values(form, run))[layout.banner] == ""
     for other in (
-        changed(form, prompts=PROMPTS + "\na cat"),
         changed(form, tau_min=0.5),
         changed(form, prompts=""),
         changed(form, model="slow"),
@@ -288,10 +291,19 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     )
 
 
-def test_old_pictures_stay_when_prompts_change(page, rendering, form):
+def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
     _, run = rendered(rendering, form)
-    other = changed(form, prompts="a fox\na dog")
-    assert page.analyze(*values(other, run))[page.layout.pictures] == gr.skip()
+    layout, other = page.layout, changed(form, prompts="a fox\na dog")
+    away = page.analyze(*values(other, run))
+    assert "<img" not in away[layout.pictures]
+    assert away[layout.pictures].count('class="sage-pair"') == 2
+    assert away[layout.banner] == ""
+    assert "<img" not in page.analyze(*values(other, away[layout.run]))[layout.pictures]
+    back = page.analyze(*values(form, away[layout.run]))
+    assert back[layout.pictures].count("<img") == 12
+    assert back[layout.banner] == ""
+    assert not back[layout.run].hidden
+    assert page.analyze(*values(form, back[layout.run]))[layout.pictures] == gr.skip()
 
 
 def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(page, rendering, form):
@@ -412,3 +424,18 @@ def test_what_was_done_says_whether_the_adapter_took_part(form, trained):
     request = replace(form.check(), trained=trained)
     done = SimpleNamespace(request=request, report={"reused": {}})
     assert ("trained for sharing" in done_words(done)) == trained
+
+
+def test_braces_make_a_set_and_say_so(page, form):
+    updates = page.analyze(*values(changed(form, prompts="a {fox|dog} {in snow|under water}")))
+    assert "2 × 2 = 4 prompts" in updates[page.layout.prompts_note]
+    assert updates[page.layout.similarity].count("<button") == 12
+    broken = page.analyze(*values(changed(form, prompts="a {fox|dog\na cat")))
+    assert "never closed" in broken[page.layout.prompts_note]
+
+
+def test_a_group_with_words_the_model_never_met_is_never_called_safe(page, form):
+    strange = changed(form, prompts="a zorblax\na zorblax", tau_min=-1.0)
+    chips = page.analyze(*values(strange))[page.layout.chips]
+    assert "Cannot be judged" in chips
+    assert "safe" not in chips

@@ -101,9 +101,15 @@ def address():
     with gr.Blocks(analytics_enabled=False, fill_width=True) as demo:
         build_lesson(None)
     looks = content.FOLDER.parent
-    styles = [looks / "style.css", looks / "lesson.css"]
+    styles = [looks / f"{name}.css" for name in ("style", "tree", "lesson")]
+    drawing = f"<script>{(looks / 'tree.js').read_text('utf-8')}</script>"
     _, url, _ = demo.launch(
-        prevent_thread_lock=True, quiet=True, theme=page_theme(), css_paths=styles, ssr_mode=False
+        prevent_thread_lock=True,
+        quiet=True,
+        theme=page_theme(),
+        css_paths=styles,
+        head=drawing,
+        ssr_mode=False,
     )
     yield url.rstrip("/")
     demo.close()

@@ -59,7 +59,7 @@ def test_every_picture_has_an_alternative_text_and_its_groups_mark():
     assert [a["alt"] for a in reader.all("img")] == [
         f"P{n}, {side}: {prompt}"
         for n, prompt in enumerate(PROMPTS, start=1)
-        for side in ("independent", "shared")
+        for side in ("shared", "alone")
     ]
     assert [t for t in reader.texts if t in "AB"] == ["A", "B", "A"]
     assert [a["data-p"] for a in reader.all("figure")] == ["0", "1", "2"]

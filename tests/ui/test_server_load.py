@@ -90,6 +90,7 @@ async def _overload(url):
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_under_five_times_the_load_everything_cheap_is_quick_and_nothing_is_lost():
     with served() as (url, process):
         slower = stretch()  # the promises are for a machine that does nothing else
@@ -111,6 +112,7 @@ def test_under_five_times_the_load_everything_cheap_is_quick_and_nothing_is_lost
 
 
 @pytest.mark.slow
+@pytest.mark.rehearsal
 def test_hundreds_of_visitors_leave_nothing_behind(page_folder):
     """300 page loads, 300 renderings and 50 scrubs: at most 1 MB a hundred once it is warm."""
     sizes = []

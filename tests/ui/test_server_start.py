@@ -16,7 +16,7 @@ START = """
 import os, sys, tempfile, time, threading
 tempfile.tempdir = sys.argv.pop()
 # It does not outlive its test, however that ends.
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(9)), daemon=True).start()
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(9)), daemon=True).start()
 import app
 real = app.load_model
 def load(spec, **how):

@@ -119,7 +119,7 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
   const width = box.clientWidth;
   if (!width) return;
   // With an axis { left, width } the steps lie as in the drawing above.
-  const pad = { left: axis?.left ?? 8, right: axis ? width - axis.left - axis.width : 10, top: 12, bottom: 24 };
+  const pad = { left: Math.max(axis?.left ?? 0, 38), right: axis ? width - axis.left - axis.width : 10, top: 12, bottom: 24 };
   const top = 1.08 * Math.max(...series.flatMap((s) => s.values)), digits = top < 0.3 ? 3 : 2;
   const px = (i) => pad.left + (i / steps) * (width - pad.left - pad.right);
   const py = (v) => height - pad.bottom - (v / top) * (height - pad.top - pad.bottom);
@@ -135,6 +135,9 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
   for (const [k, v] of Object.entries({ width, height, role: "img", "aria-label": alt }))
     svg.setAttribute(k, v);
   draw(svg, "line", { class: "axis", x1: px(0), x2: px(steps), y1: py(0), y2: py(0) });
+  draw(svg, "line", { class: "axis", x1: px(0), x2: px(0), y1: py(0), y2: pad.top - 4 });
+  for (const value of [0, top / 2.16, top / 1.08])
+    draw(svg, "text", { x: px(0) - 5, y: py(value) + 4, "text-anchor": "end" }, value.toFixed(digits - 1));
   for (const i of width < 420 ? [0, steps / 2, steps] : [0, steps / 3, (2 * steps) / 3, steps])
     draw(svg, "text", { x: px(i), y: height - 8, "text-anchor": i ? (i === steps ? "end" : "middle") : "start" },
       i === steps ? `${i} ${x}` : String(i));
@@ -157,56 +160,34 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
  * trunkRow: the trunk's row in guess.webp; sheetName: the group's shared pictures.
  */
 function tree(box, { group, trunkRow, sheetName, branch }) {
-  const width = box.clientWidth;
+  const width = box.clientWidth, { sageTree } = window;
   if (!width) return;
-  const wide = width > 640, leaf = wide ? 84 : 58, thumb = wide ? 48 : 32, gap = wide ? 34 : 28;
-  const ends = 2 * leaf + (wide ? 18 : 8), head = 24;
-  const height = head + group.length * (leaf + gap) - gap / 2 + 20;
-  const left = thumb / 2 + 4, right = width - ends - (wide ? 46 : 20);
-  const px = (i) => left + (i / steps) * (right - left);
-  const py = (k) => head + gap / 2 + leaf / 2 + k * (leaf + gap);
-  const middle = py((group.length - 1) / 2), x = px(branch);
-  const nodes = [];
-  const place = (node, cx, top, size) => {
-    Object.assign(node.style, { left: `${cx - size / 2}px`, top: `${top}px`, width: `${size}px` });
-    nodes.push(node);
-  };
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("width", width);
-  svg.setAttribute("height", height);
-  svg.setAttribute("aria-hidden", "true");
-  group.forEach((_, k) => {
-    const bend = Math.min(x + Math.max(28, (right - left) / 9), right + 10), end = right + (wide ? 34 : 14);
-    const start = branch ? `M ${x} ${middle} C ${(x + bend) / 2} ${middle}, ${(x + bend) / 2} ${py(k)}, ${bend} ${py(k)}`
-      : `M ${px(0)} ${py(k)}`;
-    draw(svg, "path", { class: "c-branch", d: `${start} L ${end} ${py(k)}` });
-  });
-  if (branch) draw(svg, "path", { class: "c-trunk", d: `M ${px(0)} ${middle} L ${x} ${middle}` });
-  draw(svg, "line", { class: "cursor", x1: x, x2: x, y1: head, y2: height - 22 });
-  draw(svg, "text", { x: Math.min(Math.max(x, 30), right), y: height - 6, "text-anchor": "middle" },
-    branch ? `branch point T* = ${branch}` : "nothing shared");
-  const every = Math.ceil((thumb + 10) / (px(1) - px(0)));
-  for (let i = 0; i <= branch - (branch ? 1 : 0); i += every) {
-    const first = i === 0 ? ["noisy", group[0], 0, "noise, where the trunk starts"]
-      : ["guess", trunkRow, i, `the trunk’s guess after ${words(i, "shared step")}`];
-    if (branch) place(picture(...first), px(i), middle - thumb / 2, thumb);
-  }
-  const shared = width - ends + leaf / 2, alone = width - leaf / 2 - 1;
-  const title = (text, cx) => draw(svg, "text", { x: cx, y: 16, "text-anchor": "middle" }, text);
-  title("shared", shared);
-  title("alone", alone);
-  group.forEach((n, k) => {
-    const top = py(k) - leaf / 2;
-    const after = `after ${words(branch, "shared step")}`;
+  const wide = width > 640, order = group.map((_, k) => k);
+  const plan = { steps, segments: sageTree.groupsPlan([order], steps, branch), order,
+    colors: group.map(() => data.palette.shared) };
+  const after = `after ${words(branch, "shared step")}`;
+  const rows = group.map((n, k) => {
     const one = picture(sheetName, k, branch, `${quoted(n)}, ${after} of ${steps}`);
     one.classList.add("is-shared");
-    place(one, shared, top, leaf);
-    place(picture("noisy", n, steps, `${quoted(n)}, made alone`), alone, top, leaf);
-    draw(svg, "text", { x: width, y: py(k) + leaf / 2 + 15, "text-anchor": "end" }, data.prompts[n]);
+    return make("li", {}, one, picture("noisy", n, steps, `${quoted(n)}, made alone`),
+      make("span", {}, data.prompts[n]));
   });
-  box.style.height = `${height}px`;
-  box.replaceChildren(svg, ...nodes);
-  return wide ? { left, width: right - left } : null;
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("aria-hidden", "true");
+  const thumbs = make("div", { class: "sage-thumbs" }), guide = make("i", { class: "sage-guide" });
+  guide.style.left = `${(100 * branch) / steps}%`;
+  const lines = make("div", { class: "sage-plan" }, svg, thumbs, guide);
+  const heads = make("p", { class: "sage-heads" }, make("b", {}, "shared"), make("b", {}, "alone"));
+  box.style.setProperty("--n", group.length);
+  box.replaceChildren(lines, make("div", {}, heads, make("ol", {}, ...rows)),
+    make("p", { class: "sage-point" }, branch ? `branch point T* = ${branch}` : "nothing shared"));
+  sageTree.drawLines(svg, plan);
+  const pictureAt = ({ members }, step) => {
+    if (!step) return picture("noisy", group[members[0]], 0, "noise, where it starts");
+    return members.length > 1 ? picture("guess", trunkRow, step, `the trunk’s guess ${after}`) : null;
+  };
+  sageTree.placeThumbs(thumbs, plan, pictureAt, { size: wide ? 48 : 32 });
+  return wide ? { left: lines.offsetLeft, width: lines.clientWidth } : null;
 }
 
 /** Evaluations of one group of `count` prompts. */
@@ -636,7 +617,9 @@ element.querySelector(".lesson-tabs").append(...tabs);
 walkable(tabs, (i) => go(i));
 
 let now = 0;
-function go(to) {
+/** The step in the address, "#lesson/3"; null if it is another tab's. */
+const addressed = () => location.hash.match(/^#lesson\/(\d+)$/)?.[1] ?? null;
+function go(to, keep = true) {
   now = Math.min(Math.max(to, 0), panels.length - 1);
   panels.forEach((panel, i) => { panel.hidden = i !== now; });
   tabs.forEach((tab, i) => {
@@ -653,7 +636,10 @@ function go(to) {
   if (whole) whole.dataset.step = now;
   document.getElementById("quiz-feedback")?.setAttribute("aria-live", "polite");
   refresh[now]?.();
+  if (keep && addressed() !== String(now))
+    history.pushState(null, "", `${location.pathname}${location.search}#lesson/${now}`);
 }
+window.addEventListener("popstate", () => { if (addressed() !== null) go(Number(addressed()), false); });
 element.querySelectorAll("[data-go]").forEach((button) =>
   button.addEventListener("click", () => go(now + Number(button.dataset.go))));
 element.querySelectorAll(".lesson-map [data-step]").forEach((button) =>
@@ -674,4 +660,4 @@ new ResizeObserver(([entry]) => {
   const width = Math.round(entry.contentRect.width);
   if (width && width !== seen) { seen = width; refresh[now]?.(); }
 }).observe(element);
-go(Number(new URLSearchParams(location.search).get("step") ?? 0) || 0);
+go(Number(addressed() ?? new URLSearchParams(location.search).get("step") ?? 0) || 0, false);

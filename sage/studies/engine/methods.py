@@ -59,7 +59,7 @@ def adapters(lab: Lab) -> dict[str, Path | None]:
 
 
 def student(lab: Lab, steps: int) -> Path | None:
-    """The adapter for so many steps: shipped, or as `sage.world.distil` leaves it; None if none."""
+    """The adapter for so many steps: shipped, or as `sage.world.train.distil` leaves it; None if none."""
     folders = (
         ASSETS / f"emoji-scenes-{steps}-step-lora",
         lab.settings.adapters.parent / f"few-step-{steps}",

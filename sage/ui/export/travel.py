@@ -16,7 +16,7 @@ from sage.ui.html import views
 from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form
-from sage.ui.studio.handlers import Handlers
+from sage.ui.studio.handlers import Handlers, spelled
 from sage.ui.studio.layout import Layout
 
 RECORD_BYTES, LINK_BYTES = 2**20, 2**16
@@ -43,7 +43,7 @@ class Travel:
 
     def link(self, *values: Any) -> Updates:
         """The query that rebuilds the form; the browser puts its own address before it."""
-        form = Form.of(values)
+        form = spelled(Form.of(values), self.shelf)
         try:
             query = link_query(form.check(), form.model)
         except ValueError as error:

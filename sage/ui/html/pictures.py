@@ -1,4 +1,4 @@
-"""The grid of pictures as HTML: for each prompt its independent and its shared picture.
+"""The pictures at the ends of a plan's branches: for each prompt its shared and its own one.
 
 Pure functions from pictures and scores to strings; with a strip, also what the page's script needs
 to scrub. Knows nothing of gradio or of how pictures are made.
@@ -7,7 +7,7 @@ to scrub. Knows nothing of gradio or of how pictures are made.
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -19,8 +19,9 @@ from sage.ui.html.views import badge
 from sage.ui.html.words import plural
 from sage.ui.studio.strip import Strip, StripRow
 
-SIDES = {"independent": "independent", "shared": "shared", "fewer": "fewer steps"}
+SIDES = {"shared": "shared", "independent": "alone", "fewer": "fewer steps"}  # from left to right
 LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
+HEADS = SIDES | {"fewer": "same cost"}  # alone, with as many steps as that pays for
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def picture_grid(
     rows: Sequence[Row],
     state: str,
     strip: Strip | None = None,
+    *,
+    step: int | None = None,
+    outcomes: Mapping[int, str] | None = None,
 ) -> str:
     """Pictures side by side for each prompt, framed in the group's colour.
 
@@ -58,15 +62,21 @@ def picture_grid(
         rows: What was rendered, the independent one first.
         state: "empty", "live", "done" or "unfinished"; the style sheet tells them apart.
         strip: Pictures at other branch points, for scrubbing.
+        step: How many steps are done while it is "live"; the plan grows with it.
+        outcomes: For each branch point of the strip, what it comes to.
     """
     marks = prompt_marks(groups)
+    sides = [side for side in SIDES if any(row.side == side for row in rows)]
+    heads = "".join(f'<b class="sage-{side}">{HEADS[side]}</b>' for side in sides)
+    grown = "" if step is None else f' data-step="{step}"'
     cells = "".join(
         _cell(n, prompt, marks[n], {row.side: row.shots[n] for row in rows})
         for n, prompt in enumerate(prompts)
     )
     return (
-        f'<div class="sage-pairs" data-state="{state}" data-pairs="{len(prompts)}">{cells}</div>'
-        f"{_strip_data(strip) if strip else ''}"
+        f'<div class="sage-pairs" data-state="{state}"{grown} data-pairs="{len(prompts)}" '
+        f'style="--sides:{len(sides)}"><p class="sage-heads" aria-hidden="true">{heads}</p>{cells}'
+        f"</div>{_strip_data(strip, outcomes or {}) if strip else ''}"
     )
 
 
@@ -77,14 +87,17 @@ def empty_grid(prompts: Sequence[str], groups: Sequence[Group], sides: Sequence[
 
 
 def live_grid(
-    prompts: Sequence[str], groups: Sequence[Group], sides: dict[str, Sequence[Image.Image]]
+    prompts: Sequence[str],
+    groups: Sequence[Group],
+    sides: dict[str, Sequence[Image.Image]],
+    step: int = 0,
 ) -> str:
-    """Previews of both sides while they run; a side without pictures keeps its boxes."""
+    """Previews of both sides after a step; a side without pictures keeps its boxes."""
     rows = [
         Row(side, tuple(Shot(picture_source(p)) for p in pictures) or (EMPTY,) * len(prompts))
         for side, pictures in sides.items()
     ]
-    return picture_grid(prompts, groups, rows, "live")
+    return picture_grid(prompts, groups, rows, "live", step=step)
 
 
 def strip_rows(strip: Strip, point: int) -> list[Row]:
@@ -148,7 +161,7 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot]) -> str:
-    drawn = "".join(_shot(side, n, prompt, shot) for side, shot in shots.items())
+    drawn = "".join(_shot(side, n, prompt, shots[side]) for side in SIDES if side in shots)
     return (
         f'<figure class="sage-pair" data-p="{n}" style="--group:{mark.color}"><figcaption>'
         f'<button type="button" class="sage-name" data-p="{n}" aria-pressed="false">'
@@ -167,20 +180,34 @@ def _shot(side: str, n: int, prompt: str, shot: Shot) -> str:
     )
 
 
-def _strip_data(strip: Strip) -> str:
-    """The sheet and what belongs to each of its rows, for the script."""
+def _strip_data(strip: Strip, outcomes: Mapping[int, str]) -> str:
+    """The sheets and what belongs to each of their rows, for the script."""
     by_point = {}
     for point in strip.points:
         shown = [strip.shared(point), strip.fewer(point)]
         by_point[point] = {row.side: _row_data(strip, row) for row in shown if row}
-    data = escape(json.dumps({"tile": strip.tile, "points": by_point}))
+        by_point[point]["outcome"] = outcomes.get(point, "")
+    sheet = _sheet("sage-sheet", strip.sheet, {"tile": strip.tile, "points": by_point})
+    if strip.trunks is None:
+        return sheet
+    told = {"tile": strip.trunks.tile, "groups": strip.trunks.groups}
+    return sheet + _sheet("sage-trunks", strip.trunks.sheet, told)
+
+
+def _sheet(name: str, pictures: bytes, data: dict) -> str:
     return (
-        f'<img class="sage-sheet" hidden alt="" src="{_data_uri(strip.sheet, "webp")}" '
-        f'data-strip="{data}">'
+        f'<img class="{name}" hidden alt="" src="{_data_uri(pictures, "webp")}" '
+        f'data-strip="{escape(json.dumps(data))}">'
     )
 
 
 def _row_data(strip: Strip, row: StripRow) -> dict:
     clips = row.clip or (None,) * strip.num_prompts
     scores = [score_words(clip, twin) for clip, twin in zip(clips, row.twin, strict=True)]
-    return {"row": strip.rows.index(row), "done": step_words(row), "scores": scores}
+    return {
+        "row": strip.rows.index(row),
+        "done": step_words(row),
+        "scores": scores,
+        "twin": [round(distance, 4) for distance in row.twin],
+        "evaluations": row.evaluations,
+    }

@@ -1,31 +1,49 @@
 """The page's longer texts. Knows only words."""
 
-TITLE = (
-    "<h1>SAGE <small>shared-trajectory diffusion</small></h1>"
-    "<p>Prompts that mean similar things share the <b>early</b> steps of their denoising, "
-    "then each goes its own way: fewer evaluations, nearly the same pictures.</p>"
-)
+TITLE = "<h1>SAGE <small>prompts that mean alike share their start</small></h1>"
 NOTHING_YET = "Nothing rendered yet."
 STOPPING = "Stopping …"
 LEGEND = (
     "CLIP: how well a picture fits its words (cosine, higher is better). Twin: how far a picture "
-    "is from the independent one (0 is the same). The last row is independent sampling with only "
-    "as many steps as sharing could have paid for."
+    "is from the independent one (0 is the same). The last column is independent sampling with "
+    "only as many steps as sharing could have paid for."
 )
 TRAINED = (
     "A small add-on to the model (an adapter, LoRA) that was trained on shared steps. It works on "
     "the shared pictures only; their distance to the independent ones says whether it helps."
 )
 IN_TURN = "In our measurements the prompts in turn did better than the mean, at the same cost."
-NEARBY = """
-<label>Shared steps <output></output>
-<input type="range" min="0" max="30" step="1"></label>
+HANDLE = """
+<div class="sage-axis"><div class="sage-rail"><i class="sage-best"></i>
+<div class="sage-knob" role="slider" tabindex="0" aria-label="Branch point: shared steps"
+aria-valuemin="0" aria-valuemax="30" aria-valuenow="0"><i></i></div></div>
+<p class="sage-axis-ends"><span>noise</span><span>pictures</span></p></div>
+<p class="sage-point"><output></output></p>
+"""
+TOOLS = """
+<p class="sage-tools"><button type="button" data-do="guess">Which one is shared?</button>
+<button type="button" data-do="share">Share picture</button>
+<button type="button" data-do="numbers" aria-pressed="false">Numbers</button>
+<button type="button" data-do="rival" aria-pressed="false">Same cost</button></p>
+"""
+BARS = "Solid: shared steps, pale: own steps, grey: reading the prompts and drawing the pictures."
+CURVE = """
+<div class="sage-curve"><svg role="img" aria-label="Nothing to show yet"></svg>
+<p class="sage-note">Appears where the pictures of several branch points are ready.</p></div>
 """
 CLOSER = """
-<p class="sage-closer-name">Look closer</p>
+<dialog class="sage-look" aria-labelledby="sage-look-title">
+<form method="dialog"><h2 id="sage-look-title">Look closer</h2>
+<button aria-label="Close">✕</button></form>
 <div class="sage-wipe"><img alt="" class="sage-under"><img alt="" class="sage-over">
 <input type="range" min="0" max="100" value="50" aria-label="Line between the two pictures"></div>
-<p class="sage-ends"><span>independent</span><span>shared</span></p>
+<p class="sage-ends"><span>alone</span><span>shared</span></p>
+<p class="sage-scores"></p></dialog>
+<dialog class="sage-guess" aria-labelledby="sage-guess-title">
+<form method="dialog"><h2 id="sage-guess-title">Which one is shared?</h2>
+<button aria-label="Close">✕</button></form>
+<p class="sage-guess-prompt" aria-live="polite"></p>
+<div class="sage-guess-pair"></div><p class="sage-guess-tally" aria-live="polite"></p></dialog>
 """
 HOW_IT_WORKS = """
 A picture is made in **steps** that turn noise into an image. The first steps only settle what goes

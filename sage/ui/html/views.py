@@ -6,6 +6,7 @@ nowhere else; knows nothing of gradio or of how pictures are made.
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from statistics import median
 from typing import Any
 
 from sage.core.cost import Cost
@@ -47,14 +48,15 @@ def note(sentence: str, tone: str = "quiet") -> str:
     return f'<p class="sage-note sage-{tone}"{role}>{escape(sentence) or "&nbsp;"}</p>'
 
 
-def prompts_note(prompts: Sequence[str], unseen: Sequence[str]) -> str:
-    """How many prompts there are and which words the model has never met."""
+def prompts_note(prompts: Sequence[str], unseen: Sequence[str], made: str = "") -> str:
+    """How many prompts there are, how braces made them, and which words the model never met."""
+    number = made or f"{len(prompts)} prompts"
     if not unseen:
-        return note(f"{len(prompts)} prompts")
+        return note(number)
     marked = ", ".join(f"<mark>{escape(word)}</mark>" for word in unseen[:8])
     more = " …" if len(unseen) > 8 else ""
     return (
-        f'<p class="sage-note sage-warn">{len(prompts)} prompts. '
+        f'<p class="sage-note sage-warn">{escape(number)}. '
         f"Never seen by this model: {marked}{more}</p>"
     )
 
@@ -86,7 +88,7 @@ def group_chips(job: Job, unseen: Sequence[str], guarded: bool) -> str:
     groups, prompts = job.groups, job.request.prompts
     parts = zip(groups, marks_of(groups), job.verdicts, strict=True)
     chips = "".join(
-        _chip(group, mark, prompts, unseen, guard_words(job, group, verdict, guarded))
+        _chip(group, mark, prompts, unseen, _judgement(job, group, verdict, guarded, unseen))
         for group, mark, verdict in parts
     )
     advice = "" if job.shares else note(_advice(job), "warn")
@@ -105,6 +107,20 @@ def _chip(
     return (
         f'<li class="sage-chip" style="--group:{mark.color}">{badge(mark)}'
         f'<div class="sage-members">{lines}{guard}</div>{alone}</li>'
+    )
+
+
+def _judgement(
+    job: Job, group: Group, verdict: Verdict | None, guarded: bool, unseen: Sequence[str]
+) -> str:
+    """The guard's words; of a group with words the model never met, nothing can be predicted."""
+    texts = [job.request.prompts[n] for n in group]
+    strange = [word for text in texts for word in split_words(text)[1::2] if word in unseen]
+    if len(group) == 1 or not strange:
+        return guard_words(job, group, verdict, guarded)
+    return (
+        '<span class="sage-guard sage-warn">Cannot be judged: this model has never seen '
+        f"“{escape(strange[0])}”.</span>"
     )
 
 
@@ -218,6 +234,11 @@ def progress(step: int, steps: int, sentence: str, tone: str = "quiet") -> str:
     )
 
 
+def address(query: str) -> str:
+    """The address of the form, for the script to put into the browser's own."""
+    return f'<i hidden data-query="{escape(query)}"></i>'
+
+
 def banner(sentence: str) -> str:
     """A remark above the results, such as "for earlier settings"; nothing if empty."""
     return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""
@@ -249,11 +270,14 @@ def _seconds_words(report: Mapping[str, Any], plan: Plan) -> str:
     if saved is None:
         reused = sum(report["reused"].values())
         return f"{plural(reused, 'evaluation')} reused, so no time is compared; {place}."
-    return (
-        f"Sharing took <b>{seconds_text(seconds['shared']['total'])}</b> instead of "
-        f"{seconds_text(seconds['independent']['total'])}: "
-        f"<b>{saved_text(saved)}</b> time, measured with {place}."
-    )
+    one, other = (seconds[side]["total"] for side in ("shared", "independent"))
+    repeats = report.get("repeats", {"shared": [one], "independent": [other]})
+    number = len(repeats["shared"])
+    one, other = (median(repeats[side]) for side in ("shared", "independent"))
+    took = f"Sharing took <b>{seconds_text(one)}</b> instead of {seconds_text(other)}"
+    if number == 1:
+        return f"{took} in one run, which says little of the next; measured with {place}."
+    return f"{took}, medians of {plural(number, 'run')}, measured with {place}."
 
 
 def no_saving() -> str:
@@ -266,9 +290,15 @@ def _place(report: Mapping[str, Any]) -> str:
 
 
 def known_things(groups: dict[str, Sequence[str]]) -> str:
-    """What a model knows, as titled lists of words."""
+    """What a model knows, as titled lists of words; a tap puts one into the prompts."""
+    signs = "".join(_word(sign, sign) for sign in "{|}") + _word("\n", "new line")
     lists = "".join(
-        f"<dt>{escape(title)}</dt><dd>{escape(', '.join(words))}</dd>"
+        f"<dt>{escape(title)}</dt><dd>{''.join(_word(word, word) for word in words)}</dd>"
         for title, words in groups.items()
     )
-    return f'<dl class="sage-known" tabindex="0">{lists}</dl>'
+    signed = f"<dt>several at once</dt><dd>{signs}</dd>" if groups else ""
+    return f'<dl class="sage-known">{signed}{lists}</dl>'
+
+
+def _word(word: str, shown: str) -> str:
+    return f'<button type="button" data-word="{escape(word)}">{escape(shown)}</button>'

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -19,6 +20,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage.ui.server.limits import BOUNDS
+from sage.ui.server.preview import own_preview
 
 # What is cached, and the query that it depends on; everything else in a query is ignored: a link's
 # settings, the theme and the view are read by the browser.
@@ -36,6 +38,8 @@ BROWSER_ROOT = (
     b'new URL(window.gradio_config.root || "/", location.href).pathname.replace(/\\/$/, "");'
     b"</script>"
 )
+PICTURE = Path(__file__).resolve().parents[3] / "assets" / "ui" / "card.png"
+CARD = f"/gradio_api/file={PICTURE}"  # the picture of a link preview
 BROTLI_QUALITY, GZIP_LEVEL = 9, 9
 
 
@@ -139,6 +143,7 @@ def _query(scope: Scope, names: tuple[str, ...]) -> str:
 
 def _pack(config: Any, kind: bytes, body: bytes) -> Rendered:
     if kind.startswith(b"text/html"):
+        body = own_preview(body, CARD)
         body = ROOT.sub(lambda match: BROWSER_ROOT % match.group(1), body, count=1)
     bodies = {
         "": body,

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -99,5 +98,13 @@ def clear_old(folder: Path, seconds: float = BOUNDS.file_seconds, now: float | N
 
 
 def end_on_sigterm() -> None:
-    """Makes SIGTERM an ordinary end, so that the workplace is removed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    """Makes SIGTERM an end at which the workplace is removed.
+
+    The interpreter itself is not taken down: torch's threads may be at work, and abort then.
+    """
+
+    def end(*_: object) -> None:
+        atexit._run_exitfuncs()
+        os._exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)

@@ -134,7 +134,9 @@ class Guard:
             return method == "OPTIONS" and bool(WRITE.fullmatch(path) or READ.fullmatch(path))
         names = found.groupdict()
         known = {fn.api_name for fn in blocks.fns.values()}
-        return names.get("fn") in {None, *known} and names.get("api") in {None, *_public(blocks)}
+        # The page names a listener by its number in the body, below one address for all of them.
+        own = {None, "predict", *known}
+        return names.get("fn") in own and names.get("api") in {None, *_public(blocks)}
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
         length = Headers(scope=scope).get("content-length", "")

@@ -46,6 +46,19 @@ class Analysis:
         """The prompts in the order of matrix and plan."""
         return matrix_order(self.job.grouping.similarity, self.job.groups)
 
+    @cached_property
+    def best(self) -> int | None:
+        """The recommended branch point, in calls: the model's own, where sharing is safe.
+
+        None if no group may share, or there is no single branch point.
+        """
+        job = self.job
+        if job.request.sharing != "groups":
+            return None
+        own = replace(job.request, share_ratio=job.spec.share_ratio, guarded=True)
+        plan = arrange(job.grouping, own, job.spec, job.flops).plan
+        return min(plan.branch_steps, default=None)
+
 
 def analyze(request: Request, key: str, shelf: Shelf, run: Run | None = None) -> Analysis:
     """What follows from a request.

@@ -6,7 +6,7 @@ is computed from them here, as from a loaded model. Knows nothing of gradio.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from sage.core.grouping import Grouping, group_prompts
 from sage.core.plan import Plan, branch_step_from_ratio, independent_plan, shared_plan
 from sage.jobs.request import Request
 from sage.ui.studio.form import same_but_branch_point
-from sage.ui.studio.strip import Strip
+from sage.ui.studio.strip import Strip, TrunkSheet
 
 FOLDER = Path(__file__).resolve().parents[3] / "assets" / "ui" / "first"
 
@@ -69,7 +69,8 @@ class Stored:
         return shared_plan(self.grouping.groups, calls, point)
 
     def save(self, folder: Path) -> None:
-        """Writes it as KEY.json and KEY.webp."""
+        """Writes it as KEY.json and KEY.webp, and previews of its trunks as KEY.trunk.webp."""
+        trunks = self.strip.trunks
         values = {
             "request": self.request.to_dict(),
             "report": self.report,
@@ -77,23 +78,31 @@ class Stored:
             "flops": vars(self.flops),
             "strip": self.strip.to_dict(),
             "made": self.made,
+            "trunks": trunks and {"tile": trunks.tile, "groups": trunks.groups},
         }
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_rounded(values), separators=(",", ":"))
         (folder / f"{self.key}.json").write_text(text + "\n", encoding="utf-8")
         (folder / f"{self.key}.webp").write_bytes(self.strip.sheet)
+        if trunks is not None:
+            (folder / f"{self.key}.trunk.webp").write_bytes(trunks.sheet)
 
     @classmethod
     def read(cls, path: Path) -> "Stored":
         """What `save` wrote, from the path of its JSON."""
         values = json.loads(path.read_text(encoding="utf-8"))
+        strip = Strip.from_dict(values["strip"], path.with_suffix(".webp").read_bytes())
+        if told := values.get("trunks"):
+            sheet = path.with_suffix(".trunk.webp").read_bytes()
+            groups = tuple(map(tuple, told["groups"]))
+            strip = replace(strip, trunks=TrunkSheet(told["tile"], groups, sheet))
         return cls(
             key=path.stem,
             request=Request.from_dict(values["request"]),
             report=values["report"],
             similarity=tuple(map(tuple, values["similarity"])),
             flops=ModelFlops(**values["flops"]),
-            strip=Strip.from_dict(values["strip"], path.with_suffix(".webp").read_bytes()),
+            strip=strip,
             made=values["made"],
         )
 

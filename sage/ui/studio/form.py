@@ -9,6 +9,7 @@ from sage.core.settings import Number, settings_of
 from sage.jobs.job import calls_of
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
+from sage.ui.html.pictures import Row
 from sage.ui.studio.strip import Strip
 
 
@@ -22,6 +23,7 @@ class Form:
         branch_call: First call of the denoiser that is not shared: the branch slider.
         fewer_steps: Whether the equal-NFE baseline is shown too.
         measure: Whether both sides run from the start, so that seconds can be compared.
+        repeats: How often they are measured.
         settings: By the names of `Sampling`; the share ratio follows from the branch slider.
     """
 
@@ -30,6 +32,7 @@ class Form:
     branch_call: float
     fewer_steps: bool
     measure: bool
+    repeats: int
     settings: Mapping[str, Any]
 
     FIELDS: ClassVar[tuple[str, ...]] = (
@@ -38,6 +41,7 @@ class Form:
         "branch_call",
         "fewer_steps",
         "measure",
+        "repeats",
     )
 
     @classmethod
@@ -99,6 +103,8 @@ class Run:
         plan: What was run, once done.
         previews: For a segment of the plan that split, the source of its preview.
         report: Of the run, once done.
+        rows: Its pictures, once done; a strip holds its own.
+        hidden: Whether its pictures have made room for the boxes of other prompts.
     """
 
     request: Request
@@ -112,6 +118,8 @@ class Run:
     plan: Plan | None = None
     previews: Mapping[int, str] = field(default_factory=dict)
     report: Mapping[str, Any] | None = None
+    rows: tuple[Row, ...] = ()
+    hidden: bool = False
 
     def fits(self, request: Request, model: str) -> bool:
         """Whether its pictures are, or hold, what the form asks for now."""

@@ -7,6 +7,7 @@ session needs to remember lies in its `Run`.
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,14 +16,18 @@ from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, SEED, Sampling
 from sage.jobs.job import calls_of
 from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
+from sage.ui.export.links import link_query
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
+from sage.ui.html.outcome import expected_words, outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
-from sage.ui.html.plan_drawing import empty_plan, plan_drawing
+from sage.ui.html.prose import NOTHING_YET
+from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
@@ -35,6 +40,7 @@ from sage.ui.studio.layout import Layout
 TEASER = "Type two or more prompts, one a line, to see how similar they are."
 EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
 UNFINISHED = "Stopped: these pictures are unfinished."
+AGAIN = "The pictures of these prompts, from before."
 NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
 
 
@@ -52,7 +58,7 @@ class Handlers:
 
     def welcome(self, *values: Any) -> Updates:
         """What a visitor meets: the default model's own settings, the first example finished."""
-        form, _ = split(values)
+        form, _ = split(values, self.shelf)
         spec = self.shelf.spec(form.model)
         note = views.note(_model_words(self.shelf.loaded(form.model)))
         return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
@@ -60,7 +66,7 @@ class Handlers:
     def first_paint(self) -> Updates:
         """What `welcome` says where it is known without a model, for the page as it is served."""
         values = [part.value for part in (*self.layout.form, self.layout.run)]
-        form, _ = split(values)
+        form, _ = split(values, self.shelf)
         if find_stored(form.check(), form.model) is None:
             return {}
         return self.welcome(*values)
@@ -69,7 +75,7 @@ class Handlers:
 
     def analyze(self, *values: Any) -> Updates:
         """Similarity, groups, plan and estimate, after a change of prompts or bounds."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
@@ -78,7 +84,7 @@ class Handlers:
         prompts = analysis.request.prompts
         matrix = similarity_matrix(job.grouping, prompts, job.groups, analysis.order)
         return {
-            page.prompts_note: _with_truncation(analysis),
+            page.prompts_note: _with_truncation(analysis, set_words(form.prompts)),
             page.pairs: views.pairs_table(job.grouping),
             page.similarity: matrix,
             **self._estimate(analysis, form, run),
@@ -86,7 +92,7 @@ class Handlers:
 
     def estimate(self, *values: Any) -> Updates:
         """Plan and estimate, after a change that leaves the groups alone."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
@@ -115,15 +121,11 @@ class Handlers:
 
     def pick_sharing(self, sharing: str) -> Updates:
         """A tree has a budget in place of a branch point."""
-        tree = sharing == "tree"
-        return {
-            self.layout.branch_call: gr.Slider(visible=not tree),
-            self.layout.controls["budget"]: gr.Slider(visible=tree),
-        }
+        return {self.layout.controls["budget"]: gr.Slider(visible=sharing == "tree")}
 
     def mark_earlier(self, *values: Any) -> Updates:
         """Says whether the pictures still belong to the form, after a change of the seed."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         try:
             request = form.check()
         except ValueError as error:
@@ -140,18 +142,37 @@ class Handlers:
         page, request = self.layout, analysis.request
         shown = self._stored(analysis, run) if analysis.stored else {}
         run = shown.get(page.run, run)
-        empty = empty_grid(request.prompts, analysis.job.groups, form.sides)
+        shown = {**self._pictures(analysis, form, run), **shown}
+        run = shown.get(page.run, run)
         return {
             page.model_note: views.note(_model_words(self.shelf.loaded(form.model))),
             **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
+            page.outcome: outcome_view(analysis, run),
+            page.address: views.address(link_query(request, analysis.spec.key)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
-            page.pictures: gr.skip() if run else empty,
             **self._scrubbing(run, request, analysis.spec.key),
             **shown,
             **self._counted(analysis, run),
         }
+
+    def _pictures(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
+        """Boxes for prompts that have no pictures; pictures that belong to the prompts again."""
+        page, job, prompts = self.layout, analysis.job, analysis.request.prompts
+        empty = {page.pictures: empty_grid(prompts, job.groups, form.sides)}
+        if run is None:
+            return empty
+        if run.request.prompts != prompts:
+            if run.hidden:
+                return empty
+            idle = views.progress(0, 1, NOTHING_YET)
+            return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
+        if not (run.hidden and (run.strip or run.rows)):
+            return empty if run.hidden else {page.pictures: gr.skip()}
+        again = views.progress(1, 1, AGAIN, "done")
+        shown = replace(run, hidden=False)
+        return {page.pictures: grid_of(run, analysis), page.run: shown, page.progress: again}
 
     def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
@@ -160,11 +181,15 @@ class Handlers:
             return {}
         page, strip, calls = self.layout, stored.strip, job.calls
         rows = strip_rows(strip, job.branch_call)
+        outcomes = results.strip_outcomes(job, strip, stored.report)
+        prompts = job.request.prompts
         bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
         return {
             page.run: _stored_run(stored, analysis),
             page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
-            page.pictures: picture_grid(job.request.prompts, job.groups, rows, "done", strip),
+            page.pictures: picture_grid(
+                prompts, job.groups, rows, "done", strip, outcomes=outcomes
+            ),
             page.seconds: bars,
             **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
         }
@@ -184,7 +209,7 @@ class Handlers:
         if run is None or not (run.done and run.fits(request, model)):
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
         if run.strip is not None:
-            note = views.note(scrub_words(run))
+            note = views.note("" if run.stored else scrub_words(run))
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
         possible = request.sharing == "groups"
         return {page.scrub: gr.Button(interactive=possible), page.scrub_note: views.note("")}
@@ -200,8 +225,9 @@ class Handlers:
             page.chips: views.note("Groups appear here."),
             page.pairs: views.note("No pairs yet."),
             page.similarity: empty_matrix(TEASER),
-            page.plan: empty_plan("The plan appears here."),
+            page.plan: empty_tree("The tree appears here."),
             page.estimate: views.no_estimate(),
+            page.outcome: "",
             page.banner: banner(run, None, form.model),
             page.render: gr.Button(interactive=False),
             page.scrub: gr.Button(interactive=False),
@@ -248,10 +274,21 @@ class Handlers:
         return secrets.randbelow(int(SEED.high) - int(NUM_PROMPTS.high))
 
 
-def split(values: Sequence[Any]) -> tuple[Form, Run | None]:
-    """The widgets' values as a form, and the session's run."""
+def split(values: Sequence[Any], shelf: Shelf) -> tuple[Form, Run | None]:
+    """The widgets' values as a form, with emoji as words, and the session's run."""
     *form, run = values
-    return Form.of(form), run
+    return spelled(Form.of(form), shelf), run
+
+
+def spelled(form: Form, shelf: Shelf) -> Form:
+    """The form with emoji written as the words its model knows them by, if it knows any."""
+    try:
+        vocabulary = shelf.spec(form.model).settings.vocabulary
+    except ValueError:
+        return form  # there is no such model; its check will say so
+    if vocabulary is None or not isinstance(form.prompts, str):
+        return form
+    return replace(form, prompts=spell_emoji(form.prompts, vocabulary.emoji))
 
 
 def _stored_run(stored: Stored, analysis: Analysis) -> Run:
@@ -269,10 +306,20 @@ def _stored_run(stored: Stored, analysis: Analysis) -> Run:
     )
 
 
+def grid_of(run: Run, analysis: Analysis) -> str:
+    """The pictures of a finished run."""
+    job, strip = analysis.job, run.strip
+    if strip is None:
+        return picture_grid(run.request.prompts, job.groups, run.rows, "done")
+    rows = strip_rows(strip, job.branch_call)
+    outcomes = results.strip_outcomes(job, strip, run.report)
+    return picture_grid(run.request.prompts, job.groups, rows, "done", strip, outcomes=outcomes)
+
+
 def plan_view(analysis: Analysis, run: Run | None) -> str:
     """The plan as it will be run, or as it was run if that is what is on the page."""
     job, previews = analysis.job, {}
-    plan, prompts = job.plan, analysis.request.prompts
+    plan = job.plan
     # A strip shows the branch point as asked, also where the guard had shortened the run itself.
     if (
         run is not None
@@ -281,7 +328,29 @@ def plan_view(analysis: Analysis, run: Run | None) -> str:
         and (run.strip is None or run.plan == plan)
     ):
         plan, previews = run.plan, run.previews
-    return plan_drawing(plan, job.groups, prompts, analysis.order, previews)
+    point, sharing = job.branch_call, job.request.sharing
+    return plan_tree(
+        plan,
+        job.groups,
+        analysis.order,
+        previews,
+        point=point,
+        sharing=sharing,
+        best=analysis.best,
+    )
+
+
+def outcome_view(analysis: Analysis, run: Run | None) -> str:
+    """What the pictures on the page came to; before there are any, what is expected."""
+    job = analysis.job
+    if run is not None and run.done and run.fits(analysis.request, analysis.spec.key):
+        strip = strip_of(analysis, run)
+        if strip is not None:
+            point = strip.nearest(job.branch_call)
+            return results.strip_outcome(job, strip, run.report, point)
+        if run.report is not None:
+            return outcome_words(outcome_of(run.report))
+    return expected_words(job.cost, settled=job.settled)
 
 
 def expectation(page: Layout, analysis: Analysis) -> Updates:
@@ -295,14 +364,14 @@ def scrub_words(run: Run) -> str:
     """What can be scrubbed."""
     number = len(run.strip.points) if run.strip else 0
     if number > run.calls:
-        return "All branch points are ready: move the slider above."
-    return f"Ready at {number} branch points: move the slider above."
+        return "All branch points are ready: move the branch point."
+    return f"Ready at {number} branch points: move the branch point."
 
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:
     """Whether the pictures on the page still belong to the form."""
-    if run is None:
-        return ""
+    if run is None or (request is not None and run.request.prompts != request.prompts):
+        return ""  # there are no pictures, or boxes for other prompts
     if request is None or not run.fits(request, model):
         return views.banner(EARLIER)
     return "" if run.done else views.banner(UNFINISHED)
@@ -321,11 +390,13 @@ def known_words(settings: ModelSettings) -> dict[str, Sequence[str]]:
     """What a model was trained on, as titled lists; empty if it was trained on the open web."""
     words, vocabulary = settings.known_words, settings.vocabulary
     topics: dict[str, Sequence[str]] = {} if vocabulary is None else dict(vocabulary.topics)
-    return topics if words is None else {**topics, "every word": sorted(words)}
+    said = {word for names in topics.values() for name in names for word in name.lower().split()}
+    rest = sorted(words - said) if words else []
+    return {**topics, "other words": rest} if rest else topics
 
 
-def _with_truncation(analysis: Analysis) -> str:
-    note = views.prompts_note(analysis.request.prompts, analysis.unseen)
+def _with_truncation(analysis: Analysis, made: str) -> str:
+    note = views.prompts_note(analysis.request.prompts, analysis.unseen, made)
     if not analysis.truncated:
         return note
     names = ", ".join(f"P{n + 1}" for n in analysis.truncated)

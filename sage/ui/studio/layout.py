@@ -8,12 +8,24 @@ from gradio.components import Component
 
 from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, settings_of
+from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request
 from sage.ui import kit
 from sage.ui.export.downloads import remove_run
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
-from sage.ui.html.prose import CLOSER, HOW_IT_WORKS, IN_TURN, LEGEND, NEARBY, NOTHING_YET, TRAINED
+from sage.ui.html.prose import (
+    BARS,
+    CLOSER,
+    CURVE,
+    HANDLE,
+    HOW_IT_WORKS,
+    IN_TURN,
+    LEGEND,
+    NOTHING_YET,
+    TOOLS,
+    TRAINED,
+)
 from sage.ui.shelf import Shelf
 from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.studio.form import Form, branch_point
@@ -106,20 +118,15 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
         page.add("model", kit.model_picker(shelf.specs, "model"), Role.OWN)
         page.add("model_note", kit.html("model-note"), Role.FOLLOWS)
     page.add("opened", kit.html("opened"))
+    page.add("address", kit.html("address"), Role.FOLLOWS)
     with gr.Row(elem_id="sage-main"):
         with gr.Column(elem_id="sage-inputs"):
             _prompts_card(page)
-            _groups_card(shelf, page)
-            _branch_card(shelf, page)
+            _similarity_card(page)
         with gr.Column(elem_id="sage-results"):
-            with gr.Row(elem_id="sage-figures"):
-                _similarity_card(page)
-                _plan_card(page)
-            _compare_card(shelf, page)
-            _cost_card(page)
-    with kit.card("method"):
-        kit.heading("How it works")
-        gr.Markdown(HOW_IT_WORKS, elem_id="how-it-works")
+            _tree_card(shelf, page)
+    _folds(shelf, page)
+    kit.html("closer", CLOSER)
     return page
 
 
@@ -129,69 +136,118 @@ def _forget(run: object) -> None:
 
 def _prompts_card(page: Layout) -> None:
     with kit.card("prompts"):
-        kit.heading("Prompts", number="1")
         page.add(
             "prompts",
             gr.Textbox(
-                label=f"One a line, {NUM_PROMPTS.allowed}",
+                label=f"Prompts, one a line, {NUM_PROMPTS.allowed}",
                 value=FIRST_EXAMPLE.text,
-                lines=5,
-                max_lines=5,
-                placeholder="a fox in the snow\na dog in the snow",
+                lines=4,
+                max_lines=8,
+                placeholder="a {fox|owl} {in the snow|on the beach}",
                 elem_id="prompts",
             ),
         )
         page.add("prompts_note", kit.html("prompts-note"), Role.FOLLOWS)
         with gr.Row(elem_id="sage-examples"):
             examples = tuple(
-                gr.Button(example.label, size="sm", elem_id=f"example-{example.key}", min_width=80)
+                gr.Button(example.label, size="sm", elem_id=f"example-{example.key}", min_width=60)
                 for example in EXAMPLE_SETS
             )
             page.add("examples", examples)
-        with gr.Accordion("What this model knows", open=False) as box:
+        with gr.Accordion("Words to tap together", open=False, elem_id="words") as box:
             page.add("known_box", box, Role.OWN)
             page.add("known", kit.html("known"), Role.OWN)
 
 
-def _groups_card(shelf: Shelf, page: Layout) -> None:
-    with kit.card("groups"):
-        kit.heading("Groups", "similar enough to share", "2")
-        with gr.Row():
-            page.control("tau_min", shelf)
-            page.control("tau_max", shelf)
-        page.add("chips", kit.html("chips"), Role.FOLLOWS | Role.RESULT)
-        with gr.Accordion("Why? The reason for each pair", open=False):
-            page.add("pairs", kit.html("pairs"), Role.FOLLOWS)
+def _similarity_card(page: Layout) -> None:
+    with kit.card("similarity"):
+        kit.heading("Similarity", "alike prompts form a group")
+        page.add("similarity", kit.html("similarity"), Role.FOLLOWS)
 
 
-def _branch_card(shelf: Shelf, page: Layout) -> None:
+def _tree_card(shelf: Shelf, page: Layout) -> None:
     own = shelf.default
     point = branch_point(own.steps)
-    with kit.card("branch"):
-        kit.heading("Branch point", "T*, where each goes its own way", "3")
-        page.add(
-            "branch_call",
-            kit.Slider(
-                point.low,
-                point.high,
-                branch_step_from_ratio(own.share_ratio, own.steps),
-                step=point.step,
-                label=point.label,
-                elem_id="branch-step",
-                buttons=[],
-            ),
+    with kit.card("compare"):
+        page.add("banner", kit.html("banner"), Role.RESULT)
+        with gr.Column(elem_id="sage-tree"):
+            page.add("plan", kit.html("plan"), Role.RESULT)
+            page.add("pictures", kit.html("pictures"), Role.RESULT)
+            kit.html("branch", HANDLE)
+        # What the handle on the tree moves; the form reads it.
+        slider = kit.Slider(
+            point.low,
+            point.high,
+            branch_step_from_ratio(own.share_ratio, own.steps),
+            step=point.step,
+            label=point.label,
+            elem_id="branch-step",
+            buttons=[],
+            visible="hidden",
         )
+        page.add("branch_call", slider)
         page.control("budget", shelf, visible=False)
-        page.add("estimate", kit.html("estimate"), Role.FOLLOWS | Role.RESULT)
-        page.control("trained", shelf, visible=own.adapter is not None, info=TRAINED)
-        scrub = gr.Button("Scrub all branch points", size="sm", interactive=False, elem_id="scrub")
-        page.add("scrub", scrub, Role.RESULT)
+        page.add("outcome", kit.html("outcome"), Role.FOLLOWS | Role.RESULT)
+        kit.html("tools", TOOLS)
+        with gr.Row(elem_id="sage-actions"):
+            render = gr.Button(
+                "Render", variant="primary", elem_id="render", scale=2, min_width=140
+            )
+            page.add("render", render, Role.RESULT)
+            stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
+            page.add("stop", stop, Role.RESULT)
+            scrub = gr.Button(
+                "All branch points", interactive=False, elem_id="scrub", min_width=150
+            )
+            page.add("scrub", scrub, Role.RESULT)
+            page.control("seed", shelf)
+            random = gr.Button("Random", size="md", elem_id="random-seed", min_width=80)
+            page.add("random_seed", random)
+        progress = kit.html("progress", views.progress(0, 1, NOTHING_YET))
+        page.add("progress", progress, Role.RESULT)
         page.add("scrub_note", kit.html("scrub-note"), Role.RESULT)
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+
+
+def _folds(shelf: Shelf, page: Layout) -> None:
+    """What unfolds beneath: reasons, costs, nearness, settings, and what can be taken along."""
+    with gr.Column(elem_id="sage-folds"):
+        with gr.Accordion("Why these groups?", open=False, elem_id="fold-groups"):
+            with gr.Row():
+                page.control("tau_min", shelf)
+                page.control("tau_max", shelf)
+            page.add("chips", kit.html("chips"), Role.FOLLOWS | Role.RESULT)
+            page.add("pairs", kit.html("pairs"), Role.FOLLOWS)
+        with gr.Accordion(
+            "What it costs: time and arithmetic, by stage", open=False, elem_id="fold-cost"
+        ):
+            _costs(page)
+        with gr.Accordion("How near: distance over branch point", open=False, elem_id="fold-near"):
+            kit.html("curve", CURVE)
+            gr.HTML(views.note(LEGEND), apply_default_css=False, js_on_load=None)
+        with gr.Accordion("Settings", open=False, elem_id="advanced"):
             _advanced(shelf, page)
+        with gr.Accordion("Take it with you", open=False, elem_id="fold-travel"):
+            _downloads(page)
+        with gr.Accordion("How it works", open=False, elem_id="fold-method"):
+            gr.Markdown(HOW_IT_WORKS, elem_id="how-it-works")
+
+
+def _costs(page: Layout) -> None:
+    page.add("estimate", kit.html("estimate"), Role.FOLLOWS | Role.RESULT)
+    gr.HTML(views.note(BARS), apply_default_css=False, js_on_load=None)
+    with gr.Row(elem_id="sage-costs"):
+        with gr.Column(min_width=280):
+            gr.HTML("<h3>Seconds, measured</h3>", apply_default_css=False, js_on_load=None)
+            page.add("seconds", kit.html("seconds", no_bars(NO_BARS)), Role.RESULT)
+        with gr.Column(min_width=280):
+            gr.HTML("<h3>FLOPs, counted</h3>", apply_default_css=False, js_on_load=None)
+            page.add("flops", kit.html("flops", no_bars(NO_BARS)), Role.RESULT)
+    page.add("saving", kit.html("saving", views.no_saving()), Role.RESULT)
 
 
 def _advanced(shelf: Shelf, page: Layout) -> None:
+    own = shelf.default
+    page.control("trained", shelf, visible=own.adapter is not None, info=TRAINED)
     page.control("sharing", shelf)
     with gr.Row():
         page.control("steps", shelf)
@@ -210,62 +266,22 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
         gr.Checkbox(True, label="Also show fewer steps at equal cost", elem_id="fewer-steps"),
     )
     page.add(
+        "repeats",
+        kit.Dropdown(
+            [(str(number), number) for number in REPEATS],
+            value=REPEATS[0],
+            label="Repeats of the measurement",
+            info="Three and more give a median and a range.",
+            elem_id="repeats",
+            filterable=False,
+        ),
+    )
+    page.add(
         "measure",
         gr.Checkbox(
             True, label="Measure time: render both sides from the start", elem_id="measure"
         ),
     )
-
-
-def _similarity_card(page: Layout) -> None:
-    with kit.card("similarity"):
-        kit.heading("Similarity", "cosine of CLIP embeddings")
-        page.add("similarity", kit.html("similarity"), Role.FOLLOWS)
-
-
-def _plan_card(page: Layout) -> None:
-    with kit.card("plan"):
-        kit.heading("Plan", "the thicker, the more prompts share")
-        page.add("plan", kit.html("plan"), Role.RESULT)
-
-
-def _compare_card(shelf: Shelf, page: Layout) -> None:
-    with kit.card("compare"):
-        kit.heading("Compare", "both ways, with the same seeds", "4")
-        page.add("banner", kit.html("banner"), Role.RESULT)
-        with gr.Row(elem_id="sage-actions"):
-            render = gr.Button(
-                "Render", variant="primary", elem_id="render", scale=2, min_width=140
-            )
-            page.add("render", render, Role.RESULT)
-            stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
-            page.add("stop", stop, Role.RESULT)
-            page.control("seed", shelf)
-            random = gr.Button("Random", size="md", elem_id="random-seed", min_width=90)
-            page.add("random_seed", random)
-        progress = kit.html("progress", views.progress(0, 1, NOTHING_YET))
-        page.add("progress", progress, Role.RESULT)
-        with gr.Row(elem_id="sage-sides"):
-            with gr.Column(scale=3, min_width=280, elem_id="sage-grid"):
-                kit.html("nearby", NEARBY)  # on a phone the slider itself is a long way up
-                page.add("pictures", kit.html("pictures"), Role.RESULT)
-                gr.HTML(views.note(LEGEND), apply_default_css=False)
-            with gr.Column(scale=1, min_width=260, elem_id="sage-closer"):
-                kit.html("closer", CLOSER)
-
-
-def _cost_card(page: Layout) -> None:
-    with kit.card("cost"):
-        kit.heading("Cost", "solid: shared steps, pale: own steps, grey: reading and drawing")
-        with gr.Row(elem_id="sage-costs"):
-            with gr.Column(min_width=280):
-                gr.HTML("<h3>Seconds, measured</h3>", apply_default_css=False)
-                page.add("seconds", kit.html("seconds", no_bars(NO_BARS)), Role.RESULT)
-            with gr.Column(min_width=280):
-                gr.HTML("<h3>FLOPs, counted</h3>", apply_default_css=False)
-                page.add("flops", kit.html("flops", no_bars(NO_BARS)), Role.RESULT)
-        page.add("saving", kit.html("saving", views.no_saving()), Role.RESULT)
-        _downloads(page)
 
 
 DOWNLOADS = {
@@ -277,7 +293,6 @@ DOWNLOADS = {
 
 
 def _downloads(page: Layout) -> None:
-    gr.HTML("<h3>Take it with you</h3>", apply_default_css=False)
     with gr.Row(elem_id="sage-downloads"):
         for name, (label, elem_id) in DOWNLOADS.items():
             button = gr.DownloadButton(

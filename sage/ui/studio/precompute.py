@@ -11,14 +11,19 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sage.jobs.compare import Comparison, compare
+from PIL import Image
+
+from sage.core.plan import Group
+from sage.jobs.compare import Comparison, compare, sharing_arguments
 from sage.jobs.filmstrip import Frame, filmstrip
-from sage.jobs.job import prepare
+from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
+from sage.sd.pipeline import SageStep
 from sage.sd.store import StateStore
 from sage.ui.studio.examples import EXAMPLE_SETS, ExampleSet, example_request
 from sage.ui.studio.first import FOLDER, Stored
 from sage.ui.studio.results import frames_strip
+from sage.ui.studio.strip import with_trunks
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +45,29 @@ def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Store
         report=done.report,
         similarity=tuple(map(tuple, job.grouping.similarity.tolist())),
         flops=job.flops,
-        strip=frames_strip(_logged(frames, example.key)),
+        strip=with_trunks(frames_strip(_logged(frames, example.key)), trunk_films(job)),
         made={"day": datetime.now(UTC).date().isoformat(), "weights": weights_digest(model.spec)},
     )
+
+
+def trunk_films(job: Job) -> dict[Group, list[Image.Image]]:
+    """For each group, what its trunk is heading for after each step if it never branches."""
+    together = [group for group in job.groups if len(group) > 1]
+    films: dict[Group, list[Image.Image]] = {group: [] for group in together}
+    request, plan = job.request, job.at(job.calls).plan
+    steps = job.loaded_sides.shared.stream(
+        request.prompts,
+        plan=plan,
+        guidance_scale=request.guidance_scale,
+        seeds=request.seeds,
+        **sharing_arguments(request),
+    )
+    for step in steps:
+        if isinstance(step, SageStep):
+            previews = step.previews()
+            for group in together:
+                films[group].append(previews[group[0]])
+    return films
 
 
 def weights_digest(spec: ModelSpec) -> str:

@@ -14,9 +14,11 @@ import gradio as gr
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
 from sage.jobs.job import calls_of
+from sage.jobs.repeats import REPEATS
 from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
+from sage.ui.html.outcome import outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
 from sage.ui.html.words import plural
 from sage.ui.kit import Running, Updates
@@ -31,6 +33,7 @@ from sage.ui.studio.handlers import (
     UNFINISHED,
     expectation,
     no_costs,
+    outcome_view,
     plan_view,
     scrub_words,
     split,
@@ -71,13 +74,13 @@ class Rendering:
 
     def render(self, turn: str, *values: Any) -> Running:
         """Renders both sides with previews, until it is done or its turn is stopped."""
-        form, before = split(values)
+        form, before = split(values, self.shelf)
         steps = self._explained(self._render(form, before))
         yield from self.turns.work(turn, steps, partial(self._last_words, None))
 
     def scrub(self, turn: str, *values: Any) -> Running:
         """Renders the run on the page at many branch points, for scrubbing without any call."""
-        form, run = split(values)
+        form, run = split(values, self.shelf)
         steps = self._explained(self._scrub(form, run))
         yield from self.turns.work(turn, steps, partial(self._last_words, run))
 
@@ -143,6 +146,7 @@ class Rendering:
             fewer_steps=form.fewer_steps,
             keep=self.states,
             measure=form.measure,
+            repeats=form.repeats,
         ):
             if isinstance(item, Comparison):
                 yield self._finished(run, item, analysis)
@@ -154,6 +158,8 @@ class Rendering:
         page, request = self.layout, analysis.request
         return {
             **expectation(page, analysis),
+            page.plan: plan_view(analysis, None),
+            page.outcome: outcome_view(analysis, None),
             page.progress: views.progress(0, analysis.job.calls, "Reading the prompts", "live"),
             page.banner: "",
             page.scrub_note: views.note(""),
@@ -171,7 +177,8 @@ class Rendering:
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
-            page.pictures: live_grid(run.request.prompts, groups, sides),
+            page.plan: plan_view(analysis, None),  # the form may ask for another one by now
+            page.pictures: live_grid(run.request.prompts, groups, sides, step.step),
         }
 
     def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
@@ -185,14 +192,15 @@ class Rendering:
             plan=done.shared.plan,
             previews=results.fork_previews(done.forks),
             report=done.report,
+            rows=tuple(results.picture_rows(done)),
         )
         plans = (done.shared.plan, done.independent.plan)
-        rows = results.picture_rows(done)
         return {
             page.run: run,
             page.progress: views.progress(1, 1, done_words(done), "done"),
-            page.pictures: picture_grid(request.prompts, done.groups, rows, "done"),
+            page.pictures: picture_grid(request.prompts, done.groups, run.rows, "done"),
             page.plan: plan_view(replace(analysis, request=request), run),
+            page.outcome: outcome_words(outcome_of(done.report)),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
             page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
@@ -238,12 +246,15 @@ class Rendering:
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
         strip = run.strip
         rows = strip_rows(strip, job.branch_call) if strip else []
-        grid = picture_grid(job.request.prompts, job.groups, rows, "done", strip)
+        outcomes = results.strip_outcomes(job, strip, run.report) if strip else {}
+        prompts = job.request.prompts
+        grid = picture_grid(prompts, job.groups, rows, "done", strip, outcomes=outcomes)
         return {
             **expectation(page, analysis),
             page.run: run,
             page.progress: views.progress(1, 1, line, "done"),
             page.plan: plan_view(analysis, run),
+            page.outcome: outcome_view(analysis, run),
             page.pictures: grid,
             page.scrub_note: views.note(scrub_words(run)),
             **self._ready(run),
@@ -262,7 +273,8 @@ def _expected_flops(analysis: Analysis, form: Form) -> float:
     """What all sides cost; fewer steps cost as much as the shared side."""
     cost = analysis.job.cost
     shared, alone = cost.flops.total, cost.independent_flops.total
-    return alone + shared * (2 if form.fewer_steps else 1)
+    once = alone + shared * (2 if form.fewer_steps else 1)
+    return once * (form.repeats if form.measure and form.repeats in REPEATS else 1)
 
 
 def done_words(done: Comparison) -> str:

@@ -13,9 +13,11 @@ from sage.core.cost import Cost
 from sage.core.plan import Group, Plan
 from sage.jobs.compare import Comparison, Scores
 from sage.jobs.filmstrip import Frame
+from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput
 from sage.ui.html import cost_bars
 from sage.ui.html.cost_bars import Bar
+from sage.ui.html.outcome import Outcome, outcome_words, seconds_of
 from sage.ui.html.pictures import Row, picture_source, row_of
 from sage.ui.html.words import STAGES
 from sage.ui.studio.first import Stored
@@ -58,6 +60,26 @@ def _strip_row(side: Side, at: int, output: SageOutput, scores: Scores) -> Strip
     return StripRow(side, at, output.cost.evaluations, tuple(steps), scores.twin, scores.clip)
 
 
+def strip_outcomes(job: Job, strip: Strip, report: Mapping[str, Any] | None) -> dict[int, str]:
+    """What each branch point of a strip comes to; seconds are those of the measured run."""
+    return {point: strip_outcome(job, strip, report, point) for point in strip.points}
+
+
+def strip_outcome(job: Job, strip: Strip, report: Mapping[str, Any] | None, point: int) -> str:
+    """What one of them comes to."""
+    cost, row, fewer = job.at(point).cost, strip.shared(point), strip.fewer(point)
+    together = [n for group in job.groups if len(group) > 1 and point for n in group]
+    outcome = Outcome(
+        (cost.evaluations, cost.independent_evaluations),
+        (cost.flops.total, cost.independent_flops.total),
+        tuple(row.twin[n] for n in together),
+        seconds_of(report, report["branch_step"]) if report else None,
+        (fewer.at, tuple(fewer.twin[n] for n in together)) if fewer else None,
+        point,
+    )
+    return outcome_words(outcome)
+
+
 def fork_previews(forks: Mapping[int, Image.Image]) -> dict[int, str]:
     """The previews at the forks of a plan as sources of pictures."""
     return {index: picture_source(picture) for index, picture in forks.items()}
@@ -92,10 +114,9 @@ def _bars(
 
 
 def stored_words(stored: Stored) -> str:
-    """Says that a comparison is precomputed, and under which conditions."""
-    report = stored.report
+    """Says that a comparison is precomputed; its conditions stand with the costs."""
+    seeds = stored.report["seeds"]
     return (
-        f"Precomputed: {report['steps']} steps, seeds {report['seeds'][0]} to "
-        f"{report['seeds'][-1]}, {report['device']}, {stored.made['day']}. "
+        f"Precomputed: {stored.report['steps']} steps, seeds {seeds[0]} to {seeds[-1]}. "
         "Move the branch point; change anything else to render anew."
     )

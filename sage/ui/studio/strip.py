@@ -5,8 +5,8 @@ asks nobody. Numbers and pictures only; knows nothing of gradio or models.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from PIL import Image
 
 Side = Literal["independent", "shared", "fewer"]
 LARGEST_TILE = 256  # pixels; a strip is for scrubbing, the downloads hold full pictures
+TRUNK_TILE = 64  # pixels; a trunk's previews are small pictures on its line
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class StripRow:
 
 
 @dataclass(frozen=True)
+class TrunkSheet:
+    """What the trunks of a strip are heading for, step by step.
+
+    Attributes:
+        tile: Side of a picture, in pixels.
+        groups: The prompts of each row.
+        sheet: Row by row, a picture after each step from the first on, as WebP.
+    """
+
+    tile: int
+    groups: tuple[tuple[int, ...], ...]
+    sheet: bytes
+
+
+@dataclass(frozen=True)
 class Strip:
     """Rows of pictures with their scores.
 
@@ -47,11 +63,13 @@ class Strip:
         tile: Side of a picture in the sheet, in pixels.
         rows: What each row holds; the first is the independent one.
         sheet: The pictures, row by row, as WebP.
+        trunks: Previews of the trunks; None where they were not kept.
     """
 
     tile: int
     rows: tuple[StripRow, ...]
     sheet: bytes
+    trunks: TrunkSheet | None = None
 
     @property
     def num_prompts(self) -> int:
@@ -101,6 +119,13 @@ class Strip:
         return cls(values["tile"], tuple(rows), sheet)
 
 
+def with_trunks(strip: Strip, films: Mapping[tuple[int, ...], Sequence[Image.Image]]) -> Strip:
+    """The strip with previews of its trunks: by their prompts, one after each step."""
+    tile = min(TRUNK_TILE, strip.tile)
+    sheet = _sheet([list(film) for film in films.values()], tile, quality=80)
+    return replace(strip, trunks=TrunkSheet(tile, tuple(films), sheet))
+
+
 def make_strip(rows: Sequence[tuple[StripRow, Sequence[Image.Image]]], quality: int = 90) -> Strip:
     """A strip from its rows and their pictures.
 
@@ -108,13 +133,18 @@ def make_strip(rows: Sequence[tuple[StripRow, Sequence[Image.Image]]], quality: 
         rows: Each with one picture for each prompt, all of one size.
         quality: Of the WebP sheet, 1 to 100.
     """
-    first = rows[0][1][0]
-    tile = min(first.width, LARGEST_TILE)
-    sheet = Image.new("RGB", (tile * len(rows[0][1]), tile * len(rows)))
-    for r, (_, pictures) in enumerate(rows):
+    tile = min(rows[0][1][0].width, LARGEST_TILE)
+    sheet = _sheet([pictures for _, pictures in rows], tile, quality)
+    return Strip(tile, tuple(row for row, _ in rows), sheet)
+
+
+def _sheet(rows: Sequence[Sequence[Image.Image]], tile: int, quality: int) -> bytes:
+    """Rows of pictures as one WebP of tiles."""
+    sheet = Image.new("RGB", (tile * len(rows[0]), tile * len(rows)))
+    for r, pictures in enumerate(rows):
         for n, picture in enumerate(pictures):
             small = picture.convert("RGB").resize((tile, tile), Image.Resampling.LANCZOS)
             sheet.paste(small, (n * tile, r * tile))
     data = io.BytesIO()
     sheet.save(data, "WEBP", quality=quality, method=6)
-    return Strip(tile, tuple(row for row, _ in rows), data.getvalue())
+    return data.getvalue()

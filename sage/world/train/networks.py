@@ -42,7 +42,7 @@ class Sizes:
     channels: int = 12
     vae: tuple[int, ...] = (32, 64, 128, 128)
     text: int = 192
-    text_layers: int = 3
+    text_layers: int = 4
     vision: int = 192
     vision_layers: int = 5
     patch: int = 16

@@ -1,0 +1,81 @@
+"""The tab "Evidence": what was measured, study by study, with figure, numbers and conditions.
+
+Reads what the studies left in assets/results. Knows gradio, and no model.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from sage.ui import kit
+
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "results"
+FIRST = ("main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
+INTRODUCTION = (
+    "<h2>What was measured</h2><p>Every figure is made from the numbers beneath it, and every "
+    "number from runs of the built-in model under the conditions that stand beside it.</p>"
+)
+
+
+def build_evidence() -> None:
+    """Puts the evidence into the current tab."""
+    gr.set_static_paths([FOLDER])
+    kit.html("evidence", INTRODUCTION + "".join(study_html(name) for name in study_names()))
+
+
+def study_names(folder: Path = FOLDER) -> list[str]:
+    """The studies with results, the most asked for first."""
+    names = sorted(
+        path.stem for path in folder.glob("*.json") if (folder / f"{path.stem}.svg").exists()
+    )
+    return [n for n in FIRST if n in names] + [n for n in names if n not in FIRST]
+
+
+@cache
+def study_html(name: str, folder: Path = FOLDER) -> str:
+    """One study: its question, what was found, the figure, and the numbers to unfold."""
+    study = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    figure = f"/gradio_api/file={folder / f'{name}.svg'}"
+    return (
+        f'<article class="sage-card sage-study" id="evidence-{escape(name)}">'
+        f"<h3>{escape(study['title'])}</h3>"
+        f'<p class="sage-note">{escape(study["question"])}</p><p>{escape(study["finding"])}</p>'
+        f'<img loading="lazy" src="{escape(figure)}" alt="Figure: {escape(study["title"])}">'
+        f"<details><summary>Numbers and conditions</summary>{_table(study['rows'])}"
+        f'<p class="sage-note">{escape(_conditions(study.get("conditions", {})))}</p></details>'
+        "</article>"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = (
+        [name for name in rows[0] if all(_is_plain(row.get(name)) for row in rows)] if rows else []
+    )
+    head = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in names)
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(_text(row.get(name)))}</td>' for name in names)}</tr>"
+        for row in rows
+    )
+    return (
+        '<div class="sage-scroll" tabindex="0" role="region" aria-label="Numbers of the study">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _text(value: Any) -> str:
+    """Four digits are enough to read."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _conditions(conditions: Mapping[str, Any]) -> str:
+    plain = {name: value for name, value in conditions.items() if _is_plain(value)}
+    return "; ".join(f"{name.replace('_', ' ')}: {_text(value)}" for name, value in plain.items())

@@ -1,0 +1,179 @@
+"""What a comparison came to, in one sentence for anybody, and one on what fewer steps would do.
+
+Pure functions from a run's numbers to HTML; a number's conditions are said elsewhere on the page.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+from typing import Any
+
+from sage.core.cost import Cost
+from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
+
+# Root mean square pixel differences up to which two pictures are called so; seen on the built-in
+# model's strips. The last words hold beyond all of them.
+NEARNESS = (
+    (0.012, "the same pictures to the eye"),
+    (0.045, "nearly the same pictures"),
+    (0.11, "alike pictures, changed in details"),
+    (0.17, "visibly different pictures"),
+)
+FAR = "other pictures altogether"
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Measured times of both sides.
+
+    Attributes:
+        shared: One time a repeat, in seconds.
+        independent: Likewise, in the same order.
+        at: Branch point they were measured at, in calls; None where there is no single one.
+    """
+
+    shared: tuple[float, ...]
+    independent: tuple[float, ...]
+    at: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The numbers behind the sentence.
+
+    Attributes:
+        evaluations: What the shared side spent, and the independent one.
+        flops: Likewise, in FLOPs.
+        near: For each prompt that shares, the distance of its picture to its independent one.
+        seconds: Measured times; None if nothing comparable was measured.
+        fewer: Steps of the equal-NFE baseline, and its distances; None if it did not run.
+        at: Branch point of the pictures, in calls; None where there is no single one.
+    """
+
+    evaluations: tuple[int, int]
+    flops: tuple[float, float]
+    near: tuple[float, ...]
+    seconds: Seconds | None = None
+    fewer: tuple[int, tuple[float, ...]] | None = None
+    at: int | None = None
+
+
+def outcome_of(report: Mapping[str, Any]) -> Outcome:
+    """The numbers of a finished run, out of its report."""
+    sharing = sorted({n for part in report["plan"] for n in _members(part)})
+    runs, flops, fewer = report["evaluations"], report["flops"], report.get("fewer_steps")
+    at = report["branch_step"] if report["sharing"] == "groups" else None
+    distances = report["twin_distance"]
+    return Outcome(
+        (runs["shared"], runs["independent"]),
+        (flops["shared"]["total"], flops["independent"]["total"]),
+        tuple(distances[n] for n in sharing),
+        seconds_of(report, at),
+        (fewer["steps"], tuple(fewer["twin_distance"][n] for n in sharing)) if fewer else None,
+        at,
+    )
+
+
+def _members(part: Mapping[str, Any]) -> list[int]:
+    return part["members"] if len(part["members"]) > 1 else []
+
+
+def seconds_of(report: Mapping[str, Any], at: int | None) -> Seconds | None:
+    """The measured times of a report; None if a side took something from an earlier run."""
+    if report["saving"]["seconds"] is None:
+        return None
+    totals = {side: report["seconds"][side]["total"] for side in ("shared", "independent")}
+    repeats = report.get("repeats") or {side: [total] for side, total in totals.items()}
+    return Seconds(tuple(repeats["shared"]), tuple(repeats["independent"]), at)
+
+
+def expected_words(cost: Cost, *, settled: bool = True) -> str:
+    """What is expected before anything has run: what is counted, and nothing else."""
+    spent, alone = cost.evaluations, cost.independent_evaluations
+    words = f"Expected: {_counted(spent, alone)}. Render shows how near the pictures come."
+    if not settled:
+        saved = percent_text(cost.saving)
+        words = f"Up to <b>{saved} saved</b>: how much is decided while sampling."
+    elif spent == alone:
+        words = _nothing(alone)
+    return f'<div class="sage-outcome"><p class="sage-result">{words}</p></div>'
+
+
+def outcome_words(outcome: Outcome) -> str:
+    """What is saved and how near the pictures are, and what fewer steps would have done."""
+    fewer = _fewer_words(outcome)
+    second = f'<p class="sage-rival">{fewer}</p>' if fewer else ""
+    place = "" if outcome.at is None else f' data-point="{outcome.at}"'
+    return (
+        f'<div class="sage-outcome"{place}><p class="sage-result">{_saved_words(outcome)}</p>'
+        f"{second}</div>"
+    )
+
+
+def _saved_words(outcome: Outcome) -> str:
+    spent, alone = outcome.evaluations
+    if spent == alone or not outcome.near:
+        return _nothing(alone)
+    arithmetic = saved_text(1 - outcome.flops[0] / outcome.flops[1])
+    parts = [
+        f"{_counted(spent, alone)}, {arithmetic} arithmetic",
+        *([_seconds_words(outcome)] if outcome.seconds else []),
+    ]
+    return f"{', '.join(parts)}. Sharing gives <b>{nearness(outcome.near)}</b>."
+
+
+def _nothing(alone: int) -> str:
+    return f"<b>Nothing is saved</b>: all {alone} evaluations are each prompt’s own."
+
+
+def _counted(spent: int, alone: int) -> str:
+    saved = percent_text(1 - spent / alone) + " saved"
+    if spent > alone:
+        saved = percent_text(spent / alone - 1) + " more spent"
+    return f"<b>{saved}</b>: {spent} evaluations instead of {alone}"
+
+
+def nearness(distances: Sequence[float]) -> str:
+    """How near pictures are to others, in words, from the mean of their distances."""
+    mean = sum(distances) / len(distances)
+    return next((words for limit, words in NEARNESS if mean <= limit), FAR)
+
+
+def _seconds_words(outcome: Outcome) -> str:
+    seconds = outcome.seconds
+    where = ""
+    if seconds.at is not None and seconds.at != outcome.at:
+        where = f", measured with {plural(seconds.at, 'shared step')}"
+    if len(seconds.shared) == 1:
+        one, other = seconds.shared[0], seconds.independent[0]
+        return f"{seconds_text(one)} instead of {seconds_text(other)} in one run{where}"
+    if is_noise(seconds):
+        return f"{_spread(seconds.shared)} and {_spread(seconds.independent)}: within noise{where}"
+    return f"{_spread(seconds.shared)} instead of {_spread(seconds.independent)}{where}"
+
+
+def is_noise(seconds: Seconds) -> bool:
+    """Whether the ranges of both sides overlap, so that their order says nothing."""
+    one, other = seconds.shared, seconds.independent
+    return max(min(one), min(other)) <= min(max(one), max(other))
+
+
+def _spread(times: Sequence[float]) -> str:
+    """Median and range, "4.1 s (4.0 to 4.3)"."""
+    low, high = (escape(seconds_text(end)) for end in (min(times), max(times)))
+    return f"{seconds_text(median(times))} ({low.removesuffix(' s')} to {high})"
+
+
+def _fewer_words(outcome: Outcome) -> str:
+    if outcome.fewer is None or not outcome.near:
+        return ""
+    steps, distances = outcome.fewer
+    theirs, ours = sum(distances) / len(distances), sum(outcome.near) / len(outcome.near)
+    verdict = "comes closer" if theirs < ours else "comes less close"
+    if nearness(distances) == nearness(outcome.near):
+        verdict = "comes about as close"
+    return (
+        f"For the same cost, each prompt alone with only {plural(steps, 'step')} {verdict}: "
+        f"{nearness(distances)}."
+    )

@@ -1,0 +1,96 @@
+"""The sentence of the outcome says the run's numbers, and no time without its conditions."""
+
+from dataclasses import replace
+
+import pytest
+
+from sage.ui.html.outcome import (
+    FAR,
+    NEARNESS,
+    Outcome,
+    Seconds,
+    is_noise,
+    nearness,
+    outcome_of,
+    outcome_words,
+)
+from sage.ui.studio.first import FOLDER, stored_comparisons
+
+ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
+PLAIN = Outcome((66, 90), (2.0, 3.0), (0.02, 0.03), at=12)
+
+
+@pytest.mark.parametrize("stored", ALL.values(), ids=ALL)
+def test_every_number_of_a_stored_run_is_that_of_its_report(stored):
+    report = stored.report
+    words = outcome_words(outcome_of(report))
+    runs, saving = report["evaluations"], report["saving"]
+    assert f"{runs['shared']} evaluations instead of {runs['independent']}" in words
+    assert f"<b>{100 * saving['evaluations']:.0f} % saved</b>" in words
+    assert f"{100 * saving['flops']:.0f} % less arithmetic" in words
+    assert f"only {report['fewer_steps']['steps']} steps" in words
+    assert "in one run" in words
+
+
+def test_prompts_that_share_nothing_do_not_count_towards_nearness():
+    stored = ALL["mixed"]
+    outcome = outcome_of(stored.report)
+    alone = [n for group in stored.report["groups"] if len(group) == 1 for n in group]
+    assert len(outcome.near) == len(stored.request.prompts) - len(alone)
+    assert 0 not in outcome.near
+
+
+def test_one_run_states_no_percentage_of_time():
+    words = outcome_words(replace(PLAIN, seconds=Seconds((4.1,), (5.2,), 12)))
+    assert "4.1 s instead of 5.2 s in one run" in words
+    assert "measured with" not in words  # at the branch point that is shown
+
+
+def test_seconds_of_another_branch_point_say_at_which():
+    words = outcome_words(replace(PLAIN, at=20, seconds=Seconds((4.1,), (5.2,), 12)))
+    assert "in one run, measured with 12 shared steps" in words
+
+
+def test_repeats_give_median_and_range():
+    seconds = Seconds((4.3, 4.0, 4.1), (5.2, 5.0, 5.9), 12)
+    assert not is_noise(seconds)
+    words = outcome_words(replace(PLAIN, seconds=seconds))
+    assert "4.1 s (4 to 4.3 s) instead of 5.2 s (5 to 5.9 s)" in words
+
+
+def test_overlapping_ranges_are_noise_and_said_to_be():
+    seconds = Seconds((4.3, 4.0, 5.1), (5.2, 5.0, 5.9), 12)
+    assert is_noise(seconds)
+    assert is_noise(Seconds(seconds.independent, seconds.shared))
+    assert "within noise" in outcome_words(replace(PLAIN, seconds=seconds))
+
+
+def test_more_than_alone_is_not_called_a_saving():
+    words = outcome_words(replace(PLAIN, evaluations=(99, 90), flops=(3.3, 3.0)))
+    assert "10 % more spent" in words
+    assert "10 % more arithmetic" in words
+    assert "saved" not in words
+
+
+def test_nothing_shared_is_said_so():
+    words = outcome_words(Outcome((90, 90), (3.0, 3.0), ()))
+    assert "Nothing is saved" in words
+    assert "instead" not in words
+
+
+def test_nearness_goes_from_the_same_to_other_pictures():
+    limits = [limit for limit, _ in NEARNESS]
+    assert limits == sorted(limits)
+    for limit, words in NEARNESS:
+        assert nearness([limit]) == words
+    assert nearness([1.0]) == FAR
+
+
+@pytest.mark.parametrize(
+    ("theirs", "verdict"),
+    [(0.004, "comes closer"), (0.024, "comes about as close"), (0.1, "comes less close")],
+)
+def test_fewer_steps_are_judged_by_the_same_measure(theirs, verdict):
+    words = outcome_words(replace(PLAIN, fewer=(22, (theirs, theirs))))
+    assert f"only 22 steps {verdict}" in words
+    assert nearness([theirs]) in words
