@@ -78,7 +78,7 @@ def _parts(line: str) -> list[tuple[str, ...]]:
     pieces = _PARTS.split(line)
     for piece in pieces[0::2]:
         _check_outside(piece, line)
-    choices = [(piece,) for piece in pieces]
+    choices: list[tuple[str, ...]] = [(piece,) for piece in pieces]
     choices[1::2] = [_alternatives(piece, line) for piece in pieces[1::2]]
     return [choice for choice in choices if choice != ("",)]
 

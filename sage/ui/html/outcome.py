@@ -142,6 +142,8 @@ def nearness(distances: Sequence[float]) -> str:
 
 def _seconds_words(outcome: Outcome) -> str:
     seconds = outcome.seconds
+    if seconds is None:
+        return ""
     where = ""
     if seconds.at is not None and seconds.at != outcome.at:
         where = f", measured with {plural(seconds.at, 'shared step')}"
