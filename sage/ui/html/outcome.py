@@ -68,11 +68,16 @@ def outcome_of(report: Mapping[str, Any]) -> Outcome:
     return Outcome(
         (runs["shared"], runs["independent"]),
         (flops["shared"]["total"], flops["independent"]["total"]),
-        tuple(distances[n] for n in sharing),
+        known(distances, sharing),
         seconds_of(report, at),
-        (fewer["steps"], tuple(fewer["twin_distance"][n] for n in sharing)) if fewer else None,
+        (fewer["steps"], known(fewer["twin_distance"], sharing)) if fewer else None,
         at,
     )
+
+
+def known(distances: Sequence[float | None], prompts: Sequence[int]) -> tuple[float, ...]:
+    """The distances of some prompts, without those of pictures that a safety checker blacked out."""
+    return tuple(d for n in prompts if (d := distances[n]) is not None)
 
 
 def _members(part: Mapping[str, Any]) -> list[int]:
@@ -113,14 +118,15 @@ def outcome_words(outcome: Outcome) -> str:
 
 def _saved_words(outcome: Outcome) -> str:
     spent, alone = outcome.evaluations
-    if spent == alone or not outcome.near:
+    if spent == alone:
         return _nothing(alone)
     arithmetic = saved_text(1 - outcome.flops[0] / outcome.flops[1])
     parts = [
         f"{_counted(spent, alone)}, {arithmetic} arithmetic",
         *([_seconds_words(outcome)] if outcome.seconds else []),
     ]
-    return f"{', '.join(parts)}. Sharing gives <b>{nearness(outcome.near)}</b>."
+    near = f" Sharing gives <b>{nearness(outcome.near)}</b>." if outcome.near else ""
+    return f"{', '.join(parts)}.{near}"
 
 
 def _nothing(alone: int) -> str:
@@ -171,6 +177,8 @@ def _fewer_words(outcome: Outcome) -> str:
     if outcome.fewer is None or not outcome.near:
         return ""
     steps, distances = outcome.fewer
+    if not distances:
+        return ""
     theirs, ours = sum(distances) / len(distances), sum(outcome.near) / len(outcome.near)
     verdict = "comes closer" if theirs < ours else "comes less close"
     if nearness(distances) == nearness(outcome.near):

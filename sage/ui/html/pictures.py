@@ -208,6 +208,6 @@ def _row_data(strip: Strip, row: StripRow) -> dict:
         "row": strip.rows.index(row),
         "done": step_words(row),
         "scores": scores,
-        "twin": [round(distance, 4) for distance in row.twin],
+        "twin": [None if d is None else round(d, 4) for d in row.twin],
         "evaluations": row.evaluations,
     }

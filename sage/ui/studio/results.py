@@ -17,7 +17,7 @@ from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput
 from sage.ui.html import cost_bars
 from sage.ui.html.cost_bars import Bar
-from sage.ui.html.outcome import Outcome, outcome_words, seconds_of
+from sage.ui.html.outcome import Outcome, known, outcome_words, seconds_of
 from sage.ui.html.pictures import Row, picture_source, row_of
 from sage.ui.html.words import STAGES
 from sage.ui.studio.first import Stored
@@ -72,9 +72,9 @@ def strip_outcome(job: Job, strip: Strip, report: Mapping[str, Any] | None, poin
     outcome = Outcome(
         (cost.evaluations, cost.independent_evaluations),
         (cost.flops.total, cost.independent_flops.total),
-        tuple(row.twin[n] for n in together),
+        known(row.twin, together),
         seconds_of(report, report["branch_step"]) if report else None,
-        (fewer.at, tuple(fewer.twin[n] for n in together)) if fewer else None,
+        (fewer.at, known(fewer.twin, together)) if fewer else None,
         point,
     )
     return outcome_words(outcome)
