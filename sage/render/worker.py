@@ -200,14 +200,12 @@ class Worker:
             return None, f"It could not be rendered: {reason}"
 
     def _sample(self, unit: Unit, members: Sequence[int], plan: Plan) -> _Sampled:
-        adaptive = self.rule is not None and len(members) > 1
-        how: dict[str, Any] = (
-            {"groups": plan.rows(0), "adaptive": self.rule} if adaptive else {"plan": plan}
-        )
         sampling = self.recipe.sampling
+        how: dict[str, Any] = {"plan": plan}  # which knows its steps
+        if self.rule is not None and len(members) > 1:
+            how = {"groups": plan.rows(0), "adaptive": self.rule, "steps": sampling.steps}
         steps = self.pipe.stream(
             [unit.prompts[n] for n in members],
-            num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance_scale,
             seeds=[unit.seeds[n] for n in members],
             negative_prompt=unit.negative_prompt,
@@ -258,13 +256,12 @@ class Worker:
             # Filled up to a fixed size, as the denoiser's calls are.
             full = torch.cat([part, self.nothing.expand(DECODED - len(part), *part.shape[1:])])
             z = torch.nan_to_num(full).to(self.device, vae.dtype) / vae.config.scaling_factor
-            pixels = vae.decode(z).sample[: len(part)]
-            finite += torch.isfinite(pixels).flatten(1).all(1).tolist()
-            pixels, flags = self.pipe.run_safety_checker(
-                torch.nan_to_num(pixels), self.device, self.pipe.dtype
-            )
-            images += self.pipe.image_processor.postprocess(pixels, output_type="pil")
-            flagged += flags or [False] * len(part)
+            pixels = vae.decode(z).sample
+            finite += torch.isfinite(pixels).flatten(1).all(1).tolist()[: len(part)]
+            pixels, flags = self.pipe.checked(torch.nan_to_num(pixels))
+            some = self.pipe.image_processor.postprocess(pixels, output_type="pil")
+            images += cast("list[Image.Image]", some)[: len(part)]
+            flagged += flags[: len(part)]
         return images, flagged, finite
 
 

@@ -11,11 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from sage.core.plan import independent_plan
+from sage.core.plan import independent_plan, shared_plan
+from sage.core.settings import Sampling
+from sage.render import run as run_module
 from sage.render import store as store_module
 from sage.render.command import main
 from sage.render.store import SCHEMA, Store, StoreError
-from sage.render.worker import Worker
+from sage.render.work import Unit
+from sage.render.worker import Recipe, Worker
 from sage.sd.pipeline import SagePipeline
 
 from .conftest import Quiet, content
@@ -65,6 +68,22 @@ def test_a_picture_is_that_of_the_pipeline(render, rows, tiny_folder):
     # The negative prompt is encoded once for many pictures, and not counted.
     spent = output.cost.flops.total - pipe.flops.text_encoder
     assert sum(line["flops"] for line in lines) == pytest.approx(spent, rel=1e-6)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm"])
+def test_the_speed_is_measured_on_runs_that_succeed(tiny_folder, scheduler):
+    recipe = Recipe(str(tiny_folder), None, Sampling(steps=3, scheduler=scheduler), "float32", 4, 1)
+    worker = Worker(recipe, "cpu")
+    for steps in (2, 4):
+        rendered = worker.render(run_module._blank(3, worker.pipe.denoiser_calls(steps)))
+        assert [picture.error for picture in rendered.pictures] == [None] * 3
+
+
+@pytest.mark.parametrize("sharing", ["adaptive", "tree"])
+def test_trees_and_adaptive_runs_are_rendered_too(render, sharing):
+    lines = manifest(render(sampling={"sharing": sharing, "budget": 0.8}, unit=24))
+    assert [line["error"] for line in lines] == [None] * 24
+    assert any(line["nfe"] != 3 for line in lines)
 
 
 def test_the_way_of_a_picture_adds_up(render):
@@ -122,11 +141,6 @@ def test_a_prompt_that_is_not_a_number_takes_nobody_with_it(
 
 
 def test_members_of_a_trunk_that_is_not_a_number_are_rendered_alone(tiny_folder, broken_letter):
-    from sage.core.plan import shared_plan
-    from sage.core.settings import Sampling
-    from sage.render.work import Unit
-    from sage.render.worker import Recipe
-
     def unit(prompts, plan):
         number = len(prompts)
         names = tuple(f"{n}.png" for n in range(number))
