@@ -207,7 +207,7 @@ def _read(file: Path, networks: Mapping[Half, nn.Module]) -> list[_Layers]:
         _refuse_foreign(names)
         tensors = {name: opened.get_tensor(name) for name in names}
     halves: dict[Half, _Layers] = {half: _Layers(half) for half in HALVES}
-    modules = {half: _modules(network) for half, network in networks.items()}
+    modules: dict[Half, _Modules] = {half: _modules(net) for half, net in networks.items()}
     unknown = []
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor.float()).all():

@@ -76,7 +76,7 @@ def outcome_of(report: Mapping[str, Any]) -> Outcome:
 
 
 def known(distances: Sequence[float | None], prompts: Sequence[int]) -> tuple[float, ...]:
-    """The distances of some prompts, without those of pictures that a safety checker blacked out."""
+    """The distances of some prompts, without those of pictures that a checker blacked out."""
     return tuple(d for n in prompts if (d := distances[n]) is not None)
 
 
