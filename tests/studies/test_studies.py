@@ -215,7 +215,7 @@ def test_the_hub_s_judges_add_columns(settings, monkeypatch):
     assert {line["metrics"]["clip_l14"]["value"] for line in found["rows"]} == {0.31}
     assert {line["plain"]["fid"] for line in found["rows"]} == {first["pictures"]}
     assert set(lab.prompts.texts) == {text for text in asked if isinstance(text, str)}
-    path = write(settings.out, found, main_table.figure(found))
+    path = write(settings.out, found, main_table.STUDY.figure(found))
     table = tables.main_block(path.parent, path.parent)
     assert "| FID ↓ |" in table
     assert "OpenAI CLIP score ↑" in table
