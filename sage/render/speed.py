@@ -1,8 +1,9 @@
 """`python -m sage.render.speed`: pictures a second in bulk, beside the pipeline group by group.
 
 Everything in one run and in turn, so that whatever else the machine does falls on all: the pipeline
-called for one group after the other with all cores; bulk workers, one and as many as there are. The
-time in which workers start is left out: it does not grow with the number of prompts.
+called for one group after the other, with one thread and with one for each core; bulk workers, one
+and as many as there are. The time in which workers start is left out: it does not grow with the
+number of prompts. What bulk is compared with is the faster of the two ways of calling groups.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from sage.render.settings import RenderSettings
 from sage.render.worker import Recipe, Worker, png_bytes
 from sage.sd.pipeline import SagePipeline
 
+UNIT = 16  # prompts: many units, so that the first and the last of a worker matter little
 THINGS = ("fox", "rabbit", "owl", "dog", "cat", "bear", "whale", "car")
 PLACES = (
     "in the snow",
@@ -57,6 +59,8 @@ def group_by_group(
 
 def in_bulk(recipe: Recipe, places: Sequence[str], messages: Sequence[bytes]) -> float:
     """Pictures a second of workers, from the first unit that each has finished."""
+    if len(messages) < 3 * len(places):
+        raise ValueError(f"{len(messages)} units are too few for {len(places)} workers.")
     arrivals: list[tuple[float, int]] = []
     for rendered in run_in_processes(recipe, places, messages):
         arrivals.append((time.perf_counter(), len(rendered.pictures)))
@@ -69,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="emoji-scenes")
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--prompts", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
     asked = parser.parse_args(arguments)
@@ -79,26 +84,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = settings.on(places[0].partition(":")[0])
     recipe = Recipe.of(settings)
     worker = Worker(recipe, places[0])
-    texts = [f"a {thing} {place}" for place in PLACES for thing in THINGS] * 4
+    texts = [f"a {thing} {place}" for place in PLACES for thing in THINGS]
+    texts = [texts[n % len(texts)] for n in range(asked.prompts)]
     prompts = [Prompt(n + 1, str(n), text, n) for n, text in enumerate(texts)]
     embeddings = embed(worker.pipe, texts)
     groups = group(prompts, embeddings, sampling)
     shared = plans_of(groups, embeddings, sampling, calls_of(sampling))
-    messages = [unit.to_bytes() for unit in units_of(prompts, shared, 16)]
+    messages = [unit.to_bytes() for unit in units_of(prompts, shared, UNIT)]
     pipe = recipe.load(torch.device(places[0])).pipe
     rates: dict[str, list[float]] = {}
     for _ in range(asked.repeats):
-        torch.set_num_threads(len(devices("cpu", None, 1)))
-        rates.setdefault("group by group", []).append(
-            group_by_group(pipe, prompts, shared, asked.steps)
-        )
+        for threads in sorted({1, len(devices("cpu", None, 1))}):
+            torch.set_num_threads(threads)
+            rates.setdefault(f"group by group, {threads} threads", []).append(
+                group_by_group(pipe, prompts, shared, asked.steps)
+            )
         for number in sorted({1, len(places)}):
             rates.setdefault(f"bulk, {number} workers", []).append(
                 in_bulk(recipe, places[:number], messages)
             )
     load = os.getloadavg()[0]
     print(f"{len(prompts)} prompts, {len(groups)} groups, {asked.steps} steps, load {load:.1f}")
-    base = median(rates["group by group"])
+    base = max(median(values) for name, values in rates.items() if name.startswith("group"))
     for name, values in rates.items():
         spread = f"{min(values):.2f} to {max(values):.2f}"
         print(f"{name}: {median(values):.2f} pictures/s ({spread}), x {median(values) / base:.2f}")
