@@ -337,7 +337,7 @@ def test_sessions_are_bounded_and_the_oldest_is_forgotten_with_its_files(demo):
             holder[f"other {n}"]
         assert "first" not in holder
         assert len(holder.session_data) <= 4
-        assert gone == ["a run"]
+        assert "a run" in gone  # beside what other sessions of this server held
     finally:
         holder.capacity, state.delete_callback = before, callback
 
