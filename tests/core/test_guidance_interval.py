@@ -71,7 +71,7 @@ def test_an_interval_is_rounded_as_a_branch_point_is():
 
 @pytest.mark.parametrize("interval", [(-0.1, 1), (0.5, 0.4), (0, 1.2), (0, float("nan"))])
 def test_an_interval_that_is_none_says_so(tiny, interval):
-    with pytest.raises(ValueError, match="guidance_interval is .*0 <= from <= to <= 1"):
+    with pytest.raises(ValueError, match=r"guidance_interval is .*0 <= from <= to <= 1"):
         tiny(PROMPTS, guidance_scale=3.0, guidance_interval=interval)
 
 

@@ -166,7 +166,8 @@ def check_settings(read, case):
     assert key in MODELS, case
     if values.get("trained"):
         values.pop("trained")
-    check_request(parse_request("\n".join(words), **values, defaults=MODELS[key]), case)
+    # As a list: in the text box, braces in a prompt would be read as a set of prompts.
+    check_request(Request.from_dict({"prompts": words, **values}, MODELS[key]), case)
 
 
 def test_calls(server):

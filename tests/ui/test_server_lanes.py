@@ -59,6 +59,16 @@ def test_whoever_rendered_least_comes_next(clock):
     assert admission.pick([modest, greedy]) is greedy
 
 
+def test_a_clients_own_runs_keep_their_order_however_long_the_choice_takes(clock):
+    moments = iter(range(1000))
+    admission = Admission(ROOMY, lambda: float(next(moments)))
+    done = ticket("me")
+    admission.begin(done)
+    admission.end(done, finished=True)
+    first, second = ticket("me"), ticket("me")
+    assert admission.pick([first, second]) is first
+
+
 def test_an_address_cannot_gain_by_many_sessions(clock):
     admission = Admission(ROOMY, clock)
     for n in range(5):

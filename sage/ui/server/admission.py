@@ -40,7 +40,7 @@ class Client:
     session: str = ""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # two runs that ask for the same are two
 class Ticket:
     """One run that was asked for.
 
@@ -123,14 +123,19 @@ class Admission:
         heard = [ticket for ticket in waiting if ticket.heard()]
         if not heard:
             return None
-        # The order of arrival decides between equals: min takes the first.
-        return min(heard, key=lambda t: (self.share(t.client.address), self.share(t.client)))
+        # The order of arrival decides between equals: min takes the first. All shares are of one
+        # moment: read one after the other, a client's own later run would have the smaller one.
+        now = self._clock()
+        return min(
+            heard, key=lambda t: (self.share(t.client.address, now), self.share(t.client, now))
+        )
 
-    def share(self, who: Client | str) -> float:
+    def share(self, who: Client | str, now: float | None = None) -> float:
         """Seconds that a client or an address rendered of late; half as many count a while on."""
         with self._lock:
             used, then = self._used.get(who, (0.0, 0.0))
-        return used * 0.5 ** ((self._clock() - then) / self.bounds.memory_seconds)
+        age = (self._clock() if now is None else now) - then
+        return used * 0.5 ** (age / self.bounds.memory_seconds)
 
     def begin(self, ticket: Ticket) -> None:
         """The ticket's run starts."""
