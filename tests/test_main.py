@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -30,13 +29,6 @@ def test_help_names_every_command_and_loads_nothing(capsys):
     ]
     loaded = loaded_by("import sage.__main__")
     assert not {"torch", "numpy", "diffusers", "gradio"} & loaded
-
-
-def test_help_takes_no_time():
-    start = time.process_time()
-    used = loaded_by("import sage.__main__, time; assert time.process_time() < 0.5")
-    assert "sage.__main__" in used
-    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("words", [[], ["paint"], ["--version"]])
