@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -29,6 +30,14 @@ def test_help_names_every_command_and_loads_nothing(capsys):
     ]
     loaded = loaded_by("import sage.__main__")
     assert not {"torch", "numpy", "diffusers", "gradio"} & loaded
+
+
+@pytest.mark.rehearsal  # a bound of seconds; that nothing heavy is loaded is held above, always
+def test_help_takes_no_time():
+    start = time.process_time()
+    used = loaded_by("import sage.__main__, time; assert time.process_time() < 0.5")
+    assert "sage.__main__" in used
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize("words", [[], ["paint"], ["--version"]])
