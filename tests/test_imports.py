@@ -74,6 +74,29 @@ def test_imports_go_one_way(folder):
             assert parts[0] not in WITHOUT[folder], f"{path.relative_to(ROOT)} imports {name}"
 
 
+# Inside the page, where the files that lie in no folder but these are for everybody.
+PAGE_MAY_IMPORT = {
+    "html": set(),
+    "server": {"html"},
+    "export": {"html", "server"},
+    "studio": {"html", "server", "export"},
+    "explore": {"html", "server", "export"},
+    "lesson": {"html", "server"},
+}
+TOP_OF_THE_PAGE = {"demo", "api", "travel"}
+
+
+@pytest.mark.parametrize("folder", PAGE_MAY_IMPORT)
+def test_the_page_is_built_from_pieces_that_do_not_know_it(folder):
+    for path in modules(f"ui/{folder}"):
+        for name in imports(path):
+            part = (*name.split("."), "", "")[2] if name.startswith("sage.ui") else ""
+            where = f"{path.relative_to(ROOT)} imports {name}"
+            if part in PAGE_MAY_IMPORT:
+                assert part in PAGE_MAY_IMPORT[folder] | {folder}, where
+            assert part not in TOP_OF_THE_PAGE, where
+
+
 def test_importing_the_library_loads_nothing():
     loaded = loaded_by("import sage")
     assert not loaded & {*FOREIGN, "torch", "numpy"}

@@ -19,12 +19,12 @@ from sage.jobs.request import Request, parse_prompts
 from sage.jobs.sides import adapter_of
 from sage.sd.pipeline import SageOutput
 from sage.ui import kit
+from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.kit import sentences
 from sage.ui.lease import Lease
 from sage.ui.server.files import fresh_folder
 from sage.ui.server.lanes import CHEAP_LANE, RENDER_LANE
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import FIRST_EXAMPLE
 from sage.ui.work import compare_request
 
 

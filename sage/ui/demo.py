@@ -8,8 +8,8 @@ import gradio as gr
 
 from sage.ui.api import add_endpoints
 from sage.ui.evidence import build_evidence
+from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.explore.tab import build_explore
-from sage.ui.export.travel import Travel, wire_travel
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
@@ -19,11 +19,11 @@ from sage.ui.server.limits import BOUNDS
 from sage.ui.server.page import Page
 from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import Layout, build_layout
 from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
+from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
 STYLES = ("style", "tree", "lesson", "explore")

@@ -7,16 +7,13 @@ on the CPU, and what was computed for later stays with that process. Elsewhere n
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from sage.jobs.models import LoadedModel, zero_gpu
 from sage.sd.store import StateStore
 from sage.ui.server.limits import BOUNDS
-
-if TYPE_CHECKING:
-    from sage.ui.shelf import Shelf
 
 Work = Callable[..., Iterator[Any]]  # takes a LoadedModel first; a function of a module
 
@@ -35,6 +32,18 @@ def lease_seconds(flops: float) -> int:
     return round(min(LONGEST_SECONDS, START_SECONDS + flops / FLOPS_A_SECOND))
 
 
+class Models(Protocol):
+    """Where a lease finds its models: the part of `sage.ui.shelf.Shelf` that it needs."""
+
+    def get(self, key: str) -> LoadedModel:
+        """The model; loads it first if need be."""
+        ...
+
+    def loaded(self, key: str) -> LoadedModel | None:
+        """The model, if it is there already."""
+        ...
+
+
 class Lease:
     """Runs generators on the models of a shelf.
 
@@ -42,7 +51,7 @@ class Lease:
         shelf: The models.
     """
 
-    def __init__(self, shelf: "Shelf") -> None:
+    def __init__(self, shelf: Models) -> None:
         self._shelf = shelf
         self._kept = StateStore(BOUNDS.lease_store_bytes)
         self._remote = self._leased() if zero_gpu() else None

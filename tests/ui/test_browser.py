@@ -11,8 +11,8 @@ from gradio_client import Client
 
 from sage.jobs.models import builtin_model
 from sage.ui.demo import build_demo, launch_settings
+from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.handlers import EARLIER, UNFINISHED
 
 from .conftest import PROMPTS, SLOW_RUN

@@ -20,8 +20,8 @@ from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import remove_run, save_run
 from sage.ui.export.lines import LINE, python_lines
 from sage.ui.export.links import read_record
-from sage.ui.export.sheet import MARGIN, SMALL, TEXT, WIDTH, Block, Shot, draw_sheet, wrap
 from sage.ui.html.palette import group_marks
+from sage.ui.html.sheet import MARGIN, SMALL, TEXT, WIDTH, Block, Shot, draw_sheet, wrap
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = "a fox in the snow\na rabbit in the snow\na pizza on a wooden table"

@@ -14,10 +14,10 @@ from sage.jobs.filmstrip import filmstrip
 from sage.jobs.job import arrange, prepare
 from sage.jobs.models import builtin_model, load_model
 from sage.ui.demo import build_demo
+from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.html.views import saving_words
 from sage.ui.shelf import Shelf
 from sage.ui.studio import first
-from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE, example_request
 from sage.ui.studio.first import FOLDER, Stored, find_stored, stored_comparisons
 from sage.ui.studio.form import Run
 from sage.ui.studio.handlers import EARLIER, NOT_YET, Handlers, spelled

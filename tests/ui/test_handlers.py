@@ -8,10 +8,10 @@ import pytest
 
 from sage.core.calibration import Calibration
 from sage.core.settings import settings_of
+from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.html.prose import STOPPING
 from sage.ui.kit import acknowledge_stop
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import EXAMPLE_SETS
 from sage.ui.studio.form import Form
 from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, known_words
 from sage.ui.studio.rendering import done_words

@@ -14,7 +14,7 @@ from sage.ui.html.pictures import (
     score_words,
     strip_rows,
 )
-from sage.ui.studio.strip import Strip, StripRow, make_strip
+from sage.ui.html.strip import Strip, StripRow, make_strip
 
 from .reader import HOSTILE, Reader
 

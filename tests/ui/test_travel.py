@@ -7,9 +7,9 @@ import pytest
 
 from sage.jobs.request import parse_request
 from sage.ui.export.links import link_query
-from sage.ui.export.travel import Travel
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import build_layout
+from sage.ui.travel import Travel
 
 from .conftest import PROMPTS, changed, make_form, names_of, values_of
 

@@ -15,10 +15,10 @@ from sage.core.settings import Choice, settings_of
 from sage.jobs.grid import Axis, Grid, RowFrame, Trace, axes
 from sage.jobs.request import Request, parse_request
 from sage.ui import kit
+from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.html import grids, views
 from sage.ui.html.prose import TRAINED
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import EXAMPLE_SETS
 
 ALL = "all"
 FIRST = next(example for example in EXAMPLE_SETS if example.key == "two").prompts[:4:2]

@@ -16,8 +16,8 @@ from sage.core.settings import SCHEDULERS
 from sage.jobs.compare import Comparison
 from sage.jobs.models import ModelSpec
 from sage.ui.export.lines import python_lines
-from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.palette import prompt_marks
+from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.html.words import percent_text, saved_text, span_text
 from sage.ui.server.files import fresh_folder
 

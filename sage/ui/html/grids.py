@@ -16,10 +16,10 @@ from PIL import Image
 from sage.core.plan import Plan, Row
 from sage.jobs.grid import Grid, GridCost, RowFrame, Trace, axes
 from sage.jobs.request import Request
-from sage.ui.export.sheet import Block, draw_sheet
-from sage.ui.export.sheet import Shot as SheetShot
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.pictures import picture_source
+from sage.ui.html.sheet import Block, draw_sheet
+from sage.ui.html.sheet import Shot as SheetShot
 from sage.ui.html.views import badge, note
 from sage.ui.html.words import flops_text, percent_text, plural, seconds_text
 

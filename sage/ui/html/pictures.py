@@ -15,9 +15,9 @@ from PIL import Image
 
 from sage.core.plan import Group
 from sage.ui.html.palette import Mark, prompt_marks
+from sage.ui.html.strip import Strip, StripRow
 from sage.ui.html.views import badge
 from sage.ui.html.words import plural
-from sage.ui.studio.strip import Strip, StripRow
 
 SIDES = {"shared": "shared", "independent": "alone", "fewer": "fewer steps"}  # from left to right
 LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"

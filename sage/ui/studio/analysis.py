@@ -11,11 +11,11 @@ from sage.jobs.job import Job, arrange, prepare
 from sage.jobs.models import ModelSpec
 from sage.jobs.request import Request
 from sage.ui.html.matrix import matrix_order
+from sage.ui.html.strip import Strip
 from sage.ui.html.words import unseen_words
 from sage.ui.shelf import Shelf
 from sage.ui.studio.first import Stored, find_stored
 from sage.ui.studio.form import Run
-from sage.ui.studio.strip import Strip
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from sage.core.cost import ModelFlops
 from sage.core.grouping import Grouping, group_prompts
 from sage.core.plan import Plan, branch_step_from_ratio, independent_plan, shared_plan
 from sage.jobs.request import Request
+from sage.ui.html.strip import Strip, TrunkSheet
 from sage.ui.studio.form import same_but_branch_point
-from sage.ui.studio.strip import Strip, TrunkSheet
 
 FOLDER = Path(__file__).resolve().parents[3] / "assets" / "ui" / "first"
 

@@ -10,7 +10,7 @@ from sage.jobs.job import calls_of
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
 from sage.ui.html.pictures import Row
-from sage.ui.studio.strip import Strip
+from sage.ui.html.strip import Strip
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
+from sage.ui.examples import ExampleSet
 from sage.ui.export.links import link_query
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
@@ -32,7 +33,6 @@ from sage.ui.kit import Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze, strip_of
-from sage.ui.studio.examples import ExampleSet
 from sage.ui.studio.first import Stored, find_stored
 from sage.ui.studio.form import Form, Run
 from sage.ui.studio.layout import Layout

@@ -11,6 +11,7 @@ from sage.core.settings import NUM_PROMPTS, settings_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request
 from sage.ui import kit
+from sage.ui.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.export.downloads import remove_run
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
@@ -27,7 +28,6 @@ from sage.ui.html.prose import (
     TRAINED,
 )
 from sage.ui.shelf import Shelf
-from sage.ui.studio.examples import EXAMPLE_SETS, FIRST_EXAMPLE
 from sage.ui.studio.form import Form, branch_point
 from sage.ui.studio.results import NO_BARS
 

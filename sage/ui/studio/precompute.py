@@ -20,10 +20,10 @@ from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
 from sage.sd.pipeline import SageStep
 from sage.sd.store import StateStore
-from sage.ui.studio.examples import EXAMPLE_SETS, ExampleSet, example_request
+from sage.ui.examples import EXAMPLE_SETS, ExampleSet, example_request
+from sage.ui.html.strip import with_trunks
 from sage.ui.studio.first import FOLDER, Stored
 from sage.ui.studio.results import frames_strip
-from sage.ui.studio.strip import with_trunks
 
 log = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from sage.ui.html import cost_bars
 from sage.ui.html.cost_bars import Bar
 from sage.ui.html.outcome import Outcome, known, outcome_words, seconds_of
 from sage.ui.html.pictures import Row, picture_source, row_of
+from sage.ui.html.strip import Side, Strip, StripRow, make_strip
 from sage.ui.html.words import STAGES
 from sage.ui.studio.first import Stored
-from sage.ui.studio.strip import Side, Strip, StripRow, make_strip
 
 NO_BARS = "Appears when both sides have run."
 REUSED = "Not measured: evaluations were taken from an earlier run."
