@@ -14,6 +14,19 @@ import torch
 torch.set_num_threads(1)
 
 
+WORKERS = 4  # each holds models and pages of its own: about 2 GB
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Processes of a run: for folders one a core; for chosen files and for rehearsals none.
+
+    To start them takes seconds, and what is measured wants the machine for itself.
+    """
+    folders = all(Path(arg).is_dir() for arg in config.args)
+    alone = {"rehearsal", "gpu"} & set(config.option.markexpr.replace("not rehearsal", "").split())
+    return min(len(os.sched_getaffinity(0)), WORKERS) if folders and not alone else 0
+
+
 def _tokenizer():
     from transformers import CLIPTokenizer
 
