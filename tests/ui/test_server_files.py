@@ -12,7 +12,14 @@ import pytest
 from filelock import FileLock
 
 from sage.ui.server import files
-from sage.ui.server.files import clear_abandoned, clear_old, fresh_folder, home, workplace
+from sage.ui.server.files import (
+    clear_abandoned,
+    clear_old,
+    fresh_folder,
+    home,
+    open_workplace,
+    workplace,
+)
 
 from .conftest import PROMPTS
 from .test_server_lanes import ask, read
@@ -24,7 +31,14 @@ import sys, tempfile, time, types
 package = sys.modules["sage"] = types.ModuleType("sage")
 package.__path__ = [sys.argv[2] + "/sage"]
 tempfile.tempdir = sys.argv[1]
-from sage.ui.server.files import end_on_sigterm, fresh_folder
+from sage.ui.server.files import (
+    clear_abandoned,
+    clear_old,
+    fresh_folder,
+    home,
+    open_workplace,
+    workplace,
+)
 end_on_sigterm()
 (fresh_folder() / "picture.png").write_bytes(b"x")
 print("ready", flush=True)
@@ -142,3 +156,15 @@ def test_a_folder_of_files_cannot_be_listed(server):
         f"{folder}/../..{files.LOCK}",
     ):
         assert httpx.get(address).status_code in (403, 404)
+
+
+def test_a_workplace_is_locked_before_it_is_there(tmp_path, monkeypatch):
+    """A process that begins at the same moment clears away what nobody has locked."""
+    made = Path.mkdir
+
+    def another_begins(folder, *arguments, **options):
+        made(folder, *arguments, **options)
+        clear_abandoned(tmp_path)
+
+    monkeypatch.setattr(Path, "mkdir", another_begins)
+    assert open_workplace(tmp_path).is_dir()

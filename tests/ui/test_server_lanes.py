@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from gradio_client import Client as Program
 
 from sage.ui.api import arguments
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
+from sage.ui.server.lanes import work_of
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
 
@@ -132,6 +134,45 @@ def test_the_wait_is_what_such_runs_took(clock):
     admission.begin(running)
     clock.now += 5
     assert admission.wait([ticket(units=50)]) == pytest.approx(15 + 10)
+
+
+def test_a_run_that_failed_tells_nothing_of_the_speed(clock):
+    admission = Admission(ROOMY, clock)
+    render(admission, clock, ticket(units=100), 10)
+    refused = ticket(units=16.0)
+    admission.begin(refused)
+    admission.end(refused, finished=False)
+    assert admission.seconds(ticket(units=100)) == pytest.approx(10)
+
+
+def test_a_short_run_that_loads_a_model_does_not_stand_for_the_speed(clock):
+    admission = Admission(BOUNDS, clock)
+    render(admission, clock, ticket(units=2), 20)
+    render(admission, clock, ticket(units=120), 6)
+    assert admission.seconds(ticket(units=120)) < 25  # a mean of the two speeds says 840 s
+
+
+def test_a_wait_is_never_longer_than_an_hour():
+    assert BusyError("Busy.", 1e300).seconds == 3600
+    assert BusyError("Busy.", float("inf")).seconds == 3600
+
+
+def listener(*names):
+    parts = [SimpleNamespace(elem_id=None, label=name) for name in names]
+    return SimpleNamespace(inputs=parts, api_name="compare")
+
+
+@pytest.mark.parametrize(
+    ("steps", "counted"),
+    [
+        *[(30, 30), ("12", 12), (0, 30), (None, 30), (1e-300, 2), (-5, 2), (1e300, 100)],
+        *[(float("nan"), 30), (float("inf"), 30), ("many", 30), ([1], 30), (10**400, 30)],
+    ],
+)
+def test_work_counts_within_the_limits_whatever_was_sent(steps, counted):
+    asked = ["a fox\na dog", steps, 3, "tiny"]
+    kind, units = work_of(listener("prompts", "steps", "repeats", "model"), asked)
+    assert (kind, units) == ("compare tiny", 2 * counted * 3)
 
 
 def test_what_is_remembered_of_clients_is_bounded(clock):
@@ -295,6 +336,18 @@ def _read_until(server, stop):
                 return
 
 
+def test_a_wrong_number_does_not_change_how_long_others_wait(server, demo):
+    """One call with 1e-300 steps once made every wait 1e290 s, and others were refused."""
+    admission = demo._queue.admission
+    compare_as(server, demo, "before", seed=1)
+    eventually(lambda: not admission._running)
+    told = dict(admission._spent)
+    (wrong,) = compare_as(server, demo, "wrong", steps=1e-300)
+    assert "The number of steps" in wrong["output"]["error"]
+    eventually(lambda: not admission._running)
+    assert admission._spent == told
+
+
 def test_everyone_in_line_gets_one_answer_of_their_own(server, demo):
     """Eight programs at once: none lost, none twice."""
     with ThreadPoolExecutor(8) as pool:
@@ -302,7 +355,9 @@ def test_everyone_in_line_gets_one_answer_of_their_own(server, demo):
             pool.map(lambda n: compare_as(server, demo, f"program-{n}", seed=n), range(8))
         )
     for number, finished in enumerate(answers):
-        assert [done["output"]["data"][2]["seeds"][0] for done in finished] == [number]
+        outputs = [done["output"] for done in finished]
+        assert not any("error" in output for output in outputs), outputs
+        assert [output["data"][2]["seeds"][0] for output in outputs] == [number]
 
 
 def compare_as(server, demo, session, **changes):

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
-from sage.ui.server.limits import BOUNDS, Bounds
+from sage.ui.server.limits import BOUNDS, HOUR, Bounds
+
+UNKNOWN_SPEED = 0.05  # seconds a unit, until a run has been measured
+KEPT = 0.7  # of what earlier runs told, at each new one
 
 
 class BusyError(ValueError):
@@ -23,7 +26,7 @@ class BusyError(ValueError):
     """
 
     def __init__(self, why: str, seconds: float) -> None:
-        self.seconds = max(1, math.ceil(seconds))
+        self.seconds = max(1, math.ceil(min(seconds, HOUR)))
         super().__init__(f"{why} Try again in about {self.seconds} s.")
 
 
@@ -46,7 +49,7 @@ class Ticket:
 
     Attributes:
         client: Who asks.
-        kind: Which listener; each has its own speed.
+        kind: Which listener and model; each has its own speed.
         units: Prompts times steps, for the time that it will take.
         heard: Whether somebody reads the answer now.
         refusal: Why it will not run, if it will not.
@@ -74,14 +77,15 @@ class Admission:
         self.bounds = bounds
         self._clock = clock
         self._lock = Lock()
-        self._speed: dict[str, float] = {}  # seconds a unit, by kind
+        self._spent: dict[str, tuple[float, float]] = {}  # seconds and units of late, by kind
         self._used: dict[Client | str, tuple[float, float]] = {}  # seconds rendered, as of when
         self._running: list[Ticket] = []
 
     def seconds(self, ticket: Ticket) -> float:
         """How long a run will take, from what such runs took."""
         with self._lock:
-            known = self._speed.get(ticket.kind, max(self._speed.values(), default=None) or 0.05)
+            speeds = {kind: seconds / units for kind, (seconds, units) in self._spent.items()}
+        known = speeds.get(ticket.kind, max(speeds.values(), default=UNKNOWN_SPEED))
         return ticket.units * known
 
     def wait(self, waiting: Iterable[Ticket]) -> float:
@@ -144,7 +148,12 @@ class Admission:
             self._running.append(ticket)
 
     def end(self, ticket: Ticket, finished: bool) -> None:
-        """The ticket's run is over; if it finished, it tells how fast such runs are."""
+        """The ticket's run is over; if it gave an answer, it tells how fast such runs are.
+
+        One that failed or was left tells nothing: a wrong argument is refused in a millisecond,
+        whatever amount of work it named. Sums, and not a mean of speeds: what a run costs beside
+        its work, loading a model above all, must not stand for the speed because a run was short.
+        """
         now = self._clock()
         seconds = now - (ticket.started if ticket.started is not None else now)
         shares = {who: self.share(who) + seconds for who in (ticket.client, ticket.client.address)}
@@ -156,6 +165,8 @@ class Admission:
             while len(self._used) > self.bounds.clients:
                 self._used.pop(next(iter(self._used)))
             if finished and ticket.units:
-                each = seconds / ticket.units
-                before = self._speed.get(ticket.kind, each)
-                self._speed[ticket.kind] = 0.7 * before + 0.3 * each
+                before = self._spent.get(ticket.kind, (0.0, 0.0))
+                self._spent[ticket.kind] = (
+                    KEPT * before[0] + seconds,
+                    KEPT * before[1] + ticket.units,
+                )

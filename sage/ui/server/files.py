@@ -51,9 +51,9 @@ def open_workplace(parent: Path) -> Path:
     """A fresh folder that is removed with the process; those of processes that are gone go now."""
     clear_abandoned(parent)
     folder = parent / f"{os.getpid()}-{secrets.token_hex(8)}"
-    folder.mkdir(mode=0o700)
     lock = FileLock(folder.with_name(folder.name + LOCK))
-    lock.acquire()
+    lock.acquire()  # first: a folder without a lock is one that a process beginning now clears away
+    folder.mkdir(mode=0o700)
     atexit.register(_close, folder, lock, os.getpid())
     return folder
 

@@ -5,6 +5,7 @@ what nobody reads to its end, and summarises its history in a table after every 
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -16,9 +17,12 @@ import fastapi
 from gradio.block_function import BlockFunction
 from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, Queue
-from gradio.server_messages import ProcessCompletedMessage
+from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
+from sage.core.settings import NUM_PROMPTS, Number, settings_of
+from sage.jobs.grid import PER_AXIS
+from sage.jobs.repeats import REPEATS
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.errors import UnheardError
 from sage.ui.server.files import clear_old, workplace
@@ -29,7 +33,8 @@ RENDER = "render"
 RENDER_LANE: dict[str, Any] = {"concurrency_id": RENDER, "concurrency_limit": 1}
 CHEAP_LANE: dict[str, Any] = {"concurrency_id": "cheap", "concurrency_limit": BOUNDS.cheap}
 POLL_SECONDS = 0.01  # how often the queue is looked through; gradio's 1 ms costs 5 % of a core
-USUAL_STEPS = 30  # of a request that leaves them to the model
+STEPS = settings_of()["steps"]
+MODEL_CHARS = 100  # of a name that nobody has checked yet
 UNHEARD = "Nobody read the answer, so the run was dropped before it began. Ask again."
 TICKET: ContextVar[Ticket | None] = ContextVar("ticket", default=None)
 
@@ -56,25 +61,34 @@ def require_listener() -> None:
         raise UnheardError
 
 
-def work_units(fn: BlockFunction, data: Sequence[Any]) -> float:
-    """Prompts times steps times runs of a request that nobody has checked yet.
+def work_of(fn: BlockFunction, data: Sequence[Any]) -> tuple[str, float]:
+    """What a request that nobody has checked yet asks for: its kind, and prompts × steps × runs.
 
-    The components are known by their names: those of the endpoints, or the page's.
+    The components are known by their names: those of the endpoints, or the page's. Numbers count
+    as if they were within their limits: what is outside is refused later, and fails at once.
     """
     given: dict[str, Any] = {}
     for block, value in zip(fn.inputs, data, strict=False):
         name = getattr(block, "elem_id", None) or getattr(block, "label", None) or ""
         given[str(name).removeprefix("explore-")] = value
-    prompts = min(16, max(1, str(given.get("prompts", "")).strip().count("\n") + 1))
-    try:
-        steps = min(100.0, max(0.0, float(given.get("steps") or USUAL_STEPS)))
-    except (TypeError, ValueError, OverflowError):
-        steps = USUAL_STEPS
-    runs = 1
+    prompts = str(given.get("prompts", "")).strip().count("\n") + 1
+    units = float(min(NUM_PROMPTS.high, prompts)) * _steps(given.get("steps"))
     for axis in ("across-values", "down-values"):
         values = given.get(axis)
-        runs *= min(8, max(1, len(values))) if isinstance(values, list) else 1
-    return prompts * steps * runs
+        units *= min(PER_AXIS.high, max(1, len(values))) if isinstance(values, list) else 1
+    repeats = given.get("repeats")
+    units *= repeats if type(repeats) is int and repeats in REPEATS else 1
+    return f"{fn.api_name} {str(given.get('model') or '')[:MODEL_CHARS]}", units
+
+
+def _steps(value: Any) -> float:
+    """Steps within their limits; the usual number where they are left to the model."""
+    assert isinstance(STEPS, Number)
+    try:
+        steps = float(value or STEPS.default)
+    except (TypeError, ValueError, OverflowError):
+        steps = math.nan
+    return min(STEPS.high, max(STEPS.low, steps if math.isfinite(steps) else STEPS.default))
 
 
 class Lanes(Queue):
@@ -102,6 +116,12 @@ class Lanes(Queue):
         self.loop = asyncio.get_running_loop()
         run_coro_in_background(self._sweep_while_running)
 
+    def send_message(self, event: Event, event_message: EventMessage) -> None:
+        """Hands a message to whoever reads; the last one tells whether the run succeeded."""
+        if isinstance(event_message, ProcessCompletedMessage):
+            event.succeeded = event_message.success  # type: ignore[attr-defined]
+        super().send_message(event, event_message)
+
     # -- coming in ---------------------------------------------------------------------------
 
     async def push(
@@ -118,7 +138,7 @@ class Lanes(Queue):
         if fn.concurrency_id != RENDER:
             return await super().push(body, request, username)
         client = Client(_address(request), "" if body.simple_format else body.session_hash or "")
-        ticket = Ticket(client, str(fn.api_name), work_units(fn, body.data))
+        ticket = Ticket(client, *work_of(fn, body.data))
         ticket.refusal = self.admission.refuse(ticket, self._in_line())
         if ticket.refusal is not None and body.simple_format:
             raise _too_many(ticket.refusal)
@@ -198,7 +218,7 @@ class Lanes(Queue):
             await super().process_events(events, batch, begin_time, fn)
         finally:
             if counted is not None:
-                self.admission.end(counted, finished=event.alive)
+                self.admission.end(counted, finished=event.alive and _succeeded(event))
             if event.session_hash == event._id:  # a call without a session has no later ones
                 self.blocks.state_holder.forget(event._id)  # type: ignore[attr-defined]
 
@@ -236,6 +256,10 @@ class Lanes(Queue):
 
 def _ticket(event: Event) -> Ticket | None:
     return getattr(event, "ticket", None)
+
+
+def _succeeded(event: Event) -> bool:
+    return getattr(event, "succeeded", False)
 
 
 def _refused(event: Event) -> bool:
