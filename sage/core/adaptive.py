@@ -134,7 +134,8 @@ class Adapted:
     probed: Probed | None = None
 
 
-def sample_adaptively(
+# As `sampling.sample`, and two arguments more: the rule and what it looks at.
+def sample_adaptively(  # noqa: PLR0913
     denoise: Callable[[int], Denoiser],
     solver: Solver,
     groups: Sequence[Group],

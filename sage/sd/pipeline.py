@@ -290,7 +290,8 @@ class SagePipeline(ModelPipeline):
         }
         return tuple(outputs[ratio] for ratio in ratios)
 
-    def stream(
+    # As many arguments as diffusers' own call: what is not in `Sampling` says how to run, not what.
+    def stream(  # noqa: PLR0913
         self,
         prompts: Sequence[str] | str | None = None,
         sampling: Sampling | None = None,

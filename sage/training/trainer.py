@@ -108,28 +108,10 @@ class Trainer:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PREPARING)],
         )
         _check_folder(self.folder, resume, settings)
-        self.pipe = pipe = open_pipeline(settings.model, accelerator.device)[1]
-        shown = accelerator.is_local_main_process
-        self.data: PromptGroups = self._first_process_first(
-            lambda: prepare(*data_from(settings, picture_side(pipe)), pipe, settings, shown)
-        )
+        self.pipe = open_pipeline(settings.model, accelerator.device)[1]
+        self._open_data(data_from)
         self._freeze()
-        self.rollouts: Rollouts | None = None
-        if settings.loss == "twins":
-            self.rollouts = self._first_process_first(
-                lambda: roll_out(pipe, self.data, settings, shown)
-            )
-        self.adapter = Adapter(
-            pipe.unet, settings.rank, settings.alpha, settings.targets, settings.seed
-        )
-        optimizer = torch.optim.AdamW(
-            self.adapter.values, lr=settings.rate, weight_decay=settings.decay
-        )
-        self.model, self.optimizer = accelerator.prepare(pipe.unet.train(), optimizer)
-        config = pipe.scheduler.config
-        alphas = pipe.scheduler.alphas_cumprod.to(accelerator.device)
-        self.levels = NoiseLevels(alphas, config["prediction_type"])
-        self.uncond = pipe.encode([""])  # (1, L, D)
+        self._open_adapter()
         self.step, self.seconds = 0, 0.0
         if resume:
             self._restore()
@@ -138,6 +120,34 @@ class Trainer:
             _cut_log(self.folder / LOG, self.step)
         if _has_tensorboard():
             accelerator.init_trackers("log")
+
+    def _open_data(self, data_from: OpenSource) -> None:
+        """Groups of captions and, where the loss needs them, what the plain model makes of them."""
+        settings, pipe = self.settings, self.pipe
+        shown = self.accelerator.is_local_main_process
+        self.data: PromptGroups = self._first_process_first(
+            lambda: prepare(*data_from(settings, picture_side(pipe)), pipe, settings, shown)
+        )
+        self.rollouts: Rollouts | None = None
+        if settings.loss == "twins":
+            self.rollouts = self._first_process_first(
+                lambda: roll_out(pipe, self.data, settings, shown)
+            )
+
+    def _open_adapter(self) -> None:
+        """The weights that are trained, their optimizer, and the constants of the loss."""
+        settings, pipe = self.settings, self.pipe
+        self.adapter = Adapter(
+            pipe.unet, settings.rank, settings.alpha, settings.targets, settings.seed
+        )
+        optimizer = torch.optim.AdamW(
+            self.adapter.values, lr=settings.rate, weight_decay=settings.decay
+        )
+        self.model, self.optimizer = self.accelerator.prepare(pipe.unet.train(), optimizer)
+        config = pipe.scheduler.config
+        alphas = pipe.scheduler.alphas_cumprod.to(self.accelerator.device)
+        self.levels = NoiseLevels(alphas, config["prediction_type"])
+        self.uncond = pipe.encode([""])  # (1, L, D)
 
     def _first_process_first(self, make: Callable[[], T]) -> T:
         """What `make` gives; the other processes find in the cache what the first one has kept.

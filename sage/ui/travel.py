@@ -155,6 +155,17 @@ def wire_travel(page: Layout, travel: Travel, arrived: Any) -> None:
         _then_fill(page, travel, begun, name)
 
 
+def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
+    """What a link or a record sets, but for what was set earlier."""
+    return [
+        *(part for part in page.form if part not in earlier),
+        *(part for part in page.own_settings if part not in page.form),
+        *(() if page.model_note in page.own_settings else (page.model_note,)),
+        page.opened,
+        page.travel_note,
+    ]
+
+
 def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
     """After an event, fills the form in an order in which it is always valid.
 
@@ -167,13 +178,6 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
         (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
     )
     calls = [page.controls["steps"], page.controls["scheduler"]]
-    filled: list[Component] = [
-        *(part for part in page.form if part not in (page.branch_call, *calls)),
-        *(part for part in page.own_settings if part not in page.form),
-        *(() if page.model_note in page.own_settings else (page.model_note,)),
-        page.opened,
-        page.travel_note,
-    ]
     begun.then(
         steps,
         [source, page.controls["steps"]],
@@ -190,7 +194,7 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
     ).then(
         fill,
         [source],
-        filled,
+        _filled(page, [page.branch_call, *calls]),
         js="() => [location.search]" if link else None,
         api_name=f"open_{name}",
         **QUICK,
