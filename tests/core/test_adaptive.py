@@ -112,9 +112,7 @@ def test_only_those_who_disagree_part(tiny, rows_run, trunk):
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.5, 1.0), (0.0, 0.0)])
 @pytest.mark.parametrize("fresh", [0.0, 0.5])
 @pytest.mark.parametrize("average", [False, True])
-def test_what_is_run_is_what_is_counted(
-    tiny, rows_run, threshold, interval, fresh, average
-):
+def test_what_is_run_is_what_is_counted(tiny, rows_run, threshold, interval, fresh, average):
     rule = AdaptiveRule(threshold, 0.2, 0.7, every=2, average=average)
     arguments = GUIDED | {"guidance_interval": interval, "fresh_noise": fresh}
     output = tiny(PROMPTS, adaptive=rule, **arguments)
