@@ -25,7 +25,7 @@ from sage.training.coco import read_coco
 from sage.training.data import FileSource, embed_all, picture_side, squared
 from sage.world.captions import caption
 from sage.world.scenes import Painter, Scene, sample_scene
-from sage.world.vocabulary import PLACE_BY_NAME
+from sage.world.words import model_words
 
 SEED = 30_260_101  # scenes of their own: training draws from seed 0
 PAINTINGS = 3  # real pictures of each scene, so that the reference set is not smaller than a row
@@ -99,7 +99,7 @@ class PromptSet:
         """For each prompt of a scene, whether it names the place: [N] bool."""
         return np.array(
             [
-                any(text.endswith(phrase) for phrase in PLACE_BY_NAME[scene.place].phrases)
+                any(text.endswith(phrase) for phrase in model_words().place[scene.place].phrases)
                 for text, scene in zip(self.texts, self.scenes or (), strict=True)
             ]
         )
