@@ -200,7 +200,8 @@
     if (step < live.step || live.key !== planText) live = { key: planText, seen: new Map() };
     live.step = step;
     for (const { members, start, stop } of plan.segments) {
-      const shot = members.length > 1 && start < step && step <= stop && one(`.sage-pair[data-p="${members[0]}"] .sage-shared img`, pairs);
+      const at = `.sage-pair[data-p="${members[0]}"]`;
+      const shot = members.length > 1 && start < step && step <= stop && (one(`${at} .sage-expected img`, pairs) ?? one(`${at} .sage-shared img`, pairs));
       if (shot) live.seen.set(seenKey(members, step), shot.src);
     }
   };
@@ -222,16 +223,17 @@
     const host = one("#plan .sage-plan");
     if (!host || !readPlan() || !host.clientWidth) return;
     const pairs = one("#pictures .sage-pairs"), state = pairs?.dataset.state;
-    const grown = state === "live" || state === "unfinished" ? Number(pairs.dataset.step ?? 0) : plan.steps;
+    const grown = ["live", "look", "unfinished"].includes(state) ? Number(pairs.dataset.step ?? 0) : plan.steps;
+    const finished = (pairs?.dataset.finished ?? "").split(" ").filter(Boolean).map(Number);
     const { groups, steps, sharing } = plan;
     const local = sharing === "groups" && point !== plan.point;
     const segments = local ? sageTree.groupsPlan(groups, steps, point) : plan.segments;
     const sheets = [one("#pictures .sage-trunks")?.complete, one("#pictures .sage-sheet")?.src.length];
-    const as = [planText, point, grown, host.clientWidth, host.clientHeight, state, ...sheets, live.seen.size].join("|");
+    const as = [planText, point, grown, host.clientWidth, host.clientHeight, state, finished, ...sheets, live.seen.size].join("|");
     if (as === drawnAs && one("svg", host).childElementCount) return;
     drawnAs = as;
     const shown = { ...plan, segments };
-    sageTree.drawLines(one("svg", host), shown, grown);
+    sageTree.drawLines(one("svg", host), shown, grown, finished);
     const size = parseFloat(getComputedStyle(host).getPropertyValue("--thumb")) || 44;
     sageTree.placeThumbs(one(".sage-thumbs", host), shown, (segment, step) => pictureAt(segment, step, shown), { size, grown });
     const guide = one(".sage-guide", host);
@@ -414,7 +416,10 @@
   const cutAt = (value) => one(".sage-wipe")?.style.setProperty("--cut", `${value}%`);
   const lookCloser = (pair) => {
     const look = closer(), wipe = one(".sage-wipe", look);
-    for (const [layer, side] of [["under", "shared"], ["over", "independent"]]) {
+    const first = one(".sage-expected", pair) ? "expected" : "independent"; // of a look, or of both sides
+    const ends = all(".sage-ends span", look);
+    for (const [k, layer, side] of [[1, "under", "shared"], [0, "over", first]]) {
+      ends[k].textContent = one(`.sage-${side} b`, pair)?.textContent ?? "";
       const from = one(`.sage-${side} img`, pair), to = one(`.sage-${layer}`, wipe);
       to.hidden = !from;
       if (from) [to.src, to.alt] = [from.src, from.alt];
@@ -522,6 +527,14 @@
       rival: () => toggle(button, "sage-rivals"),
     };
     acts[button.dataset.do]?.();
+  });
+
+  // -- ticks on the pictures of a look: which prompts are to be finished ---------------------------
+  document.addEventListener("change", (event) => {
+    const box = one("#chosen textarea, #chosen input");
+    if (!event.target.matches?.("#pictures [data-tick]") || !box) return;
+    box.value = all("#pictures [data-tick]:checked").map((tick) => tick.dataset.tick).join(" ");
+    box.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
   // -- words of the vocabulary are tapped into the prompts ------------------------------------------

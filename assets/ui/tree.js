@@ -51,9 +51,10 @@ window.sageTree ??= (() => {
 
   /**
    * Draws the lines of a plan into an <svg>; what is not yet grown stays pale.
-   * plan: {steps, segments, order, colors}; grown: how many steps are done, all of them without it.
+   * plan: {steps, segments, order, colors}; grown: how many steps are done, all of them without it;
+   * finished: prompts whose own branch is at its end all the same.
    */
-  const drawLines = (svg, plan, grown = plan.steps) => {
+  const drawLines = (svg, plan, grown = plan.steps, finished = []) => {
     const { steps, segments, order, colors } = plan;
     svg.setAttribute("viewBox", `0 0 ${steps} ${order.length}`);
     svg.setAttribute("preserveAspectRatio", "none");
@@ -73,7 +74,8 @@ window.sageTree ??= (() => {
       element("path", { class: "sage-hit", d }, line);
       element("path", { class: "sage-pale", d, "stroke-width": lineWidth(members) }, line);
       const path = element("path", { d, "stroke-width": lineWidth(members) }, line);
-      if (grown < steps) path.setAttribute("clip-path", `url(#${clip})`);
+      const whole = members.length === 1 && finished.includes(members[0]);
+      if (grown < steps && !whole) path.setAttribute("clip-path", `url(#${clip})`);
     });
   };
 

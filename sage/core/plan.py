@@ -172,6 +172,27 @@ class Plan:
             return 0
         return self._is_branch(index) + self._branches(self.segments[index].parent)
 
+    def until(self, step: int) -> "Plan":
+        """Its first steps, as a plan of their own: what a run has spent that stops there.
+
+        Raises:
+            ValueError: If it has fewer steps, or none are asked for.
+        """
+        if not 1 <= step <= self.steps:
+            raise ValueError(f"The plan is to end at step {step}; allowed are 1 to {self.steps}.")
+        begun = [i for i, segment in enumerate(self.segments) if segment.start < step]
+        place = {i: n for n, i in enumerate(begun)}
+        kept = (self.segments[i] for i in begun)
+        return Plan(
+            step,
+            tuple(
+                replace(
+                    s, stop=min(s.stop, step), parent=None if s.parent is None else place[s.parent]
+                )
+                for s in kept
+            ),
+        )
+
     def splits_at(self, step: int) -> bool:
         """Whether the rows of a step differ from those of the step before."""
         return step in self._split_steps

@@ -132,3 +132,32 @@ def prompt_rows(rows: Sequence[Row], device: torch.device | str = "cpu") -> Tens
     """For each prompt, the row that stands for it: [N] int64."""
     place = {prompt: r for r, row in enumerate(rows) for prompt in row}
     return torch.tensor([place[n] for n in range(len(place))], device=device)
+
+
+def only(state: State, prompts: Sequence[int]) -> State:
+    """The state of some prompts, numbered anew: from it they can be finished without the rest.
+
+    Args:
+        state: In which each of them is alone in its row.
+        prompts: Which, in the order of their new numbers.
+
+    Raises:
+        ValueError: If a prompt still shares its row, or is none of the state's.
+    """
+    place = {row[0]: r for r, row in enumerate(state.rows) if len(row) == 1}
+    if missing := [n for n in prompts if n not in place]:
+        raise ValueError(f"Prompt {missing[0]} is not alone after step {state.step}.")
+    rows = torch.tensor([place[n] for n in prompts], device=state.x.device)
+    return State(
+        state.step,
+        tuple((n,) for n in range(len(prompts))),
+        state.x[rows],
+        state.denoised[rows],
+        tuple(m[rows] for m in state.memory),
+    )
+
+
+def moved(state: State, device: torch.device | str) -> State:
+    """The state with its tensors on a device."""
+    x, denoised = state.x.to(device), state.denoised.to(device)
+    return State(state.step, state.rows, x, denoised, tuple(m.to(device) for m in state.memory))

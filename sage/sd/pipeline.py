@@ -32,7 +32,7 @@ from sage.core.plan import (
     shared_plan,
     steps_between,
 )
-from sage.core.sampling import State, in_prompt_order, prompt_rows, sample
+from sage.core.sampling import State, in_prompt_order, moved, prompt_rows, sample
 from sage.core.settings import Sampling, settings_of
 from sage.core.solver import Solver
 from sage.core.trunk import Denoiser, Trunk, queries
@@ -302,6 +302,7 @@ class SagePipeline(ModelPipeline):
         negative_prompt: str | None = "",
         output_type: OutputType = "pil",
         reuse: StateStore | None = None,
+        start: State | None = None,
         adaptive: AdaptiveRule | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
         exact: bool | None = False,
@@ -329,6 +330,9 @@ class SagePipeline(ModelPipeline):
                 that moving the branch point costs the branches only. Bitwise equal to a run from
                 the start, whatever has been changed on the pipeline (`sage.sd.identity`).
                 Schedulers without a table always run from the start.
+            start: A state of a run that began like this one, to go on from: of all its prompts, or
+                of some by `sage.core.sampling.only`. What led to it counts as reused. Needs `plan`;
+                excludes `reuse` and `adaptive`.
             adaptive: Splits groups while sampling, where their predictions disagree, instead of at
                 `share_ratio`. The output's plan is the realised one; its probes are counted.
                 Excludes `plan`, and `reuse`: no state is known before the probes are.
@@ -372,6 +376,7 @@ class SagePipeline(ModelPipeline):
         if reuse is not None and not isinstance(reuse, StateStore):
             raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
         _check_rule(adaptive, plan, reuse)
+        _check_start(start, plan, reuse, has_table(self.scheduler))
         if plan is not None:
             self._check_plan(plan, groups, len(listed), Sampling.named(settings).get("steps"))
         else:
@@ -391,6 +396,7 @@ class SagePipeline(ModelPipeline):
             shape=shape,
             clip_skip=skip,
             exact=self.exact_costs_nothing() if exact is None else exact,
+            start=start,
         )
         return self._run(run, output_type, reuse)
 
@@ -433,7 +439,9 @@ class SagePipeline(ModelPipeline):
         if isinstance(parts.solver, WrappedScheduler):
             reuse = None  # its counters are not in the state
         inputs = None if reuse is None else self._inputs(run, parts)
-        state = None if reuse is None else reuse.latest(inputs, run.plan, run.share_renewed)
+        state = run.start and moved(run.start, self._execution_device)
+        if reuse is not None:
+            state = reuse.latest(inputs, run.plan, run.share_renewed)
         draft = None if reuse is None else Draft(reuse, inputs, run.plan, run.share_renewed)
         execution = parts.execution
         first = 0 if state is None else state.step + 1
@@ -686,6 +694,16 @@ class SagePipeline(ModelPipeline):
         check = not self._is_heavy and not self.exact_rows
         return Execution(device, exact, self._known, check, self.exact_rows)
 
+    def expected(self, state: State) -> tuple[list[Image.Image], tuple[bool, ...]]:
+        """The clean picture that each prompt is heading for, decoded, and which are flagged.
+
+        Costs as much as the finished pictures' decoding, and is checked as they are.
+        """
+        clean = state.denoised[prompt_rows(state.rows, state.denoised.device)]
+        with torch.inference_mode():
+            images, flagged = self._decode(clean, "pil", self._execution(exact=False))
+        return cast(list[Image.Image], images), flagged
+
     def preview(self, latents: Tensor) -> list[Image.Image]:
         """Cheap pictures of latents [R, C, h, w], in the size of the real ones.
 
@@ -748,6 +766,19 @@ def _check_rule(rule: AdaptiveRule | None, plan: Plan | None, reuse: StateStore 
         raise ValueError("adaptive finds its own plan: it excludes plan and reuse.")
 
 
+def _check_start(
+    start: State | None, plan: Plan | None, reuse: StateStore | None, has_table: bool
+) -> None:
+    if start is None:
+        return
+    if plan is None or reuse is not None:
+        raise ValueError("start goes on with a plan: it needs plan, and excludes reuse.")
+    if not has_table:
+        raise ValueError("start does not work with this scheduler, whose counters are not kept.")
+    if start.step + 1 >= plan.steps:
+        raise ValueError(f"start is after step {start.step + 1} of {plan.steps}; none is left.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     """A checked call."""
@@ -763,6 +794,7 @@ class _Run:
     shape: tuple[int, int, int]  # of a latent
     clip_skip: int | None
     exact: bool = False
+    start: State | None = None
 
     @property
     def guidance(self) -> float:

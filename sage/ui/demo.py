@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from sage.ui.api import add_endpoints
 from sage.ui.evidence import build_evidence
@@ -21,6 +22,7 @@ from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import Layout, build_layout
+from sage.ui.studio.looking import Looking
 from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
@@ -45,7 +47,9 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 handlers = Handlers(layout, shelf)
                 arrived = _wire_inputs(demo, layout, handlers)
                 wire_travel(layout, Travel(layout, handlers, shelf), arrived)
-                _wire_rendering(layout, Rendering(layout, shelf))
+                rendering = Rendering(layout, shelf)
+                _wire_rendering(layout, rendering)
+                _wire_looking(layout, Looking(rendering))
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
@@ -154,8 +158,7 @@ def _wire_examples(page: Layout, handlers: Handlers) -> None:
 
 def _wire_rendering(page: Layout, rendering: Rendering) -> None:
     """Render, scrub and stop; one rendering at a time, and it never blocks what acts at once."""
-    busy = [page.turn, page.progress, page.render, page.scrub, page.stop]
-    inputs = [page.turn, *page.form, page.run]
+    busy, inputs = busy_parts(page), [page.turn, *page.form, page.run]
     for button, handler, name in (
         (page.render, rendering.render, "render"),
         (page.scrub, rendering.scrub, "scrub"),
@@ -163,3 +166,20 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
         start_button(button, (rendering.announce, busy), (handler, inputs, page.results), name)
     ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner])
     stop_button(page.stop, ending, "stop")
+
+
+def busy_parts(page: Layout) -> list[Component]:
+    """What says that something is rendered, or no longer."""
+    return [page.turn, page.progress, page.render, page.scrub, page.look, page.finish, page.stop]
+
+
+def _wire_looking(page: Layout, looking: Looking) -> None:
+    """Look first, the ticks, and finishing; they take turns with everything that renders."""
+    announce = (looking.rendering.announce, busy_parts(page))
+    form = [*page.form, page.run]
+    look = (looking.look, [page.turn, *form], page.results)
+    finish = (looking.finish, [page.turn, page.chosen, *form], page.results)
+    start_button(page.look, announce, look, "look")
+    start_button(page.finish, announce, finish, "finish")
+    told: list[Component] = [page.finish, page.scrub_note]
+    on_change([page.chosen], looking.tick, [page.chosen, page.run], told, "on_tick")

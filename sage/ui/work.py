@@ -10,6 +10,7 @@ from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, filmstrip
 from sage.jobs.grid import CellDone, CellStep, Grid, RowFrame, Trace, plan_grid, render_grid, trace
 from sage.jobs.job import prepare
+from sage.jobs.look import Look, LookStep, finish, look
 from sage.jobs.models import LoadedModel
 from sage.jobs.repeats import compare_repeatedly
 from sage.jobs.request import Request
@@ -28,6 +29,18 @@ def filmstrip_request(
 ) -> Iterator[Frame]:
     """A request at many branch points; options as of `sage.jobs.filmstrip.filmstrip`."""
     yield from filmstrip(prepare(model, request), points, **options)
+
+
+def look_request(model: LoadedModel, request: Request) -> Iterator[LookStep | Look]:
+    """A request up to its branch point."""
+    yield from look(prepare(model, request))
+
+
+def finish_request(
+    model: LoadedModel, seen: Look, prompts: Sequence[int]
+) -> Iterator[LookStep | Look]:
+    """Some of the prompts that were looked at."""
+    yield from finish(model, seen, prompts)
 
 
 def render_grid_of(

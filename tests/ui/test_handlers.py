@@ -9,11 +9,13 @@ import pytest
 from sage.core.calibration import Calibration
 from sage.core.settings import settings_of
 from sage.ui.examples import EXAMPLE_SETS
+from sage.ui.export.links import read_record
 from sage.ui.html.prose import STOPPING
 from sage.ui.kit import acknowledge_stop
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form
 from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, known_words
+from sage.ui.studio.looking import Looking
 from sage.ui.studio.rendering import done_words
 from sage.ui.studio.results import REUSED
 
@@ -439,3 +441,87 @@ def test_a_group_with_words_the_model_never_met_is_never_called_safe(page, form)
     chips = page.analyze(*values(strange))[page.layout.chips]
     assert "Cannot be judged" in chips
     assert "safe" not in chips
+
+
+def looked(rendering, form, run=None):
+    looking = Looking(rendering)
+    updates = list(looking.look(turn(rendering), *values(form, run)))
+    return looking, updates, updates[-1].get(rendering.layout.run)
+
+
+def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rendering, form):
+    layout = page.layout
+    looking, updates, run = looked(rendering, form)
+    assert all(set(u) <= set(layout.results) for u in updates)
+    seen = updates[-1]
+    assert run.look.step == 5  # the branch point and one step beyond
+    assert seen[layout.pictures].count("<img") == 4
+    assert seen[layout.pictures].count("data-tick") == 4
+    assert seen[layout.chosen] == "0 1 2 3"
+    assert seen[layout.finish].value == "Finish 4 of 4"
+    assert seen[layout.scrub].interactive is False
+    assert "16 evaluations and" in seen[layout.outcome]
+    assert "takes 20 evaluations more" in seen[layout.outcome]
+    ticked = looking.tick("0 2", run)
+    assert ticked[layout.finish].value == "Finish 2 of 4"
+    assert "takes 10 evaluations" in ticked[layout.scrub_note]
+    assert looking.tick("nonsense", run)[layout.finish].interactive is False
+    *_, last = looking.finish(turn(rendering), "0 2", *values(form, run))
+    done = last[layout.run]
+    assert last[layout.pictures].count("<img") == 6
+    assert 'data-finished="0 2"' in last[layout.pictures]
+    assert "2 of 4 finished, 28 % saved" in last[layout.outcome]
+    assert "26 evaluations instead of 36" in last[layout.outcome]
+    # Everything the page says of it is in the record, which loads back.
+    record = json.loads(done.files.record.read_text())
+    assert record["evaluations"] == {"look": 16, "spent": 26, "all": 36, "independent": 40}
+    assert record["finished"] == [0, 2]
+    with zipfile.ZipFile(done.files.archive) as box:
+        assert {"P01-finished.png", "P02-expected.png"} <= set(box.namelist())
+        assert "P02-finished.png" not in box.namelist()
+    assert read_record(json.dumps(record), {"tiny": page.shelf.default}).values["seed"] == 7
+    # The pictures stay with their prompts, and are marked once the form asks for something else.
+    assert "2 of 4 finished" in page.estimate(*values(form, done))[layout.outcome]
+    assert EARLIER in page.estimate(*values(changed(form, branch_call=5), done))[layout.banner]
+    away = page.analyze(*values(changed(form, prompts="a fox\na dog"), done))
+    assert away[layout.finish].visible is False
+    back = page.analyze(*values(form, away[layout.run]))
+    assert back[layout.pictures].count("<img") == 6
+    # Of the others, more can be finished; then it cost what finishing all costs.
+    *_, whole = looking.finish(turn(rendering), "1 3", *values(form, done))
+    assert "All 4 finished" in whole[layout.outcome]
+    assert whole[layout.finish].visible is False
+    (refused,) = looking.finish(turn(rendering), "1", *values(form, whole[layout.run]))
+    assert "tick at least one" in refused[layout.progress]
+
+
+def test_a_look_that_is_stopped_or_impossible_says_so_and_takes_nothing_away(rendering, form):
+    layout = rendering.layout
+    _, before = rendered(rendering, form)
+    looking, (only,), _ = looked(rendering, changed(form, branch_call=10), before)
+    assert "leaves nothing to finish" in only[layout.progress]
+    assert before.files.folder.exists()
+    _, _, run = looked(rendering, form)
+    mine = turn(rendering)
+    steps = looking.finish(mine, "0 1", *values(form, run))
+    next(steps)
+    rendering.stop(mine, run)
+    (stopped,) = steps
+    assert stopped[layout.pictures].count("data-tick") == 4
+    assert stopped[layout.pictures].count(" checked") == 2
+    assert stopped[layout.finish].value == "Finish 2 of 4"
+
+
+def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, form):
+    layout = rendering.layout
+    _, before = rendered(rendering, form)
+    for start in (rendering.render, Looking(rendering).look):
+        mine = turn(rendering)
+        steps = start(mine, *values(changed(form, seed=8), before))
+        shown = next(steps)
+        rendering.stop(mine, before)
+        (stopped,) = steps
+        touched = {layout.pictures, layout.run, layout.outcome} & {*shown, *stopped}
+        assert not touched
+        assert "those from before" in stopped[layout.progress]
+        assert before.files.folder.exists()

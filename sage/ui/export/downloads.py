@@ -6,20 +6,24 @@ Writes files into a folder it is given; knows nothing of gradio.
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from sage.core.settings import SCHEDULERS
-from sage.jobs.compare import Comparison
+from sage.jobs.compare import Comparison, Scores
+from sage.jobs.look import Look, look_report
 from sage.jobs.models import ModelSpec
 from sage.ui.export.lines import python_lines
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.sheet import Block, Shot, draw_sheet
-from sage.ui.html.words import percent_text, saved_text, span_text
+from sage.ui.html.words import percent_text, plural, saved_text, span_text
 from sage.ui.server.files import fresh_folder
+
+_NAMES = ("sage-record.json", "sage-grid.png", "sage-run.py")
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,71 @@ class RunFiles:
 
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
-    folder = fresh_folder()
-    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
+    folder, sides = fresh_folder(), _sides(comparison)
     paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
-    record, sheet, lines = (
-        folder / f"sage-{name}" for name in ("record.json", "grid.png", "run.py")
-    )
+    record, sheet, lines = (folder / name for name in _NAMES)
     report = comparison.report | {"request": comparison.request.to_dict()}
     record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     run_sheet(comparison, spec.title).save(sheet)
     lines.write_text(_lines(comparison, spec), encoding="utf-8")
-    archive = folder / "sage-pictures.zip"
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as box:
-        for path in (*paths["independent"], *paths["shared"], sheet, record, lines):
-            box.write(path, path.name)
+    archive = _zipped(folder, [*(p for side in paths.values() for p in side), sheet, record, lines])
     pairs = tuple(zip(paths["independent"], paths["shared"], strict=True))
     return RunFiles(folder, archive, record, sheet, lines, pairs)
 
 
+def save_look(seen: Look, spec: ModelSpec) -> RunFiles:
+    """Writes what a look offers for download: what was expected, and what was finished of it."""
+    folder, report, job = fresh_folder(), look_report(seen), seen.job
+    expected = _save_pictures(folder, "expected", seen.pictures)
+    finished = {n: folder / f"P{n + 1:02d}-finished.png" for n in seen.finished}
+    for n, path in finished.items():
+        seen.final[n][0].save(path)
+    record, sheet, lines = (folder / name for name in _NAMES)
+    record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    look_sheet(seen, spec.title).save(sheet)
+    how = {"device": _device(report), "dtype": report["dtype"]}
+    code = python_lines(job.request, spec, job.plan, job.grouping.groups, **how)
+    lines.write_text(code, encoding="utf-8")
+    archive = _zipped(folder, [*expected, *finished.values(), sheet, record, lines])
+    return RunFiles(folder, archive, record, sheet, lines, ())
+
+
+def look_sheet(seen: Look, model: str) -> Image.Image:
+    """Every prompt's expected picture, and the finished one beside it."""
+    marks, final = prompt_marks(seen.job.groups), seen.final
+    blocks = [
+        Block(
+            f"P{n + 1} {prompt}",
+            (
+                Shot(seen.pictures[n], f"expected after {seen.step} steps"),
+                *([Shot(final[n][0], "finished")] if n in final else []),
+            ),
+            marks[n],
+        )
+        for n, prompt in enumerate(seen.job.request.prompts)
+    ]
+    spent = f"{seen.evaluations} evaluations, {seen.job.cost.evaluations} to finish all."
+    title = "SAGE: looked at first, then finished in part"
+    return draw_sheet(title, [f"{model}; {seen.job.calls} steps.", spent], blocks, columns=2)
+
+
 def _lines(comparison: Comparison, spec: ModelSpec) -> str:
     plan, groups = comparison.shared.plan, comparison.grouping.groups
-    dtype, device = comparison.report["dtype"], comparison.report["device"]
+    how = {"device": _device(comparison.report), "dtype": comparison.report["dtype"]}
+    return python_lines(comparison.request, spec, plan, groups, **how)
+
+
+def _device(report: Mapping[str, Any]) -> str:
     # Not where the latents are: out of a lease they come back on the CPU.
-    device = "cpu" if device.startswith("CPU") else "cuda"
-    return python_lines(comparison.request, spec, plan, groups, device=device, dtype=dtype)
+    return "cpu" if report["device"].startswith("CPU") else "cuda"
+
+
+def _zipped(folder: Path, paths: Sequence[Path]) -> Path:
+    archive = folder / "sage-pictures.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as box:
+        for path in paths:
+            box.write(path, path.name)
+    return archive
 
 
 def remove_run(files: RunFiles | None) -> None:
@@ -87,14 +132,15 @@ def _save_pictures(folder: Path, side: str, images: Sequence[Image.Image]) -> li
 def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     """Both pictures of every prompt with its words, and above them what was asked for."""
     request, marks = comparison.request, prompt_marks(comparison.groups)
-    count = len(request.prompts)
-    scores = comparison.clip_scores or {"independent": [None] * count, "shared": [None] * count}
-    sides = {"independent": comparison.independent.pictures, "shared": comparison.shared.pictures}
+    sides = _sides(comparison)
+    names = {side: side for side in sides}
+    if comparison.fewer is not None:
+        names["fewer"] = f"same cost, {plural(comparison.fewer.plan.steps, 'step')}"
     blocks = [
         Block(
             f"P{n + 1} {prompt}",
             tuple(
-                Shot(images[n], _shot_words(side, scores[side][n], comparison.twin_distance[n]))
+                Shot(images[n], _shot_words(names[side], side, comparison.scores[side], n))
                 for side, images in sides.items()
             ),
             marks[n],
@@ -105,10 +151,17 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     return draw_sheet(title, _settings_words(comparison, model), blocks, columns=2)
 
 
-def _shot_words(side: str, score: float | None, twin: float | None) -> str:
-    words = [] if score is None else [f"CLIP {score:.2f}"]
-    words += [f"twin {twin:.2f}"] if side == "shared" and twin is not None else []
-    return f"{side}\n{', '.join(words)}"
+def _sides(comparison: Comparison) -> dict[str, Sequence[Image.Image]]:
+    """The pictures of every side that ran, the equal-cost one last."""
+    order = ("independent", "shared", "fewer")
+    return {s: comparison.outputs[s].pictures for s in order if s in comparison.outputs}
+
+
+def _shot_words(name: str, side: str, scores: Scores, n: int) -> str:
+    clip, twin = scores.clip and scores.clip[n], scores.twin[n]
+    words = [] if clip is None else [f"CLIP {clip:.2f}"]
+    words += [f"twin {twin:.2f}"] if side != "independent" and twin is not None else []
+    return f"{name}\n{', '.join(words)}"
 
 
 def _settings_words(comparison: Comparison, model: str) -> list[str]:

@@ -19,18 +19,29 @@ from sage.ui.html.strip import Strip, StripRow
 from sage.ui.html.views import badge
 from sage.ui.html.words import plural
 
-SIDES = {"shared": "shared", "independent": "alone", "fewer": "fewer steps"}  # from left to right
+# From left to right. "expected" stands at the branch point, beside what was finished of it.
+SIDES = {
+    "expected": "expected",
+    "shared": "shared",
+    "independent": "alone",
+    "fewer": "fewer steps",
+}
 LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
 HEADS = SIDES | {"fewer": "same cost"}  # alone, with as many steps as that pays for
+FINISHED = {"shared": "finished"}  # what that side is called beside what was expected
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of the grid: its source, what was done, and its scores as HTML."""
+    """One picture of the grid: its source, what was done, and its scores as HTML.
+
+    A box without a picture may hold a tick, on or off, for whether it is to be finished.
+    """
 
     source: str = ""
     done: str = ""
     scores: str = ""
+    tick: bool | None = None
 
 
 EMPTY = Shot()
@@ -53,6 +64,7 @@ def picture_grid(
     *,
     step: int | None = None,
     outcomes: Mapping[int, str] | None = None,
+    finished: Sequence[int] = (),
 ) -> str:
     """Pictures side by side for each prompt, framed in the group's colour.
 
@@ -60,22 +72,25 @@ def picture_grid(
         prompts: N texts.
         groups: A partition of the prompts, for the colours.
         rows: What was rendered, the independent one first.
-        state: "empty", "live", "done" or "unfinished"; the style sheet tells them apart.
+        state: "empty", "live", "look", "done" or "unfinished"; the style sheet tells them apart.
         strip: Pictures at other branch points, for scrubbing.
-        step: How many steps are done while it is "live"; the plan grows with it.
+        step: How many steps are done while it is "live" or a "look"; the plan grows with it.
         outcomes: For each branch point of the strip, what it comes to.
+        finished: Prompts whose branches are at their end, also where others are not.
     """
     marks = prompt_marks(groups)
     sides = [side for side in SIDES if any(row.side == side for row in rows)]
-    heads = "".join(f'<b class="sage-{side}">{HEADS[side]}</b>' for side in sides)
+    names = HEADS | (FINISHED if "expected" in sides else {})
+    heads = "".join(f'<b class="sage-{side}">{names[side]}</b>' for side in sides)
     grown = "" if step is None else f' data-step="{step}"'
+    grown += f' data-finished="{" ".join(map(str, finished))}"' if finished else ""
     cells = "".join(
         _cell(n, prompt, marks[n], {row.side: row.shots[n] for row in rows})
         for n, prompt in enumerate(prompts)
     )
     return (
         f'<div class="sage-pairs" data-state="{state}"{grown} data-pairs="{len(prompts)}" '
-        f'style="--sides:{len(sides)}"><p class="sage-heads" aria-hidden="true">{heads}</p>{cells}'
+        f'data-sides="{len(sides)}"><p class="sage-heads" aria-hidden="true">{heads}</p>{cells}'
         f"</div>{_strip_data(strip, outcomes or {}) if strip else ''}"
     )
 
@@ -161,7 +176,10 @@ def _data_uri(data: bytes, kind: str) -> str:
 
 
 def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot]) -> str:
-    drawn = "".join(_shot(side, n, prompt, shots[side]) for side in SIDES if side in shots)
+    names = FINISHED if "expected" in shots else {}
+    drawn = "".join(
+        _shot(side, names.get(side, ""), n, prompt, shots[side]) for side in SIDES if side in shots
+    )
     return (
         f'<figure class="sage-pair" data-p="{n}" style="--group:{mark.color}"><figcaption>'
         f'<button type="button" class="sage-name" data-p="{n}" aria-pressed="false">'
@@ -170,12 +188,18 @@ def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot]) -> str:
     )
 
 
-def _shot(side: str, n: int, prompt: str, shot: Shot) -> str:
-    alt = escape(f"P{n + 1}, {SIDES[side]}: {prompt}")
+def _shot(side: str, name: str, n: int, prompt: str, shot: Shot) -> str:
+    alt = escape(f"P{n + 1}, {name or SIDES[side]}: {prompt}")
     picture = f'<img src="{shot.source}" alt="{alt}">' if shot.source else "<i></i>"
+    if not shot.source and shot.tick is not None:
+        picture = (
+            f'<label class="sage-tick"><input type="checkbox" data-tick="{n}" '
+            f'aria-label="Finish P{n + 1}: {escape(prompt)}"{" checked" * shot.tick}>'
+            "<span>finish</span></label>"
+        )
     return (
         f'<div class="sage-shot sage-{side}" data-side="{side}"><div class="sage-frame">'
-        f"{picture}</div><p><b>{LABELS[side]}</b> <span>{shot.done}</span></p>"
+        f"{picture}</div><p><b>{name or LABELS[side]}</b> <span>{shot.done}</span></p>"
         f"<p>{shot.scores or '&nbsp;'}</p></div>"
     )
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sage.core.plan import Plan
 from sage.core.settings import Number, settings_of
 from sage.jobs.job import calls_of
+from sage.jobs.look import Look
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
 from sage.ui.html.pictures import Row
@@ -105,6 +106,8 @@ class Run:
         report: Of the run, once done.
         rows: Its pictures, once done; a strip holds its own.
         hidden: Whether its pictures have made room for the boxes of other prompts.
+        look: What it saw at the branch point and finished since, if it was a look and no rendering
+            of both sides.
     """
 
     request: Request
@@ -120,6 +123,13 @@ class Run:
     report: Mapping[str, Any] | None = None
     rows: tuple[Row, ...] = ()
     hidden: bool = False
+    look: Look | None = None
+
+    @property
+    def can_scrub(self) -> bool:
+        """Whether its branch points can be rendered, and are not there yet."""
+        by_groups = self.request.sharing == "groups"
+        return self.done and self.look is None and self.strip is None and by_groups
 
     def fits(self, request: Request, model: str) -> bool:
         """Whether its pictures are, or hold, what the form asks for now."""

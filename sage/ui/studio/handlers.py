@@ -6,7 +6,7 @@ session needs to remember lies in its `Run`.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from sage.ui.examples import ExampleSet
 from sage.ui.export.links import link_query
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
+from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
 from sage.ui.html.outcome import expected_words, outcome_of, outcome_words
 from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
@@ -152,6 +153,8 @@ class Handlers:
             page.address: views.address(link_query(request, analysis.spec.key)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
+            page.look: gr.Button(interactive=True),
+            page.finish: finish_button(run if run and run.fits(request, form.model) else None),
             **self._scrubbing(run, request, analysis.spec.key),
             **shown,
             **self._counted(analysis, run),
@@ -168,7 +171,7 @@ class Handlers:
                 return empty
             idle = views.progress(0, 1, NOTHING_YET)
             return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
-        if not (run.hidden and (run.strip or run.rows)):
+        if not (run.hidden and (run.strip or run.rows or run.look)):
             return empty if run.hidden else {page.pictures: gr.skip()}
         again = views.progress(1, 1, AGAIN, "done")
         shown = replace(run, hidden=False)
@@ -208,11 +211,13 @@ class Handlers:
         page = self.layout
         if run is None or not (run.done and run.fits(request, model)):
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
+        if run.look is not None:
+            words = finish_words(run.look, first_ticks(run.look)) if run.look.open else ""
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(words)}
         if run.strip is not None:
             note = views.note("" if run.stored else scrub_words(run))
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
-        possible = request.sharing == "groups"
-        return {page.scrub: gr.Button(interactive=possible), page.scrub_note: views.note("")}
+        return {page.scrub: gr.Button(interactive=run.can_scrub), page.scrub_note: views.note("")}
 
     def _nothing(self, sentence: str, form: Form, run: Run | None) -> Updates:
         """What is shown while the form asks for nothing that can be done."""
@@ -230,6 +235,8 @@ class Handlers:
             page.outcome: "",
             page.banner: banner(run, None, form.model),
             page.render: gr.Button(interactive=False),
+            page.look: gr.Button(interactive=False),
+            page.finish: gr.Button(visible=False),
             page.scrub: gr.Button(interactive=False),
         }
 
@@ -309,6 +316,8 @@ def _stored_run(stored: Stored, analysis: Analysis) -> Run:
 def grid_of(run: Run, analysis: Analysis) -> str:
     """The pictures of a finished run."""
     job, strip = analysis.job, run.strip
+    if run.look is not None:
+        return look_grid(run.look, first_ticks(run.look))
     if strip is None:
         return picture_grid(run.request.prompts, job.groups, run.rows, "done")
     rows = strip_rows(strip, job.branch_call)
@@ -344,6 +353,8 @@ def outcome_view(analysis: Analysis, run: Run | None) -> str:
     """What the pictures on the page came to; before there are any, what is expected."""
     job = analysis.job
     if run is not None and run.done and run.fits(analysis.request, analysis.spec.key):
+        if run.look is not None:
+            return look_words(run.look)
         strip = strip_of(analysis, run)
         if strip is not None:
             point = strip.nearest(job.branch_call)
@@ -375,6 +386,21 @@ def banner(run: Run | None, request: Request | None, model: str) -> str:
     if request is None or not run.fits(request, model):
         return views.banner(EARLIER)
     return "" if run.done else views.banner(UNFINISHED)
+
+
+def finish_button(run: Run | None, ticked: Collection[int] | None = None) -> gr.Button:
+    """What finishes the prompts of a look; there is none without one, or when all are finished.
+
+    Args:
+        run: What is on the page.
+        ticked: Prompts whose tick is on; those that are ticked at first without it.
+    """
+    seen = run.look if run is not None and not run.hidden else None
+    if seen is None or not seen.open:
+        return gr.Button(visible=False)
+    number = len(set(first_ticks(seen) if ticked is None else ticked) & set(seen.open))
+    label = f"Finish {number} of {len(seen.pictures)}" if number else "Finish"
+    return gr.Button(label, visible=True, interactive=bool(number))
 
 
 def no_costs(page: Layout) -> Updates:

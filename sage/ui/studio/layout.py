@@ -186,6 +186,9 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
             visible="hidden",
         )
         page.add("branch_call", slider)
+        # The prompts whose ticks are on, as the script finds them on the pictures of a look.
+        chosen = gr.Textbox(visible="hidden", label="Ticked", elem_id="chosen", container=False)
+        page.add("chosen", chosen, Role.RESULT)
         page.control("budget", shelf, visible=False)
         page.add("outcome", kit.html("outcome"), Role.FOLLOWS | Role.RESULT)
         kit.html("tools", TOOLS)
@@ -194,6 +197,10 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
                 "Render", variant="primary", elem_id="render", scale=2, min_width=140
             )
             page.add("render", render, Role.RESULT)
+            finish = gr.Button("Finish", variant="primary", visible=False, elem_id="finish")
+            page.add("finish", finish, Role.RESULT)
+            look = gr.Button("Look first", elem_id="look", min_width=110)
+            page.add("look", look, Role.RESULT)
             stop = gr.Button("Stop", interactive=False, elem_id="stop", min_width=80)
             page.add("stop", stop, Role.RESULT)
             scrub = gr.Button(

@@ -19,7 +19,7 @@ from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.outcome import outcome_of, outcome_words
-from sage.ui.html.pictures import empty_grid, live_grid, picture_grid, strip_rows
+from sage.ui.html.pictures import live_grid, picture_grid, strip_rows
 from sage.ui.html.words import plural
 from sage.ui.kit import Running, Updates
 from sage.ui.server.errors import explain
@@ -32,6 +32,7 @@ from sage.ui.studio.form import Form, Run
 from sage.ui.studio.handlers import (
     UNFINISHED,
     expectation,
+    finish_button,
     no_costs,
     outcome_view,
     plan_view,
@@ -69,43 +70,45 @@ class Rendering:
             page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
             page.render: gr.Button(RENDERING, interactive=False),
             page.scrub: gr.Button(interactive=False),
+            page.look: gr.Button(interactive=False),
+            page.finish: gr.Button(interactive=False),
             page.stop: gr.Button("Stop", interactive=True),
         }
 
     def render(self, turn: str, *values: Any) -> Running:
         """Renders both sides with previews, until it is done or its turn is stopped."""
         form, before = split(values, self.shelf)
-        steps = self._explained(self._render(form, before))
-        yield from self.turns.work(turn, steps, partial(self._last_words, None))
+        steps = self.explained(self._render(form, before))
+        yield from self.turns.work(turn, steps, partial(self.last_words, before))
 
     def scrub(self, turn: str, *values: Any) -> Running:
         """Renders the run on the page at many branch points, for scrubbing without any call."""
         form, run = split(values, self.shelf)
-        steps = self._explained(self._scrub(form, run))
-        yield from self.turns.work(turn, steps, partial(self._last_words, run))
+        steps = self.explained(self._scrub(form, run))
+        yield from self.turns.work(turn, steps, partial(self.last_words, run))
 
     def stop(self, turn: str, run: Run | None) -> Updates:
         """Asks the rendering to end; it says so itself, unless it has not begun."""
         state = self.turns.stop(turn)
         if state == "waiting":
-            return self._last_words(run, {})
+            return self.last_words(run, {})
         button = gr.skip() if state == "running" else gr.Button("Stop", interactive=False)
         return {self.layout.stop: button}
 
-    def _last_words(self, before: Run | None, shown: Updates) -> Updates:
+    def last_words(self, before: Run | None, shown: Updates) -> Updates:
         """How far a rendering came that was stopped, from the run before and all it showed."""
         page, run = self.layout, shown.get(self.layout.run, before)
         if run is None or run.done:
             line = views.progress(0, 1, "Stopped; the pictures are those from before.")
-            return {page.progress: line, **self._ready(run)}
+            return {page.progress: line, **self.ready(run)}
         line = f"Stopped after step {run.step} of {run.calls}."
         return {
             page.progress: views.progress(run.step, run.calls, line, "warn"),
             page.banner: views.banner(UNFINISHED),
-            **self._ready(run),
+            **self.ready(run),
         }
 
-    def _explained(self, updates: Running) -> Running:
+    def explained(self, updates: Running) -> Running:
         """The updates; whatever goes wrong ends them with a sentence."""
         try:
             require_admission()
@@ -114,17 +117,16 @@ class Rendering:
             yield self._failed(explain(error, "Rendering"))
 
     def _failed(self, sentence: str) -> Updates:
-        return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self._ready(None)}
+        return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self.ready(None)}
 
-    def _ready(self, run: Run | None) -> Updates:
+    def ready(self, run: Run | None) -> Updates:
         """The buttons as they stand when nothing runs."""
         page = self.layout
-        possible = (
-            run is not None and run.done and run.strip is None and run.request.sharing == "groups"
-        )
         return {
             page.render: gr.Button("Render", interactive=True),
-            page.scrub: gr.Button(interactive=possible),
+            page.scrub: gr.Button(interactive=run is not None and run.can_scrub),
+            page.look: gr.Button(interactive=True),
+            page.finish: finish_button(run),
             page.stop: gr.Button("Stop", interactive=False),
         }
 
@@ -135,9 +137,8 @@ class Rendering:
         calls = calls_of(request)
         run = Run(request, form.model, calls)
         analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
-        remove_run(before.files if before else None)
-        yield {self.layout.run: run, **self._reset(form, analysis)}
-        shown = 0.0
+        yield self.begin(analysis)
+        shown, reset = 0.0, self._reset(form, analysis)
         for item in self.shelf.lease.run(
             compare_request,
             form.model,
@@ -152,18 +153,23 @@ class Rendering:
                 yield self._finished(run, item, analysis)
             elif time.monotonic() - shown > PREVIEW_SECONDS:
                 shown = time.monotonic()
-                yield self._preview(replace(run, step=item.step), item, analysis, form)
+                yield reset | self._preview(replace(run, step=item.step), item, analysis, form)
+                if reset:  # taken away only once the step is on the page
+                    remove_run(before.files if before else None)
+                reset = {}
+
+    def begin(self, analysis: Analysis) -> Updates:
+        """What is said before the first step; the pictures from before stand until there is one."""
+        line = views.progress(0, analysis.job.calls, "Reading the prompts", "live")
+        return {**expectation(self.layout, analysis), self.layout.progress: line}
 
     def _reset(self, form: Form, analysis: Analysis) -> Updates:
-        page, request = self.layout, analysis.request
+        """What the first step clears away."""
+        page = self.layout
         return {
-            **expectation(page, analysis),
-            page.plan: plan_view(analysis, None),
             page.outcome: outcome_view(analysis, None),
-            page.progress: views.progress(0, analysis.job.calls, "Reading the prompts", "live"),
             page.banner: "",
             page.scrub_note: views.note(""),
-            page.pictures: empty_grid(request.prompts, analysis.job.groups, form.sides),
             **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
             **no_costs(page),
         }
@@ -204,15 +210,15 @@ class Rendering:
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
             page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
-            **_filled(page, files),
-            **self._ready(run),
+            **filled(page, files),
+            **self.ready(run),
         }
 
     # -- all branch points -------------------------------------------------------------------
 
     def _scrub(self, form: Form, run: Run | None) -> Running:
         request = form.check()
-        if run is None or not run.done or not run.fits(request, form.model):
+        if run is None or not run.can_scrub or not run.fits(request, form.model):
             raise ValueError("Render first; the branch points of that run can then be scrubbed.")
         frames: list[Frame] = []
         job = analyze(request, form.model, self.shelf).job
@@ -257,11 +263,11 @@ class Rendering:
             page.outcome: outcome_view(analysis, run),
             page.pictures: grid,
             page.scrub_note: views.note(scrub_words(run)),
-            **self._ready(run),
+            **self.ready(run),
         }
 
 
-def _filled(page: Layout, files: RunFiles) -> Updates:
+def filled(page: Layout, files: RunFiles) -> Updates:
     """The download buttons with the files of a run."""
     return {
         getattr(page, name): gr.DownloadButton(value=str(getattr(files, name)), interactive=True)

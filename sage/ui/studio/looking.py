@@ -1,0 +1,186 @@
+"""Look first, finish some: the listeners that stop at the branch point and go on from there.
+
+A look is a run of its own kind (`Run.look`); what is ticked on its pictures is finished. Turns,
+refusals and buttons are those of `rendering`.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from sage.jobs.job import calls_of
+from sage.jobs.look import Look, LookStep, look_step
+from sage.ui.export.downloads import remove_run, save_look
+from sage.ui.html import views
+from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
+from sage.ui.html.pictures import EMPTY, Row, Shot, picture_grid, picture_source
+from sage.ui.html.words import plural
+from sage.ui.kit import Running, Updates
+from sage.ui.studio import results
+from sage.ui.studio.analysis import Analysis, analyze
+from sage.ui.studio.form import Form, Run
+from sage.ui.studio.handlers import finish_button, no_costs, plan_view, split
+from sage.ui.studio.rendering import PREVIEW_SECONDS, Rendering, filled
+from sage.ui.work import finish_request, look_request
+
+AGAIN = "Look first, then tick which pictures to finish."
+
+
+class Looking:
+    """The page's listeners of a look.
+
+    Args:
+        rendering: Those of a rendering, with the turns and buttons that both share.
+    """
+
+    def __init__(self, rendering: Rendering) -> None:
+        self.rendering = rendering
+        self.layout, self.shelf = rendering.layout, rendering.shelf
+
+    def look(self, turn: str, *values: Any) -> Running:
+        """Renders the shared side up to the branch point, until it is done or stopped."""
+        form, before = split(values, self.shelf)
+        steps = self.rendering.explained(self._look(form, before))
+        last_words = partial(self.rendering.last_words, before)
+        yield from self.rendering.turns.work(turn, steps, last_words)
+
+    def finish(self, turn: str, chosen: str, *values: Any) -> Running:
+        """Finishes what is ticked; stopped, the look stands as it was."""
+        form, run = split(values, self.shelf)
+        steps = self.rendering.explained(self._finish(form, run, chosen))
+        yield from self.rendering.turns.work(turn, steps, partial(self._kept, run, chosen))
+
+    def tick(self, chosen: str, run: Run | None) -> Updates:
+        """The button that finishes, after a tick."""
+        on, page = ticked(chosen, run), self.layout
+        seen = run.look if run is not None else None
+        words = finish_words(seen, on) if seen is not None and seen.open else ""
+        return {page.finish: finish_button(run, on), page.scrub_note: views.note(words)}
+
+    # -- the look ----------------------------------------------------------------------------
+
+    def _look(self, form: Form, before: Run | None) -> Running:
+        request = form.check()
+        run = Run(request, form.model, calls_of(request))
+        analysis = analyze(request, form.model, self.shelf, run)
+        look_step(analysis.job)  # says why not, before anything is taken away
+        yield self.rendering.begin(analysis)
+        shown, reset = 0.0, self._reset(analysis)
+        flops = analysis.job.cost.flops.total
+        for item in self.shelf.lease.run(look_request, form.model, request, flops=flops):
+            if isinstance(item, Look):
+                yield self._seen(run, item, analysis)
+            elif time.monotonic() - shown > PREVIEW_SECONDS:
+                shown = time.monotonic()
+                yield reset | self._preview(replace(run, step=item.step), item, analysis)
+                if reset:  # taken away only once the step is on the page
+                    remove_run(before.files if before else None)
+                reset = {}
+
+    def _reset(self, analysis: Analysis) -> Updates:
+        page = self.layout
+        return {
+            page.plan: plan_view(analysis, None),
+            page.outcome: "",
+            page.banner: "",
+            page.scrub_note: views.note(""),
+            page.chosen: "",
+            **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
+            **no_costs(page),
+        }
+
+    def _preview(self, run: Run, step: LookStep, analysis: Analysis) -> Updates:
+        page = self.layout
+        line = f"Step {step.step} of {step.steps}, looking after step {look_step(analysis.job)}"
+        return {
+            page.run: run,
+            page.progress: views.progress(step.step, step.steps, line, "live"),
+            page.pictures: _live(analysis, step.previews, step.step),
+        }
+
+    def _seen(self, run: Run, seen: Look, analysis: Analysis) -> Updates:
+        """A look as it stands, with nothing or something finished."""
+        page = self.layout
+        remove_run(run.files)
+        files = save_look(seen, self.shelf.spec(run.model))
+        run = replace(
+            run,
+            step=seen.step,
+            done=True,
+            files=files,
+            look=seen,
+            plan=seen.job.plan,
+            previews=results.fork_previews(seen.forks),
+        )
+        line = f"Looked after step {seen.step} of {seen.job.calls}."
+        if seen.finishes:
+            line = f"Done: {plural(len(seen.finished), 'picture')} finished."
+        return {
+            page.run: run,
+            page.progress: views.progress(seen.step, seen.job.calls, line, "done"),
+            page.plan: plan_view(analysis, run),
+            page.pictures: look_grid(seen, first_ticks(seen)),
+            page.outcome: look_words(seen),
+            page.chosen: " ".join(map(str, first_ticks(seen))),
+            page.scrub_note: views.note(finish_words(seen, first_ticks(seen)) if seen.open else ""),
+            **filled(page, files),
+            **self.rendering.ready(run),
+        }
+
+    # -- finishing ---------------------------------------------------------------------------
+
+    def _finish(self, form: Form, run: Run | None, chosen: str) -> Running:
+        request = form.check()
+        if run is None or run.look is None or not run.fits(request, form.model):
+            raise ValueError(AGAIN)
+        page, seen, wanted = self.layout, run.look, ticked(chosen, run)
+        analysis = analyze(request, form.model, self.shelf, run)
+        evaluation = seen.job.flops.denoiser * (2 if request.guidance_scale > 1 else 1)
+        flops, shown = seen.remaining(len(wanted)) * evaluation, 0.0
+        for item in self.shelf.lease.run(finish_request, form.model, seen, wanted, flops=flops):
+            if isinstance(item, Look):
+                yield self._seen(run, item, analysis)
+            elif time.monotonic() - shown > PREVIEW_SECONDS:
+                shown = time.monotonic()
+                line = f"Step {item.step} of {item.steps}, {plural(len(wanted), 'picture')}"
+                yield {
+                    page.progress: views.progress(item.step, item.steps, line, "live"),
+                    page.pictures: look_grid(seen, wanted, item.previews),
+                }
+
+    def _kept(self, run: Run | None, chosen: str, shown: Updates) -> Updates:
+        """After a stop: the look as it was, with the same ticks."""
+        page = self.layout
+        words = self.rendering.last_words(run, shown)
+        if run is None or run.look is None:
+            return words
+        on = ticked(chosen, run)
+        return {
+            **words,
+            page.pictures: look_grid(run.look, on),
+            page.finish: finish_button(run, on),
+        }
+
+
+def _live(analysis: Analysis, previews: Mapping[int, Image.Image], step: int) -> str:
+    """Previews on the way to the branch point, beside the boxes of what may be finished."""
+    job, prompts = analysis.job, analysis.request.prompts
+    shots = [
+        Shot(picture_source(previews[n])) if n in previews else EMPTY for n in range(len(prompts))
+    ]
+    rows = [Row("expected", tuple(shots)), Row("shared", (EMPTY,) * len(prompts))]
+    return picture_grid(prompts, job.groups, rows, "live", step=step)
+
+
+def ticked(chosen: str, run: Run | None) -> tuple[int, ...]:
+    """The open prompts of a look whose ticks are on, from the box that the script fills."""
+    seen = run.look if run is not None else None
+    if seen is None:
+        return ()
+    on = {int(word) for word in str(chosen or "").split() if word.isascii() and word.isdigit()}
+    return tuple(n for n in seen.open if n in on)
