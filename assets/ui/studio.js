@@ -230,16 +230,28 @@
     const segments = local ? sageTree.groupsPlan(groups, steps, point) : plan.segments;
     const sheets = [one("#pictures .sage-trunks")?.complete, one("#pictures .sage-sheet")?.src.length];
     const as = [planText, point, grown, host.clientWidth, host.clientHeight, state, finished, ...sheets, live.seen.size].join("|");
+    arrange(pairs);
     if (as === drawnAs && one("svg", host).childElementCount) return;
     drawnAs = as;
     const shown = { ...plan, segments };
     sageTree.drawLines(one("svg", host), shown, grown, finished);
     const size = parseFloat(getComputedStyle(host).getPropertyValue("--thumb")) || 44;
     sageTree.placeThumbs(one(".sage-thumbs", host), shown, (segment, step) => pictureAt(segment, step, shown), { size, grown });
+    if (pairs?.matches(".sage-table")) nameEnds(host);
     const guide = one(".sage-guide", host);
     guide.hidden = sharing === "tree";
     guide.style.left = `${(100 * point) / steps}%`;
-    arrange(pairs);
+  };
+  /** Where pictures stand in a table, each line says at its end whose it is. */
+  const nameEnds = (host) => {
+    plan.order.forEach((n, k) => {
+      const end = document.createElement("span");
+      end.className = "sage-end";
+      end.dataset.p = n;
+      end.textContent = `P${n + 1}`;
+      end.style.top = `${(100 * (k + 0.5)) / plan.order.length}%`;
+      one(".sage-thumbs", host).append(end);
+    });
   };
   /** The pictures stand in the order of the branches. */
   const arrange = (pairs) => {
@@ -362,7 +374,7 @@
     arrived = true;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const onStudio = one(STUDIO)?.offsetParent !== null;
-    if (!still && onStudio && !new URLSearchParams(location.search).has("prompt") && plan.sharing === "groups" && document.visibilityState === "visible") play();
+    if (!still && onStudio && !/[?&](prompt|set)=/.test(location.search) && plan.sharing === "groups" && document.visibilityState === "visible") play();
   };
   for (const kind of ["pointerdown", "keydown"])
     document.addEventListener(kind, () => { if (playing) { stopPlaying(); refreshPoint(); } }, true);
@@ -529,6 +541,23 @@
     acts[button.dataset.do]?.();
   });
 
+  // -- a product's table shows one side at a time ---------------------------------------------------
+  let tableSide = "shared";
+  const showSide = () => {
+    const table = one("#pictures .sage-table");
+    if (!table) return;
+    const buttons = all(".sage-switch button", table);
+    if (!buttons.some((button) => button.dataset.side === tableSide)) tableSide = buttons[0].dataset.side;
+    if (table.dataset.shown !== tableSide) table.dataset.shown = tableSide;
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.side === tableSide));
+  };
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("#pictures [data-side]:is(button)");
+    if (!button) return;
+    tableSide = button.dataset.side;
+    showSide();
+  });
+
   // -- ticks on the pictures of a look: which prompts are to be finished ---------------------------
   document.addEventListener("change", (event) => {
     const box = one("#chosen textarea, #chosen input");
@@ -549,7 +578,8 @@
   });
 
   // -- the address follows the form ------------------------------------------------------------------
-  let opened = !new URLSearchParams(location.search).has("prompt"); // or what a link asks for is there
+  const holdsPrompts = (query) => query.has("prompt") || query.has("set");
+  let opened = !holdsPrompts(new URLSearchParams(location.search)); // or what a link asks for is there
   const VIEW = ["__theme", "present", "view", "tab"]; // of an address, what is not of the form
   let first = null; // the form as the page is served: it needs no address of its own
   const followForm = () => {
@@ -557,8 +587,8 @@
     if (!told) return;
     first ??= told;
     const now = new URLSearchParams(location.search);
-    if (told === first && !now.has("prompt")) return;
-    if (now.has("prompt") && !opened) return (opened = told !== first); // a link is being opened
+    if (told === first && !holdsPrompts(now)) return;
+    if (holdsPrompts(now) && !opened) return (opened = told !== first); // a link is being opened
     const next = new URLSearchParams(told);
     for (const name of VIEW) if (now.has(name)) next.set(name, now.get(name));
     const query = `?${next}`;
@@ -584,6 +614,7 @@
   // -- after every update from the server, what the browser added is put back ---------------------
   const refresh = () => {
     all("[data-roving]").forEach(enterable);
+    showSide();
     refreshPoint();
     followForm();
     arrive();

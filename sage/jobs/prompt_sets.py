@@ -1,6 +1,7 @@
 """Sets of prompts as people write them: `a {fox|rabbit|owl} {in the snow|on the beach}`.
 
-Braces hold alternatives; a line stands for the product of its braces. Standard library only.
+Braces hold alternatives; a line stands for the product of its braces. A brace that is meant as such
+is written with a backslash before it. Standard library only.
 """
 
 import math
@@ -12,7 +13,10 @@ from itertools import product
 
 from sage.core.settings import NUM_PROMPTS, shortened
 
-_PARTS = re.compile(r"\{([^{}]*)\}")
+# A brace with a backslash before it is a brace; any other backslash is a backslash.
+_PARTS = re.compile(r"(?<!\\)\{((?:[^{}\\]|\\[{}|]|\\(?![{}|]))*)\}")
+_MEANT = re.compile(r"\\([{}])")
+_BAR = re.compile(r"(?<!\\)\|")
 _UNSEEN = dict.fromkeys([0xFE0E, 0xFE0F, *range(0x1F3FB, 0x1F400)])  # variants, tones of skin
 _ORNAMENTS = {"face", "symbol", "sign", "with", "black", "white", "heavy"}  # of Unicode's names
 
@@ -47,7 +51,7 @@ def expand_sets(text: str) -> PromptSet:
     lines = [line for line in text.splitlines() if line.strip()]
     parts = [_parts(line) for line in lines]
     number = sum(math.prod(len(part) for part in line) for line in parts)
-    if number > NUM_PROMPTS.high and any("{" in line for line in lines):
+    if number > NUM_PROMPTS.high and any(_PARTS.search(line) for line in lines):
         raise ValueError(f"The braces make {number} prompts; allowed are {NUM_PROMPTS.allowed}.")
     texts = tuple("".join(words) for line in parts for words in product(*line))
     choices = [part for part in parts[0] if len(part) > 1] if len(parts) == 1 else []
@@ -57,6 +61,16 @@ def expand_sets(text: str) -> PromptSet:
     return PromptSet(texts, choices[0], columns)
 
 
+def table_of(text: str) -> PromptSet | None:
+    """The table that a text of one product fills; None for any other text.
+
+    Raises:
+        ValueError: As `expand_sets` does.
+    """
+    made = expand_sets(text)
+    return made if made.is_grid else None
+
+
 def set_words(text: str) -> str:
     """How many prompts the braces of a text make, "2 × 3 = 6 prompts"; empty without braces.
 
@@ -64,7 +78,7 @@ def set_words(text: str) -> str:
         ValueError: As `expand_sets` does.
     """
     number = len(expand_sets(text).texts)
-    lines = [line for line in text.splitlines() if "{" in line]
+    lines = [line for line in text.splitlines() if _PARTS.search(line)]
     if not lines:
         return ""
     factors = [str(len(part)) for part in _parts(lines[0]) if len(part) > 1]
@@ -78,28 +92,36 @@ def _parts(line: str) -> list[tuple[str, ...]]:
     pieces = _PARTS.split(line)
     for piece in pieces[0::2]:
         _check_outside(piece, line)
-    choices: list[tuple[str, ...]] = [(piece,) for piece in pieces]
+    choices: list[tuple[str, ...]] = [(_MEANT.sub(r"\1", piece),) for piece in pieces]
     choices[1::2] = [_alternatives(piece, line) for piece in pieces[1::2]]
     return [choice for choice in choices if choice != ("",)]
 
 
 def _check_outside(piece: str, line: str) -> None:
+    bare = _MEANT.sub("", piece)
     for brace, other in ("{}", "}{"):
-        if brace in piece:
+        if brace in bare:
             where = "closed" if brace == "{" else "opened"
             raise ValueError(
                 f"A brace {brace} in {shortened(line)} is never {where} by {other}; "
-                "write {fox|owl}, and no braces inside braces."
+                f"write {{fox|owl}}, no braces inside braces, and \\{brace} for a brace itself."
             )
 
 
 def _alternatives(inside: str, line: str) -> tuple[str, ...]:
-    words = tuple(" ".join(word.split()) for word in inside.split("|"))
+    words = tuple(
+        _MEANT.sub(r"\1", " ".join(word.split()).replace("\\|", "|")) for word in _BAR.split(inside)
+    )
     if not all(words):
         raise ValueError(
             f"An alternative in {shortened(line)} is empty; write words on both sides of every |."
         )
     return words
+
+
+def as_typed(prompt: str) -> str:
+    """A prompt as a line that stands for it alone: its braces are meant as such."""
+    return re.sub(r"([{}])", r"\\\1", prompt)
 
 
 def spell_emoji(text: str, words: Mapping[str, str]) -> str:

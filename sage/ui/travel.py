@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sage.jobs.sides import PLAIN
-from sage.ui.export.links import Settings, link_query, prompts_text, read_link, read_record
+from sage.ui.export.links import SET, Settings, link_query, prompts_text, read_link, read_record
 from sage.ui.html import views
 from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
@@ -45,7 +45,7 @@ class Travel:
         """The query that rebuilds the form; the browser puts its own address before it."""
         form = spelled(Form.of(values), self.shelf)
         try:
-            query = link_query(form.check(), form.model)
+            query = link_query(form.check(), form.model, form.product)
         except ValueError as error:
             return {self.layout.link: gr.skip(), self.layout.travel_note: _error(error)}
         note = views.note("Copied. Whoever opens it finds these settings.")
@@ -123,6 +123,8 @@ class Travel:
                 updates.pop(part, None)
         if "prompts" in values:
             updates[page.prompts] = prompts_text(values.pop("prompts"))
+        if SET in values:
+            updates[page.prompts] = values.pop(SET)
         if "trained" in values:
             possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
             trained = gr.Checkbox(value=values.pop("trained"), visible=possible)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sage.core.settings import NUM_PROMPTS
-from sage.jobs.prompt_sets import expand_sets, set_words, spell_emoji
+from sage.jobs.prompt_sets import as_typed, expand_sets, set_words, spell_emoji
 
 
 def test_two_braces_make_a_labelled_grid():
@@ -47,6 +47,22 @@ def test_lines_without_a_product_are_no_grid(text, texts):
     made = expand_sets(text)
     assert made.texts == texts
     assert not made.is_grid
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        (r"a \{fox\} here", ("a {fox} here",)),
+        (r"\{a {fox|owl}", ("{a fox", "{a owl")),
+        (r"{a\|b|c\}}", ("a|b", "c}")),
+        (r"C:\fox {a|b}", (r"C:\fox a", r"C:\fox b")),
+        (r"a\\{b", (r"a\{b",)),
+    ],
+)
+def test_a_backslash_makes_a_brace_a_brace(text, texts):
+    assert expand_sets(text).texts == texts
+    for one in texts:
+        assert expand_sets(as_typed(one)).texts == (one,)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from gradio_client import Client
 
 from sage.jobs.models import builtin_model
+from sage.jobs.prompt_sets import expand_sets
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.shelf import Shelf
@@ -205,7 +206,8 @@ def test_the_whole_flow(visit, tmp_path):  # noqa: PLR0915 (one visit, step by s
     archive = tmp_path / "pictures.zip"
     download.value.save_as(archive)
     with zipfile.ZipFile(archive) as box:
-        assert len([n for n in box.namelist() if n.endswith(".png")]) == 9
+        assert len([n for n in box.namelist() if n.endswith(".png")]) == 13
+        # Three sides of four, and the sheet.
     # 6. After a change the old pictures stay and say so; undone, they fit again.
     drag_by_keys(page, "#tau-min", "ArrowLeft")
     shows(page, "#banner", EARLIER)
@@ -246,6 +248,28 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     pick(page, "#model", "Tiny")
     shows(page, "#branch output", "12 of 30")
     render(page)
+
+
+def test_look_first_and_finish_some_on_a_phone_by_keyboard(visit):
+    page = visit(390, 844, has_touch=True)
+    type_prompts(page)
+    find(page, "#look").click()
+    expect(find(page, ".sage-pairs[data-state=look]")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#pictures [data-tick]")).to_have_count(4)
+    shows(page, "#outcome", "Stopped after step 13 of 30")
+    check_accessibility(page)
+    for n in (1, 3):
+        find(page, f"[data-tick='{n}']").press("Space")
+    shows(page, "#finish", "Finish 2 of 4")
+    shows(page, "#scrub-note", "takes 34 evaluations")
+    find(page, "#finish").press("Enter")
+    expect(find(page, ".sage-pairs[data-finished='0 2']")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#pictures img")).to_have_count(6)
+    shows(page, "#outcome", "2 of 4 finished, 31 % saved")
+    page.wait_for_function(f"({BRANCHES_MEET_PICTURES})().every(gap => gap < 3)")
+    clipped = find(page, "#plan .sage-line path[clip-path]").count()
+    assert clipped == 2 + 1  # the trunk and the two branches that were left
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_stop_in_the_first_moments_is_no_error_and_has_the_last_word(visit):
@@ -649,11 +673,10 @@ def test_the_keyboard_reaches_every_control_in_order(visit):
     assert order == sorted(order), reached
 
 
-def test_sixteen_prompts_in_braces_can_be_read(visit):
+def test_sixteen_prompts_can_be_read_and_a_product_fills_a_table(visit):
     page = visit()
     text = "a {fox|dog|cat|whale} {in snow|under water|in the snow|in water}"
-    find(page, "#prompts textarea").fill(text)
-    shows(page, "#prompts-note", "4 × 4 = 16 prompts")
+    find(page, "#prompts textarea").fill("\n".join(expand_sets(text).texts))
     expect(find(page, ".sage-pair")).to_have_count(16)
     page.wait_for_function(f"({BRANCHES_MEET_PICTURES})().every(gap => gap < 3)")
     heads = [head.bounding_box() for head in find(page, "#similarity thead th").all()]
@@ -662,6 +685,27 @@ def test_sixteen_prompts_in_braces_can_be_read(visit):
     assert all(
         name.evaluate("e => parseFloat(getComputedStyle(e).fontSize)") >= 13 for name in names
     )
+    # The same as one product: rows and columns in words, one side at a time.
+    find(page, "#prompts textarea").fill("a {fox|dog} {in snow|under water}")
+    shows(page, "#prompts-note", "2 × 2 = 4 prompts")
+    expect(find(page, "#pictures .sage-row")).to_have_text(["fox", "dog"])
+    expect(find(page, "#pictures .sage-column")).to_have_text(["in snow", "under water"])
+    expect(find(page, "#plan .sage-end")).to_have_count(4)
+    render(page)
+    boxes = [find(page, f".sage-pair[data-p='{n}']").bounding_box() for n in range(4)]
+    assert boxes[0]["y"] == boxes[1]["y"] < boxes[2]["y"] == boxes[3]["y"]
+    assert boxes[0]["x"] == boxes[2]["x"] < boxes[1]["x"] == boxes[3]["x"]
+    expect(find(page, ".sage-shared img").first).to_be_visible()
+    find(page, ".sage-switch button[data-side=independent]").click()
+    expect(find(page, ".sage-independent img").first).to_be_visible()
+    expect(find(page, ".sage-shared img").first).to_be_hidden()
+    # It comes back as it was typed, and the pictures follow when it is written as lines.
+    page.wait_for_function("location.search.includes('set=a+%7Bfox')")
+    find(page, "#prompts textarea").fill(
+        "\n".join(expand_sets("a {fox|dog} {in snow|under water}").texts)
+    )
+    expect(find(page, ".sage-table")).to_have_count(0)
+    expect(find(page, ".sage-pairs img")).to_have_count(12)
 
 
 def test_the_address_follows_the_form_and_brings_it_back(visit):

@@ -9,7 +9,7 @@ from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import Choice, settings_of
 from sage.jobs.request import Request, parse_request
 from sage.sd.model_settings import ModelSettings
-from sage.ui.export.links import link_query, read_link, read_record
+from sage.ui.export.links import link_query, prompts_text, read_link, read_record
 
 MODELS = {"emoji-scenes": ModelSettings(), "sd-v1-5": ModelSettings()}
 ASKED = parse_request("a fox in the snow\na dog in the snow", share_ratio=12 / 30)
@@ -171,3 +171,19 @@ def test_whatever_a_record_holds_the_rest_is_kept(name, value):
     read = read_record(json.dumps(record), MODELS)
     assert read.values["prompts"] == ["a fox", "a dog"]
     assert len(read.problem) < 400
+
+
+def test_a_product_travels_as_it_was_typed_and_braces_that_are_meant_as_such():
+    text = "a {fox|rabbit} {in the snow|on the beach}"
+    request = parse_request(text)
+    query = link_query(request, "tiny", text)
+    assert "prompt=" not in query
+    assert read_link(query, {"tiny": ModelSettings()}).values["set"] == text
+    assert read_link("?set=a+{fox", {"tiny": ModelSettings()}).problem.startswith(
+        "The link's set could not"
+    )
+    literal = read_link(
+        link_query(parse_request("a \\{fox\\}\na dog"), "tiny"), {"tiny": ModelSettings()}
+    )
+    assert literal.values["prompts"] == ["a {fox}", "a dog"]
+    assert parse_request(prompts_text(literal.values["prompts"])).prompts == ("a {fox}", "a dog")

@@ -12,10 +12,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from sage.core.settings import ModelDefaults, Setting, settings_of
+from sage.jobs.prompt_sets import as_typed
 from sage.jobs.request import Request, parse_prompts
 
 VERSION = 1  # of the address; a new number where an old name would come to mean something else
 PROMPT = "prompt"  # one of the prompts in an address
+SET = "set"  # all of them, as they were typed with braces
 _SCHEDULERS = {"DDIMScheduler": "ddim"}  # as records of the first version named it
 
 
@@ -24,7 +26,8 @@ class Settings:
     """Settings from outside, checked one by one.
 
     Attributes:
-        values: Those that can be used, by the names of the settings, and "prompts" and "model".
+        values: Those that can be used, by the names of the settings, and "prompts", "model" and
+            "set": the prompts as they were typed with braces.
         problem: One or two sentences about the rest; "" if there is none.
     """
 
@@ -32,13 +35,18 @@ class Settings:
     problem: str = ""
 
 
-def link_query(request: Request, model: str) -> str:
+def link_query(request: Request, model: str, typed: str = "") -> str:
     """A request as the query of an address, e.g. "?v=1&model=...&prompt=a+fox&beta=0.4".
 
     Most settings are left out at their own default (no adapter, DDIM, ...).
+
+    Args:
+        request: A checked request.
+        model: Key of the model.
+        typed: Its prompts as one product in braces, if they were typed so.
     """
     pairs: list[tuple[str, str]] = [("v", str(VERSION)), ("model", model)]
-    pairs += [(PROMPT, prompt) for prompt in request.prompts]
+    pairs += [(SET, typed)] if typed else [(PROMPT, prompt) for prompt in request.prompts]
     for name, one in settings_of(type(request)).items():
         value = getattr(request, name)
         if one.always_linked or value != one.default:
@@ -63,7 +71,7 @@ def read_link(
             values.setdefault("prompts", []).extend(text.splitlines())
         elif key in known:
             values[known[key].name] = known[key].parse(text)
-        elif key in ("v", "model"):
+        elif key in ("v", "model", SET):
             values[key] = text
     if not values:
         return None
@@ -150,11 +158,13 @@ def check_settings(
         if reason := _refusal(name, good[name], known):
             bad[name] = reason
             del good[name]
-    if reason := _together(good, own, kind):  # each is allowed, but perhaps not together
+    settings = {name: value for name, value in good.items() if name != SET}
+    if reason := _together(settings, own, kind):  # each is allowed, but perhaps not together
         bad |= dict.fromkeys(("tau_min", "tau_max"), reason)
         good = {name: value for name, value in good.items() if name not in bad}
+    typed = {SET: good.pop(SET)} if SET in good else {}
     checked = kind.from_dict({"prompts": _ANY_PROMPTS, **good}, own).to_dict()
-    result = {name: checked[name] for name in checked if name in good}
+    result = {name: checked[name] for name in checked if name in good} | typed
     return Settings(result | ({"model": model} if model is not None else {}), _problem(bad, source))
 
 
@@ -167,6 +177,8 @@ def _refusal(name: str, value: Any, known: Mapping[str, Setting]) -> str:
     try:
         if name == "prompts":
             Request.from_dict({"prompts": value})
+        elif name == SET:
+            parse_prompts(value)
         else:
             known[name].check(value)
     except ValueError as error:
@@ -201,5 +213,5 @@ def _plain_name(name: str) -> str:
 
 
 def prompts_text(prompts: Sequence[str]) -> str:
-    """Prompts as the page's text box holds them."""
-    return "\n".join(prompts)
+    """Prompts as the page's text box holds them: their braces are no alternatives."""
+    return "\n".join(map(as_typed, prompts))

@@ -9,12 +9,16 @@ from typing import Any
 from PIL import Image
 
 from sage.jobs.look import Look, look_report
+from sage.jobs.prompt_sets import PromptSet
 from sage.ui.html.pictures import EMPTY, Row, Shot, picture_grid, picture_source, score_words
 from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
 
 
 def look_grid(
-    seen: Look, ticked: Collection[int], live: Mapping[int, Image.Image] | None = None
+    seen: Look,
+    ticked: Collection[int],
+    live: Mapping[int, Image.Image] | None = None,
+    table: PromptSet | None = None,
 ) -> str:
     """What every prompt is heading for, beside what is finished or can be ticked to be.
 
@@ -22,6 +26,7 @@ def look_grid(
         seen: The look.
         ticked: Prompts whose tick is on.
         live: Previews of those that are being finished; nothing can be ticked meanwhile.
+        table: The product that the prompts are.
     """
     every, final = range(len(seen.pictures)), seen.final
     clips = seen.clip or (None,) * len(every)
@@ -48,6 +53,7 @@ def look_grid(
         "look",
         step=seen.step,
         finished=seen.finished,
+        table=table,
     )
 
 

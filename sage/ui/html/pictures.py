@@ -14,6 +14,7 @@ from html import escape
 from PIL import Image
 
 from sage.core.plan import Group
+from sage.jobs.prompt_sets import PromptSet
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.strip import Strip, StripRow
 from sage.ui.html.views import badge
@@ -65,6 +66,7 @@ def picture_grid(
     step: int | None = None,
     outcomes: Mapping[int, str] | None = None,
     finished: Sequence[int] = (),
+    table: PromptSet | None = None,
 ) -> str:
     """Pictures side by side for each prompt, framed in the group's colour.
 
@@ -77,6 +79,8 @@ def picture_grid(
         step: How many steps are done while it is "live" or a "look"; the plan grows with it.
         outcomes: For each branch point of the strip, what it comes to.
         finished: Prompts whose branches are at their end, also where others are not.
+        table: The product that the prompts are, to stand in its rows and columns; one side at a
+            time is seen then.
     """
     marks = prompt_marks(groups)
     sides = [side for side in SIDES if any(row.side == side for row in rows)]
@@ -84,21 +88,85 @@ def picture_grid(
     heads = "".join(f'<b class="sage-{side}">{names[side]}</b>' for side in sides)
     grown = "" if step is None else f' data-step="{step}"'
     grown += f' data-finished="{" ".join(map(str, finished))}"' if finished else ""
+    layout = None if table is None else TableLayout.of(table)
+    places = layout.places if layout else [""] * len(prompts)
     cells = "".join(
-        _cell(n, prompt, marks[n], {row.side: row.shots[n] for row in rows})
+        _cell(n, prompt, marks[n], {row.side: row.shots[n] for row in rows}, places[n])
         for n, prompt in enumerate(prompts)
     )
+    kind, style = ("sage-pairs sage-table", layout.style) if layout else ("sage-pairs", "")
+    heads = f'<p class="sage-heads" aria-hidden="true">{heads}</p>'
+    heads = layout.heads(sides, names) if layout else heads
     return (
-        f'<div class="sage-pairs" data-state="{state}"{grown} data-pairs="{len(prompts)}" '
-        f'data-sides="{len(sides)}"><p class="sage-heads" aria-hidden="true">{heads}</p>{cells}'
+        f'<div class="{kind}" data-state="{state}"{grown} data-pairs="{len(prompts)}" '
+        f'data-sides="{len(sides)}"{style}>{heads}{cells}'
         f"</div>{_strip_data(strip, outcomes or {}) if strip else ''}"
     )
 
 
-def empty_grid(prompts: Sequence[str], groups: Sequence[Group], sides: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class TableLayout:
+    """Where the prompts of a product stand: its longer side goes down, where labels have room.
+
+    Attributes:
+        rows: Labels of the rows.
+        columns: Labels of the columns.
+        turned: Whether the first brace goes across and not down.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    turned: bool
+
+    @classmethod
+    def of(cls, table: PromptSet) -> "TableLayout":
+        """The layout of a product."""
+        turned = len(table.columns) > max(len(table.rows), 4)
+        rows, columns = table.rows, table.columns
+        return cls(columns, rows, True) if turned else cls(rows, columns, False)
+
+    @property
+    def places(self) -> list[str]:
+        """For each prompt its cell, as a style."""
+        across = len(self.rows) if self.turned else len(self.columns)
+        both = [divmod(n, across) for n in range(len(self.rows) * len(self.columns))]
+        cells = [(column, row) if self.turned else (row, column) for row, column in both]
+        return [f"grid-row:{row + 2};grid-column:{column + 2};" for row, column in cells]
+
+    @property
+    def style(self) -> str:
+        """How many rows and columns there are, for the style sheet to find their size."""
+        return f' style="--rows:{len(self.rows)};--columns:{len(self.columns)}"'
+
+    def heads(self, sides: Sequence[str], names: Mapping[str, str]) -> str:
+        """Labels of rows and columns, and the switch between the sides."""
+        first = "shared" if "shared" in sides else sides[0]
+        switch = "".join(
+            f'<button type="button" data-side="{side}" aria-pressed="{str(side == first).lower()}">'
+            f"{names[side]}</button>"
+            for side in sides
+        )
+        across = "".join(
+            f'<b class="sage-column" style="grid-row:1;grid-column:{n + 2}">{escape(label)}</b>'
+            for n, label in enumerate(self.columns)
+        )
+        down = "".join(
+            f'<b class="sage-row" style="grid-row:{n + 2};grid-column:1">{escape(label)}</b>'
+            for n, label in enumerate(self.rows)
+        )
+        group = f'<div class="sage-switch" role="group" aria-label="Pictures">{switch}</div>'
+        return group + across + down
+
+
+def empty_grid(
+    prompts: Sequence[str],
+    groups: Sequence[Group],
+    sides: Sequence[str],
+    table: PromptSet | None = None,
+) -> str:
     """Reserved boxes, before anything is rendered."""
     rows = [Row(side, (EMPTY,) * len(prompts)) for side in sides]
-    return picture_grid(prompts, groups, rows, "empty")
+    return picture_grid(prompts, groups, rows, "empty", table=table)
 
 
 def live_grid(
@@ -106,13 +174,14 @@ def live_grid(
     groups: Sequence[Group],
     sides: dict[str, Sequence[Image.Image]],
     step: int = 0,
+    table: PromptSet | None = None,
 ) -> str:
     """Previews of both sides after a step; a side without pictures keeps its boxes."""
     rows = [
         Row(side, tuple(Shot(picture_source(p)) for p in pictures) or (EMPTY,) * len(prompts))
         for side, pictures in sides.items()
     ]
-    return picture_grid(prompts, groups, rows, "live", step=step)
+    return picture_grid(prompts, groups, rows, "live", step=step, table=table)
 
 
 def strip_rows(strip: Strip, point: int) -> list[Row]:
@@ -175,13 +244,13 @@ def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot]) -> str:
+def _cell(n: int, prompt: str, mark: Mark, shots: dict[str, Shot], place: str = "") -> str:
     names = FINISHED if "expected" in shots else {}
     drawn = "".join(
         _shot(side, names.get(side, ""), n, prompt, shots[side]) for side in SIDES if side in shots
     )
     return (
-        f'<figure class="sage-pair" data-p="{n}" style="--group:{mark.color}"><figcaption>'
+        f'<figure class="sage-pair" data-p="{n}" style="--group:{mark.color};{place}"><figcaption>'
         f'<button type="button" class="sage-name" data-p="{n}" aria-pressed="false">'
         f'{badge(mark)}<b>P{n + 1}</b> <span class="sage-prompt" title="{escape(prompt)}">'
         f"{escape(prompt)}</span></button></figcaption>{drawn}</figure>"

@@ -8,6 +8,7 @@ from sage.core.plan import Plan
 from sage.core.settings import Number, settings_of
 from sage.jobs.job import calls_of
 from sage.jobs.look import Look
+from sage.jobs.prompt_sets import PromptSet, table_of
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
 from sage.ui.html.pictures import Row
@@ -70,6 +71,19 @@ class Form:
         return replace(request, share_ratio=branch_point(calls).check(self.branch_call) / calls)
 
     @property
+    def table(self) -> PromptSet | None:
+        """The table that the prompts fill, where they are one product in braces."""
+        try:
+            return table_of(str(self.prompts or ""))
+        except ValueError:  # the check says why
+            return None
+
+    @property
+    def product(self) -> str:
+        """The line that the table was typed as; "" without one."""
+        return str(self.prompts).strip() if self.table else ""
+
+    @property
     def sides(self) -> tuple[str, ...]:
         """The rows of pictures that are asked for."""
         return ("independent", "shared", *(["fewer"] if self.fewer_steps else []))
@@ -108,6 +122,7 @@ class Run:
         hidden: Whether its pictures have made room for the boxes of other prompts.
         look: What it saw at the branch point and finished since, if it was a look and no rendering
             of both sides.
+        table: The product that its prompts are, if they were typed as one.
     """
 
     request: Request
@@ -124,6 +139,7 @@ class Run:
     rows: tuple[Row, ...] = ()
     hidden: bool = False
     look: Look | None = None
+    table: PromptSet | None = None
 
     @property
     def can_scrub(self) -> bool:

@@ -150,7 +150,7 @@ class Handlers:
             **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
             page.outcome: outcome_view(analysis, run),
-            page.address: views.address(link_query(request, analysis.spec.key)),
+            page.address: views.address(link_query(request, analysis.spec.key, form.product)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
             page.look: gr.Button(interactive=True),
@@ -163,7 +163,7 @@ class Handlers:
     def _pictures(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         """Boxes for prompts that have no pictures; pictures that belong to the prompts again."""
         page, job, prompts = self.layout, analysis.job, analysis.request.prompts
-        empty = {page.pictures: empty_grid(prompts, job.groups, form.sides)}
+        empty = {page.pictures: empty_grid(prompts, job.groups, form.sides, form.table)}
         if run is None:
             return empty
         if run.request.prompts != prompts:
@@ -171,11 +171,14 @@ class Handlers:
                 return empty
             idle = views.progress(0, 1, NOTHING_YET)
             return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
+        if not run.hidden and run.done and run.table != form.table and not run.stored:
+            told = replace(run, table=form.table)  # the same prompts, written in another way
+            return {page.pictures: grid_of(told, analysis), page.run: told}
         if not (run.hidden and (run.strip or run.rows or run.look)):
             return empty if run.hidden else {page.pictures: gr.skip()}
         again = views.progress(1, 1, AGAIN, "done")
-        shown = replace(run, hidden=False)
-        return {page.pictures: grid_of(run, analysis), page.run: shown, page.progress: again}
+        shown = replace(run, hidden=False, table=form.table)
+        return {page.pictures: grid_of(shown, analysis), page.run: shown, page.progress: again}
 
     def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
@@ -317,12 +320,13 @@ def grid_of(run: Run, analysis: Analysis) -> str:
     """The pictures of a finished run."""
     job, strip = analysis.job, run.strip
     if run.look is not None:
-        return look_grid(run.look, first_ticks(run.look))
+        return look_grid(run.look, first_ticks(run.look), table=run.table)
     if strip is None:
-        return picture_grid(run.request.prompts, job.groups, run.rows, "done")
+        return picture_grid(run.request.prompts, job.groups, run.rows, "done", table=run.table)
     rows = strip_rows(strip, job.branch_call)
     outcomes = results.strip_outcomes(job, strip, run.report)
-    return picture_grid(run.request.prompts, job.groups, rows, "done", strip, outcomes=outcomes)
+    shown = (run.request.prompts, job.groups, rows, "done", strip)
+    return picture_grid(*shown, outcomes=outcomes, table=run.table)
 
 
 def plan_view(analysis: Analysis, run: Run | None) -> str:

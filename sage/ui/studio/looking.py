@@ -15,6 +15,7 @@ from PIL import Image
 
 from sage.jobs.job import calls_of
 from sage.jobs.look import Look, LookStep, look_step
+from sage.jobs.prompt_sets import PromptSet
 from sage.ui.export.downloads import remove_run, save_look
 from sage.ui.html import views
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
@@ -66,7 +67,7 @@ class Looking:
 
     def _look(self, form: Form, before: Run | None) -> Running:
         request = form.check()
-        run = Run(request, form.model, calls_of(request))
+        run = Run(request, form.model, calls_of(request), table=form.table)
         analysis = analyze(request, form.model, self.shelf, run)
         look_step(analysis.job)  # says why not, before anything is taken away
         yield self.rendering.begin(analysis)
@@ -100,7 +101,7 @@ class Looking:
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
-            page.pictures: _live(analysis, step.previews, step.step),
+            page.pictures: _live(analysis, step.previews, step.step, run.table),
         }
 
     def _seen(self, run: Run, seen: Look, analysis: Analysis) -> Updates:
@@ -124,7 +125,7 @@ class Looking:
             page.run: run,
             page.progress: views.progress(seen.step, seen.job.calls, line, "done"),
             page.plan: plan_view(analysis, run),
-            page.pictures: look_grid(seen, first_ticks(seen)),
+            page.pictures: look_grid(seen, first_ticks(seen), table=run.table),
             page.outcome: look_words(seen),
             page.chosen: " ".join(map(str, first_ticks(seen))),
             page.scrub_note: views.note(finish_words(seen, first_ticks(seen)) if seen.open else ""),
@@ -150,7 +151,7 @@ class Looking:
                 line = f"Step {item.step} of {item.steps}, {plural(len(wanted), 'picture')}"
                 yield {
                     page.progress: views.progress(item.step, item.steps, line, "live"),
-                    page.pictures: look_grid(seen, wanted, item.previews),
+                    page.pictures: look_grid(seen, wanted, item.previews, run.table),
                 }
 
     def _kept(self, run: Run | None, chosen: str, shown: Updates) -> Updates:
@@ -162,19 +163,21 @@ class Looking:
         on = ticked(chosen, run)
         return {
             **words,
-            page.pictures: look_grid(run.look, on),
+            page.pictures: look_grid(run.look, on, table=run.table),
             page.finish: finish_button(run, on),
         }
 
 
-def _live(analysis: Analysis, previews: Mapping[int, Image.Image], step: int) -> str:
+def _live(
+    analysis: Analysis, previews: Mapping[int, Image.Image], step: int, table: PromptSet | None
+) -> str:
     """Previews on the way to the branch point, beside the boxes of what may be finished."""
     job, prompts = analysis.job, analysis.request.prompts
     shots = [
         Shot(picture_source(previews[n])) if n in previews else EMPTY for n in range(len(prompts))
     ]
     rows = [Row("expected", tuple(shots)), Row("shared", (EMPTY,) * len(prompts))]
-    return picture_grid(prompts, job.groups, rows, "live", step=step)
+    return picture_grid(prompts, job.groups, rows, "live", step=step, table=table)
 
 
 def ticked(chosen: str, run: Run | None) -> tuple[int, ...]:

@@ -135,7 +135,7 @@ class Rendering:
     def _render(self, form: Form, before: Run | None) -> Running:
         request = form.check()
         calls = calls_of(request)
-        run = Run(request, form.model, calls)
+        run = Run(request, form.model, calls, table=form.table)
         analysis = analyze(request, form.model, self.shelf, run)  # under the guard, stored or not
         yield self.begin(analysis)
         shown, reset = 0.0, self._reset(form, analysis)
@@ -184,7 +184,7 @@ class Rendering:
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
             page.plan: plan_view(analysis, None),  # the form may ask for another one by now
-            page.pictures: live_grid(run.request.prompts, groups, sides, step.step),
+            page.pictures: live_grid(run.request.prompts, groups, sides, step.step, run.table),
         }
 
     def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
@@ -204,7 +204,9 @@ class Rendering:
         return {
             page.run: run,
             page.progress: views.progress(1, 1, done_words(done), "done"),
-            page.pictures: picture_grid(request.prompts, done.groups, run.rows, "done"),
+            page.pictures: picture_grid(
+                request.prompts, done.groups, run.rows, "done", table=run.table
+            ),
             page.plan: plan_view(replace(analysis, request=request), run),
             page.outcome: outcome_words(outcome_of(done.report)),
             page.seconds: results.seconds_bars(done.report, done.groups, *plans),
@@ -254,7 +256,9 @@ class Rendering:
         rows = strip_rows(strip, job.branch_call) if strip else []
         outcomes = results.strip_outcomes(job, strip, run.report) if strip else {}
         prompts = job.request.prompts
-        grid = picture_grid(prompts, job.groups, rows, "done", strip, outcomes=outcomes)
+        grid = picture_grid(
+            prompts, job.groups, rows, "done", strip, outcomes=outcomes, table=run.table
+        )
         return {
             **expectation(page, analysis),
             page.run: run,
