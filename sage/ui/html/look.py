@@ -10,7 +10,7 @@ from PIL import Image
 
 from sage.jobs.look import Look, look_report
 from sage.jobs.prompt_sets import PromptSet
-from sage.ui.html.pictures import EMPTY, Row, Shot, picture_grid, picture_source, score_words
+from sage.ui.html.pictures import EMPTY, Grown, Row, Shot, picture_grid, picture_source, score_words
 from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
 
 
@@ -51,8 +51,7 @@ def look_grid(
         seen.job.groups,
         rows,
         "look",
-        step=seen.step,
-        finished=seen.finished,
+        grown=Grown(seen.step, seen.finished),
         table=table,
     )
 

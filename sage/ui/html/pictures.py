@@ -56,6 +56,20 @@ class Row:
     shots: tuple[Shot, ...]
 
 
+@dataclass(frozen=True)
+class Grown:
+    """How far a run is: its steps, and the prompts whose branches are at their end all the same."""
+
+    step: int
+    finished: tuple[int, ...] = ()
+
+    @property
+    def attributes(self) -> str:
+        """As the script reads it."""
+        ends = " ".join(map(str, self.finished))
+        return f' data-step="{self.step}"' + (f' data-finished="{ends}"' if ends else "")
+
+
 def picture_grid(
     prompts: Sequence[str],
     groups: Sequence[Group],
@@ -63,9 +77,8 @@ def picture_grid(
     state: str,
     strip: Strip | None = None,
     *,
-    step: int | None = None,
+    grown: Grown | None = None,
     outcomes: Mapping[int, str] | None = None,
-    finished: Sequence[int] = (),
     table: PromptSet | None = None,
 ) -> str:
     """Pictures side by side for each prompt, framed in the group's colour.
@@ -76,9 +89,8 @@ def picture_grid(
         rows: What was rendered, the independent one first.
         state: "empty", "live", "look", "done" or "unfinished"; the style sheet tells them apart.
         strip: Pictures at other branch points, for scrubbing.
-        step: How many steps are done while it is "live" or a "look"; the plan grows with it.
+        grown: How far the run is while it is "live" or a "look"; the plan grows with it.
         outcomes: For each branch point of the strip, what it comes to.
-        finished: Prompts whose branches are at their end, also where others are not.
         table: The product that the prompts are, to stand in its rows and columns; one side at a
             time is seen then.
     """
@@ -86,8 +98,7 @@ def picture_grid(
     sides = [side for side in SIDES if any(row.side == side for row in rows)]
     names = HEADS | (FINISHED if "expected" in sides else {})
     heads = "".join(f'<b class="sage-{side}">{names[side]}</b>' for side in sides)
-    grown = "" if step is None else f' data-step="{step}"'
-    grown += f' data-finished="{" ".join(map(str, finished))}"' if finished else ""
+    far = grown.attributes if grown else ""
     layout = None if table is None else TableLayout.of(table)
     places = layout.places if layout else [""] * len(prompts)
     cells = "".join(
@@ -98,7 +109,7 @@ def picture_grid(
     heads = f'<p class="sage-heads" aria-hidden="true">{heads}</p>'
     heads = layout.heads(sides, names) if layout else heads
     return (
-        f'<div class="{kind}" data-state="{state}"{grown} data-pairs="{len(prompts)}" '
+        f'<div class="{kind}" data-state="{state}"{far} data-pairs="{len(prompts)}" '
         f'data-sides="{len(sides)}"{style}>{heads}{cells}'
         f"</div>{_strip_data(strip, outcomes or {}) if strip else ''}"
     )
@@ -181,7 +192,7 @@ def live_grid(
         Row(side, tuple(Shot(picture_source(p)) for p in pictures) or (EMPTY,) * len(prompts))
         for side, pictures in sides.items()
     ]
-    return picture_grid(prompts, groups, rows, "live", step=step, table=table)
+    return picture_grid(prompts, groups, rows, "live", grown=Grown(step), table=table)
 
 
 def strip_rows(strip: Strip, point: int) -> list[Row]:

@@ -19,7 +19,7 @@ from sage.jobs.prompt_sets import PromptSet
 from sage.ui.export.downloads import remove_run, save_look
 from sage.ui.html import views
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
-from sage.ui.html.pictures import EMPTY, Row, Shot, picture_grid, picture_source
+from sage.ui.html.pictures import EMPTY, Grown, Row, Shot, picture_grid, picture_source
 from sage.ui.html.words import plural
 from sage.ui.kit import Running, Updates
 from sage.ui.studio import results
@@ -177,7 +177,7 @@ def _live(
         Shot(picture_source(previews[n])) if n in previews else EMPTY for n in range(len(prompts))
     ]
     rows = [Row("expected", tuple(shots)), Row("shared", (EMPTY,) * len(prompts))]
-    return picture_grid(prompts, job.groups, rows, "live", step=step, table=table)
+    return picture_grid(prompts, job.groups, rows, "live", grown=Grown(step), table=table)
 
 
 def ticked(chosen: str, run: Run | None) -> tuple[int, ...]:
