@@ -53,7 +53,7 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
-                build_explore(shelf)
+                build_explore(shelf, layout)
             with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
                 build_evidence()
         gr.set_static_paths([PICTURE])
