@@ -58,7 +58,8 @@ where, so prompts that mean similar things do nearly the same work in them. SAGE
 3. **Branch point, T\\*.** Until it, each group runs one *trunk* on the mean of its prompts; from it
    on, each prompt *branches* and runs on its own.
 4. **Saving.** `share ratio × (1 − groups / prompts)` of the evaluations, when all groups share the
-   same number of steps. An evaluation is one pass of the denoiser for one trajectory and one step.
+   same number of steps. An evaluation is one look of the denoiser at one trajectory in one step;
+   with guidance it looks twice, with the prompt and without, and both together count as one.
 
 Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
 time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
