@@ -4,6 +4,7 @@ Only these ids, or the one given on the command line, are ever loaded; never one
 page. Safetensors only, no code from repositories.
 """
 
+import hashlib
 import logging
 import os
 import platform
@@ -158,6 +159,15 @@ def _other(source: str) -> ModelSpec:
     """A model of the same class that is not on the list."""
     name = Path(source).name
     return ModelSpec(name, name, source, settings=ModelSettings.read(source))
+
+
+def weights_digest(spec: ModelSpec) -> str:
+    """A short digest of a local model's weights and, if it has one, its adapter."""
+    digest = hashlib.sha256()
+    for folder in (spec.source, *([spec.adapter] if spec.adapter else [])):
+        for path in sorted(Path(folder).rglob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def find_model(key: str, models: tuple[ModelSpec, ...]) -> ModelSpec:

@@ -10,7 +10,7 @@ from gradio.components import Component
 from sage.ui.api import add_endpoints
 from sage.ui.evidence import build_evidence
 from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.explore.tab import build_explore
+from sage.ui.explore.tab import build_explore, wire_taking
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
@@ -53,9 +53,11 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
-                build_explore(shelf, layout)
+                explore = build_explore(shelf)
             with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
                 build_evidence()
+        settings = {**layout.controls, "share_ratio": layout.share_ratio}
+        wire_taking(explore, layout.model, layout.prompts, settings)
         gr.set_static_paths([PICTURE])
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sage.jobs.grid import CellDone, RunNumbers, axes
-from sage.jobs.models import builtin_model
+from sage.jobs.models import builtin_model, weights_digest
 from sage.jobs.request import Request
 from sage.ui.explore import first
 from sage.ui.explore.parts import (
@@ -31,7 +31,6 @@ from sage.ui.explore.tab import Exploring, Speed
 from sage.ui.html.words import flops_text, seconds_text
 from sage.ui.shelf import Shelf
 from sage.ui.studio.layout import build_layout
-from sage.ui.studio.precompute import weights_digest
 
 from .reader import Reader
 

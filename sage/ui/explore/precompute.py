@@ -12,13 +12,12 @@ from pathlib import Path
 from sage.core.settings import settings_of
 from sage.jobs.conditions import grid_conditions
 from sage.jobs.grid import Axis, CellDone, Grid, GridCost, plan_grid, render_grid
-from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
+from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model, weights_digest
 from sage.jobs.request import parse_request
 from sage.ui.explore.first import FOLDER, StoredGrid, draw_tiles
 from sage.ui.explore.parts import FIRST, FIRST_AXES
 from sage.ui.export.grid_files import grid_record
 from sage.ui.html.grids import Shown
-from sage.ui.studio.precompute import weights_digest
 
 log = logging.getLogger(__name__)
 

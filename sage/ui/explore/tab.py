@@ -6,7 +6,7 @@ its turn with the rest of the page.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -44,7 +44,6 @@ from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
 from sage.ui.server.errors import explain
 from sage.ui.server.lanes import require_admission
 from sage.ui.shelf import Shelf
-from sage.ui.studio.layout import Layout
 from sage.ui.turns import Turns
 from sage.ui.work import render_grid_of, trace_request
 
@@ -73,18 +72,12 @@ class Speed:
         return each * (cost.evaluations - cost.reused) + around * (cost.runs + cost.compared)
 
 
-def build_explore(shelf: Shelf, studio: Layout | None = None) -> None:
-    """Builds the tab inside the current `gr.Tab`; it loads nothing before it is opened.
-
-    Args:
-        shelf: The models.
-        studio: The Studio's components, whose prompts can be taken over.
-    """
+def build_explore(shelf: Shelf) -> "Exploring":
+    """Builds the tab inside the current `gr.Tab`; it loads nothing before it is opened."""
     parts, place = build_parts(shelf), get_render_context()
     tab = Exploring(parts, shelf)
     _wire(parts, tab, place)
-    if studio is not None:
-        _wire_studio(parts, tab, studio)
+    return tab
 
 
 class Exploring:
@@ -454,14 +447,21 @@ def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
     parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)
 
 
-def _wire_studio(parts: Parts, tab: Exploring, studio: Layout) -> None:
-    """One tap takes over what stands in the Studio."""
-    settings = [
-        studio.share_ratio if n == "share_ratio" else studio.controls[n] for n in parts.controls
-    ]
+def wire_taking(
+    tab: Exploring, model: Component, prompts: Component, settings: Mapping[str, Component]
+) -> None:
+    """One tap takes over what stands in another form.
+
+    Args:
+        tab: From `build_explore`.
+        model: Where the other form holds the model's key.
+        prompts: Where it holds the prompts.
+        settings: Where it holds each setting that the tab has a control for, by name.
+    """
+    parts = tab.parts
     parts.take.click(
         tab.take,
-        [studio.model, studio.prompts, *settings],
+        [model, prompts, *(settings[name] for name in parts.controls)],
         [parts.model, parts.prompts, *parts.controls.values()],
         api_name="explore_take",
         **QUICK,

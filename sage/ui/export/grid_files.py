@@ -16,8 +16,8 @@ from PIL import Image
 
 from sage.core.plan import Plan
 from sage.jobs.grid import Grid, Mean, axes
-from sage.ui.export.sheet import Block, Shot, draw_sheet
 from sage.ui.html.grids import Shown, mean_text
+from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.server.files import fresh_folder
 
 

@@ -14,8 +14,6 @@ from sage.jobs.grid import Grid, GridCost, Mean, RowFrame, RunNumbers, Trace, ax
 from sage.jobs.request import Request
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.pictures import picture_source
-from sage.ui.html.sheet import Block, draw_sheet
-from sage.ui.html.sheet import Shot as SheetShot
 from sage.ui.html.views import badge, note
 from sage.ui.html.words import flops_text, percent_text, plural, seconds_text, span_text
 
