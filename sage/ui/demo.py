@@ -28,7 +28,7 @@ from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-STYLES = ("style", "tree", "lesson", "explore")
+STYLES = ("style", "tree", "lesson", "explore", "present")
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
@@ -105,7 +105,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
     apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
     replans = [part for part in set_by.values() if part not in apart]
-    replans += [page.branch_call, page.fewer_steps]
+    replans += [page.branch_call, page.fewer_steps, page.measure, page.repeats]
     on_change(replans, handlers.estimate, asked, follows, "on_branch")
     on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
     gr.on(

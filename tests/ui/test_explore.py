@@ -399,6 +399,6 @@ def test_one_command_makes_it(tiny_folder, tmp_path, shelf):
     made.save(tmp_path)
     read = first.StoredGrid.read(tmp_path, {"tiny": model.spec})
     assert read.is_asked_by(form)
-    assert read.cost == made.cost
+    assert read.cost == replace(made.cost, flops=pytest.approx(made.cost.flops, rel=1e-5))
     assert read.explored.plans == made.explored.plans
     assert first.StoredGrid.read(tmp_path, {}) is None

@@ -1,6 +1,10 @@
 """The page's longer texts. Knows only words."""
 
-TITLE = "<h1>SAGE <small>prompts that mean alike share their start</small></h1>"
+TITLE = """
+<h1>SAGE <small>prompts that mean alike share their start</small></h1>
+<p class="sage-classroom"><span>← → branch point or step, ↑ ↓ slider of the lesson</span>
+<button type="button" data-do="present" aria-pressed="false">Classroom view</button></p>
+"""
 NOTHING_YET = "Nothing rendered yet."
 STOPPING = "Stopping …"
 LEGEND = (
