@@ -196,7 +196,7 @@ def _first_alike(requests: Sequence[Request], cell: int) -> Request:
 
 
 def _planned(place: int, job: Job, earlier: Sequence[Plan]) -> Cell:
-    cost, trunk = job.cost, job.request.trunk
+    cost, trunk = job.cost, job.trunk
     # Where a scheduler has no table, its state lies in itself: always from the start.
     resumes = has_table(job.loaded_sides.shared.scheduler)
     first = _steps_known(job.plan, earlier) if resumes else 0
