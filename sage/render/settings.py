@@ -148,6 +148,7 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
         if not adapter.exists():
             raise ValueError(f"There is no adapter {adapter}.")
         sampling.setdefault("trained", True)
+    sampling = Sampling.renamed(sampling)
     if "spend" in sampling:
         sampling.setdefault("sharing", "tree")
         if sampling["sharing"] != "tree":

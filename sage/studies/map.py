@@ -14,13 +14,13 @@ from typing import Any
 from sage.core.cost import evaluations
 from sage.core.plan import Plan, branch_step_from_ratio, shared_plan
 from sage.core.planner import Planned, Planning, plan_within, sharing_levels
-from sage.sd.pipeline import UNPLANNED
+from sage.core.settings import SCHEDULERS
 from sage.sd.schedulers import make_scheduler
 from sage.sd.spacing import solver_key
 from sage.studies.engine.cells import Recipe
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import QUALITY, Figure, Tile, Tiles, caption
-from sage.studies.engine.fitting import Fit, alone, fit_all, placed, shared
+from sage.studies.engine.fitting import Fit, alone, fit_all, fit_evaluations, placed, shared
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
@@ -37,6 +37,7 @@ from sage.studies.engine.sets import (
     only_sets,
 )
 from sage.studies.engine.study import Study
+from sage.studies.schedules import planning_for
 
 BUDGETS = (3, 4, 5, 6, 8, 12)
 FIT_SETS = 2  # of each kind
@@ -128,15 +129,34 @@ def fixed_plan(prompts: PromptSet, budget: float) -> Plan:
 
 def design(lab: Lab) -> Design:
     """Fits on some sets of prompts, then compares on others."""
-    planning = lab.pipe.settings.planning
-    if planning is None:
-        raise ValueError(UNPLANNED)
+    planning = planning_for(lab)
     prompts, similarity = budget_sets(lab, FIT, FIT_SETS)
+    number = affordable(lab, prompts, max(1, lab.settings.prompts // WHOLE // 2))
     fit = fit_all(lab, planning, {n: divided(prompts, similarity, n) for n in (1, *SIZES)})
-    number = max(1, lab.settings.prompts // WHOLE // 2)
     prompts, similarity = budget_sets(lab, HELD_OUT, number)
     table = _Table(lab, planning, fit, {n: divided(prompts, similarity, n) for n in (1, *SIZES)})
     return Design(table.entries(), prompts, {"fit": fit.plain()})
+
+
+def affordable(lab: Lab, fitted: PromptSet, number: int) -> int:
+    """How many sets of each kind can be rendered in the minutes that the command line allows.
+
+    Raises:
+        ValueError: If not even one of each kind can.
+    """
+    minutes = lab.settings.minutes
+    if minutes is None:
+        return number
+    seconds = lab.evaluation_seconds(fitted)
+    before = fit_evaluations(len(fitted)) * len(lab.seeds) * seconds
+    each = 2 * WHOLE * len(lab.seeds) * sum(BUDGETS) * (1 + 2 * len(SIZES)) * seconds
+    paid = int((60 * minutes - before) // each)
+    if paid < 1:
+        least = (before + each) / 60
+        raise ValueError(
+            f"minutes is {minutes:g}; the smallest map takes about {least:.2g} on this device."
+        )
+    return min(number, paid)
 
 
 def cells(comparison: Comparison) -> list[dict[str, Any]]:
@@ -167,7 +187,9 @@ def _gap(first: Measured, second: Measured) -> dict[str, dict[str, float]]:
 
 def more(comparison: Comparison) -> dict[str, Any]:
     """The cells, and what was chosen beforehand."""
-    return {"cells": cells(comparison), **comparison.design.facts}
+    found = {"cells": cells(comparison), **comparison.design.facts}
+    model = {"conditions": {"model": comparison.lab.title}}
+    return found | {"sentences": sentences(found | model)}
 
 
 # -- in words ------------------------------------------------------------------------------------
@@ -291,8 +313,14 @@ def _tile(cell: Row, judge: str, plan: str) -> Tile:
 
 def conditions(comparison: Comparison) -> dict[str, Any]:
     """What both sides had in common, and how many sets there were."""
-    prompts = comparison.design.prompts
-    return {"sets": len(prompts or ()) // WHOLE, "fitted_on": FIT_SETS * 2, "steps": "3 to 12"}
+    prompts, fit = comparison.design.prompts, comparison.design.facts["fit"]
+    return {
+        "sets": len(prompts or ()) // WHOLE,
+        "fitted_on_sets": FIT_SETS * 2,
+        "steps": f"{min(BUDGETS)} to {max(BUDGETS)}",
+        "scheduler": SCHEDULERS[fit["scheduler"]],
+        "guidance_by_budget": fit["guidance"],
+    }
 
 
 STUDY = Study(

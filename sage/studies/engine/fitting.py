@@ -22,7 +22,7 @@ from sage.studies.engine.lab import Lab
 from sage.studies.engine.prompts import PromptSet
 
 SOLVERS = ("ddim", "dpm++2m")
-WEIGHTS = (0.03, 0.1, 0.3, 1.0)
+WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 GUIDANCE = (0.75, 1.0, 1.5)  # times the lab's own
 FIT_BUDGETS = (3, 6)  # at which guidance is chosen
 MIDDLE = 4  # the budget at which schedules and weights are
@@ -184,11 +184,13 @@ def fit_all(lab: Lab, planning: Planning, by_size: Mapping[int, PromptSet]) -> F
     scheduler, spacing, schedules = best_schedule(lab, planning, single, MIDDLE)
     scales = [round(factor * lab.guidance, 3) for factor in GUIDANCE]
     way = (lab, planning, scheduler, spacing)
-    on_alone = {b: [alone(*way, b, guidance=s) for s in scales] for b in FIT_BUDGETS}
+    on_alone: dict[float, list[Recipe]] = {
+        b: [alone(*way, b, guidance=s) for s in scales] for b in FIT_BUDGETS
+    }
     guidance_alone, told_alone = best_guidance(lab, single, on_alone)
     how = (lab, planning, middle, scheduler)
-    usual = WEIGHTS[len(WEIGHTS) // 2]
-    on_shared = {
+    usual = WEIGHTS[1]
+    on_shared: dict[float, list[Recipe]] = {
         b: [shared(*how, b, guidance=s, weight=usual)[0] for s in scales] for b in FIT_BUDGETS
     }
     guidance_shared, told_shared = best_guidance(lab, middle, on_shared)
@@ -202,6 +204,13 @@ def fit_all(lab: Lab, planning: Planning, by_size: Mapping[int, PromptSet]) -> F
         "weights": told_weight,
     }
     return replace(fit, weight=weight, tried=tried)
+
+
+def fit_evaluations(prompts: int) -> int:
+    """Evaluations that `fit_all` takes for so many prompts, of one seed."""
+    ways = sum(_tried(s, p) for s in SOLVERS for p in SPACINGS if p != "model")
+    guided = 2 * len(GUIDANCE) * sum(FIT_BUDGETS)
+    return prompts * (MIDDLE * (ways + 2 * len(WEIGHTS)) + guided)
 
 
 def _best_weight(
