@@ -66,7 +66,7 @@ def _by_diffusers(steps: int, scheduler: Scheduler, options: dict) -> list[int]:
     config = dict(scheduler.config) | {"algorithm_type": "dpmsolver++", "solver_order": 2}
     if config.get("rescale_betas_zero_snr"):
         config |= {"rescale_betas_zero_snr": False, "trained_betas": None}
-    levels = DPMSolverMultistepScheduler.from_config(config | options)
+    levels: Scheduler = DPMSolverMultistepScheduler.from_config(config | options)
     levels.set_timesteps(steps)
     number = int(levels.config.num_train_timesteps)
     return _distinct([number - 1, *(int(t) for t in levels.timesteps[1:])], number)
