@@ -229,6 +229,15 @@ TRUNKS: Mapping[str, str] = {
     "alternate": "The prompts in turn, step by step",
     "prediction": "Mean of the prompts' predictions",
 }
+SPACINGS: Mapping[str, str] = {
+    "model": "As the model's scheduler says",
+    "planned": "Planned for this model (ours)",
+    "trailing": "Trailing",
+    "karras": "Karras",
+    "beta": "Beta",
+    "exponential": "Exponential",
+    "ays": "Align Your Steps, of Stable Diffusion v1",
+}
 SHARING: Mapping[str, str] = {
     "groups": "Groups with one branch point",
     "tree": "A tree within a budget",
@@ -280,11 +289,14 @@ class Sampling:
         seed: Of the first prompt; the others count up from it.
         trained: Whether the shared side runs with the model's adapter, trained for sharing.
         scheduler: Key of the scheduler.
+        spacing: Where a scheduler's steps lie among the noise levels.
         trunk: What a trunk follows.
         fresh_noise: Share of fresh noise in each prompt's latent at a split.
         sharing: "groups" have one branch point, a "tree" keeps to the budget, "adaptive" splits
             while sampling.
-        budget: For "tree", the share of independent sampling's evaluations that may be spent.
+        budget: Evaluations a picture for which the best plan is sought (`sage.core.planner`); 0
+            leaves steps, trunks and branch points to the other settings.
+        spend: For "tree", the share of independent sampling's evaluations that may be spent.
         guarded: Whether a group that is predicted to suffer shares less, or not at all.
 
     Raises:
@@ -396,6 +408,17 @@ class Sampling:
             for_pipeline=False,
         )
     )
+    spacing: str = setting(
+        Choice(
+            subject="Where the steps lie (spacing)",
+            label="Where the steps lie",
+            help="at which noise levels a scheduler takes its steps.",
+            default="model",
+            titles=SPACINGS,
+            always_linked=False,
+            axis=("model", "planned", "karras"),
+        )
+    )
     trunk: str = setting(
         Choice(
             subject="What the trunk follows (trunk)",
@@ -432,7 +455,23 @@ class Sampling:
     )
     budget: float = setting(
         Number(
-            subject="The share of evaluations to spend (budget)",
+            subject="The evaluations a picture (budget)",
+            label="Evaluations a picture, planned",
+            help="evaluations a picture for which the best plan is sought, shared or not; it then "
+            "decides steps, their places, trunks and branch points; 0 leaves them to the other "
+            "settings.",
+            default=0.0,
+            low=0.0,
+            high=50.0,
+            step=0.5,
+            always_linked=False,
+            axis=(3.0, 5.0, 8.0),
+            library=(0.0, 1000.0),
+        )
+    )
+    spend: float = setting(
+        Number(
+            subject="The share of evaluations to spend (spend)",
             label="Share of the evaluations to spend",
             help="for a tree: share of independent sampling's evaluations to spend.",
             default=0.7,
@@ -499,7 +538,18 @@ class Sampling:
             if name in result:
                 raise ValueError(f"{name} is given twice, also as {shortened(given)}.")
             result[name] = value
-        return result
+        return cls.renamed(result)
+
+    @staticmethod
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values under today's names: a `budget` of up to 1 is what is called `spend` now.
+
+        Links and records of version 1 say so; a budget in evaluations is always more.
+        """
+        old = values.get("budget")
+        if isinstance(old, bool) or not isinstance(old, int | float) or not 0 < old <= 1:
+            return dict(values)
+        return {"spend": old} | {n: v for n, v in values.items() if n != "budget"}
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values."""

@@ -230,20 +230,30 @@ class _Lane:
 
 def how_to_share(job: Job, store: StateStore | None) -> dict[str, Any]:
     """The shared side's arguments: a plan, or the rule that finds one while sampling."""
-    how = sharing_arguments(job.request)
+    how = sharing_arguments(job)
     if job.settled:
         return how | {"plan": job.plan, "reuse": store}
     groups = {"groups": job.groups, "num_inference_steps": job.request.steps}
     return how | groups | {"adaptive": job.rule}
 
 
-def sharing_arguments(request: Request) -> dict[str, Any]:
-    """What a request says about trunks and splits, for `SagePipeline.stream`."""
-    return {"trunk": request.trunk, "fresh_noise": request.fresh_noise}
+def sharing_arguments(job: Job) -> dict[str, Any]:
+    """What a job says about trunks, splits and steps, for `SagePipeline.stream`."""
+    own = {"trunk": job.trunk, "fresh_noise": job.request.fresh_noise}
+    return own | placing(job, job.calls)
+
+
+def placing(job: Job, calls: int) -> dict[str, Any]:
+    """Where the steps of a run with so many calls lie, for `SagePipeline.stream`."""
+    if job.timesteps is None:
+        return {"spacing": job.request.spacing}
+    # Fewer steps than planned have the best places of their own.
+    return {"timesteps": job.timesteps} if calls == job.calls else {"spacing": "planned"}
 
 
 def _lane_alone(job: Job, plan: Plan, store: StateStore | None) -> _Lane:
-    return _Lane(job.loaded_sides.plain, job.request, plan, {"plan": plan, "reuse": store})
+    how = {"plan": plan, "reuse": store} | placing(job, plan.steps)
+    return _Lane(job.loaded_sides.plain, job.request, plan, how)
 
 
 def _fewer_lane(job: Job, evaluations: int, store: StateStore | None) -> dict[str, _Lane]:
@@ -328,6 +338,8 @@ def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores])
         "groups": [list(group) for group in job.groups],
         "seeds": list(request.seeds),
         "calls": job.calls,
+        "timesteps": list(outputs["shared"].timesteps),
+        "planned": None if job.planned is None else job.planned.reason,
         "branch_step": job.branch_call,
         "plan": [asdict(segment) for segment in outputs["shared"].plan.segments],
         "probes": outputs["shared"].probes,

@@ -10,7 +10,7 @@ from typing import Literal
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan
-from sage.jobs.compare import Scores, score, sharing_arguments
+from sage.jobs.compare import Scores, placing, score, sharing_arguments
 from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.store import StateStore
@@ -117,7 +117,7 @@ def _runs(jobs: Sequence[Job], fewer_steps: bool) -> list[_PlannedRun]:
 
 
 def _render(job: Job, run: _PlannedRun, keep: StateStore) -> SageOutput:
-    extra = sharing_arguments(job.request) if run.side == "shared" else {}
+    extra = sharing_arguments(job) if run.side == "shared" else placing(job, run.plan.steps)
     return run.pipe(
         job.request.prompts,
         plan=run.plan,

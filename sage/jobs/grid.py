@@ -16,7 +16,7 @@ from sage.core.cost import Cost
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
 from sage.core.trunk import queries
-from sage.jobs.compare import how_to_share, score
+from sage.jobs.compare import how_to_share, placing, score
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
 from sage.jobs.repeats import check_repeats
@@ -204,8 +204,8 @@ class GridCost:
 def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     """The runs of a grid in the order that reuses most, each with what it costs.
 
-    For each setting of steps, guidance, scheduler and seeds there is one run more: every prompt on
-    its own, for the cells to be compared with.
+    For each setting of steps, their places, guidance, scheduler and seeds there is one run more:
+    every prompt on its own, for the cells to be compared with.
 
     Raises:
         ValueError: If the model cannot do what is asked for.
@@ -217,14 +217,12 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     ]
     first: dict[tuple, int] = {}
     for n, (*_, job) in enumerate(wanted):
-        first.setdefault(_inputs(job.request), n)
+        first.setdefault(_inputs(job), n)
     # The same inputs together, the longest trunk first: shorter ones are its beginning.
-    wanted.sort(
-        key=lambda one: (first[_inputs(one[2].request)], -max((0, *one[2].plan.branch_steps)))
-    )
+    wanted.sort(key=lambda one: (first[_inputs(one[2])], -max((0, *one[2].plan.branch_steps))))
     planner, seen = _Planner(), set()
     for place, repeat, job in wanted:
-        twins = twin_key(job.request)
+        twins = twin_key(job)
         if twins not in seen:
             seen.add(twins)
             planner.add(None, repeat, job)
@@ -232,14 +230,16 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     return tuple(planner.cells)
 
 
-def twin_key(request: Request) -> tuple:
+def twin_key(job: Job) -> tuple:
     """What independent pictures depend on, beside the prompts and the model."""
-    return (request.scheduler, request.steps, request.guidance_scale, request.seed)
+    request, places = job.request, job.timesteps
+    steps = (request.steps, job.calls, request.spacing, places and tuple(places))
+    return (request.scheduler, steps, request.guidance_scale, request.seed)
 
 
-def _inputs(request: Request) -> tuple:
+def _inputs(job: Job) -> tuple:
     """What a state depends on, beside the rows of the steps before; as the pipeline keeps them."""
-    return (request.trained, request.trunk, *twin_key(request))
+    return (job.request.trained, job.trunk, *twin_key(job))
 
 
 class _Planner:
@@ -254,15 +254,13 @@ class _Planner:
         """Plans a run."""
         cell, request = Cell(place, repeat, job, 0, 0.0), job.request
         plan, cost = cell.plan, cell.cost
-        trained = (
-            request.trained and place is not None
-        )  # independent pictures are the plain model's
-        key = (trained, *_inputs(request)[1:])
+        trained = request.trained and place is not None  # twins are the plain model's
+        key = (trained, *_inputs(job)[1:])
         earlier = self._earlier.setdefault(key, [])
         # Where a scheduler has no table, its state lies in itself: always from the start.
         resumes = has_table(job.loaded_sides.shared.scheduler)
         known = _steps_known(plan, request.fresh_noise, earlier) if resumes else 0
-        reused = sum(queries(request.trunk, plan.rows(i)) for i in range(known))
+        reused = sum(queries(job.trunk, plan.rows(i)) for i in range(known))
         denoising = cost.flops.trunk + cost.flops.branches
         flops = cost.flops.total - denoising * reused / cost.evaluations
         picture = (key, history(plan, plan.steps - 1, request.fresh_noise))
@@ -360,9 +358,9 @@ def render_grid(
             if not isinstance(item, SageOutput):
                 yield CellStep(number, cell.place, item.step, item.steps)
             elif cell.place is None:
-                twins[twin_key(cell.job.request)] = item
+                twins[twin_key(cell.job)] = item
             else:
-                yield _done(cell, cell.place, item, twins[twin_key(cell.job.request)])
+                yield _done(cell, cell.place, item, twins[twin_key(cell.job)])
 
 
 def _run(cell: Cell, keep: StateStore) -> Iterator[SageStep | SageOutput]:
@@ -374,8 +372,9 @@ def _run(cell: Cell, keep: StateStore) -> Iterator[SageStep | SageOutput]:
         plan=cell.plan,
         guidance_scale=request.guidance_scale,
         seeds=request.seeds,
-        trunk=request.trunk,  # it follows none; so a cell in which nobody shares finds its states
+        trunk=cell.job.trunk,  # it follows none; so a cell in which nobody shares finds its states
         reuse=keep,
+        **placing(cell.job, cell.plan.steps),
     )
 
 

@@ -7,7 +7,7 @@ it from a job; what is known only after a run is in the run's output.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from diffusers import DDIMScheduler
@@ -19,13 +19,15 @@ from sage.core.cost import Cost, ModelFlops, plan_cost
 from sage.core.grouping import Grouping
 from sage.core.guard import Verdict, predict
 from sage.core.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
+from sage.core.planner import Planned, Planning, plan_within, sharing_levels
 from sage.core.settings import Sampling
 from sage.core.tree import budget_plan, dendrogram
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.request import Request
 from sage.jobs.sides import Sides
-from sage.sd.pipeline import SagePipeline
-from sage.sd.schedulers import denoiser_calls, make_scheduler, steps_for
+from sage.sd.pipeline import UNPLANNED, SagePipeline
+from sage.sd.schedulers import check_timesteps, denoiser_calls, make_scheduler, steps_for
+from sage.sd.spacing import solver_key
 
 # Largest distance of guidance directions that stay together in an adaptive run; at 1 they no longer
 # agree at all. Of the rules in the study `adaptive` it lost least against fixed branch points.
@@ -49,6 +51,9 @@ class Job:
         flops: Of one call of each part of the model.
         rule: When an adaptive run splits; None for the others.
         sides: Both sides' pipelines; None where the model is not loaded.
+        planned: What the planner chose, where the request has a budget.
+        timesteps: Where the steps lie, if they were planned; None leaves them to the request's
+            spacing.
     """
 
     request: Request
@@ -60,6 +65,8 @@ class Job:
     flops: ModelFlops
     rule: AdaptiveRule | None = None
     sides: Sides | None = None
+    planned: Planned | None = None
+    timesteps: tuple[int, ...] | None = None
 
     @property
     def calls(self) -> int:
@@ -80,7 +87,24 @@ class Job:
     @property
     def branch_call(self) -> int:
         """First call that is no longer shared, as asked; the guard may have moved it ahead."""
+        if self.planned is not None:
+            return self.planned.shared_steps
         return branch_step_from_ratio(self.request.share_ratio, self.calls)
+
+    @property
+    def trunk(self) -> str:
+        """What trunks follow: the planner's choice, or the request's."""
+        return self.request.trunk if self.planned is None else self.planned.trunk
+
+    @cached_property
+    def advice(self) -> Planned | None:
+        """The best plan for what this one costs; None where nothing is known for planning."""
+        planning = planning_of(self.spec)
+        budget = self.cost.evaluations / self.plan.num_prompts
+        if self.planned is not None or planning is None or budget < 1:
+            return self.planned
+        levels = sharing_levels(self.groups, self.grouping.similarity)
+        return plan_within(planning, levels, budget, solver_of(self.request))
 
     @property
     def independent(self) -> Plan:
@@ -105,7 +129,7 @@ class Job:
     def cost_of(self, plan: Plan) -> Cost:
         """What any plan costs under the settings of this job."""
         guided = self.request.guidance_scale > 1
-        return plan_cost(plan, self.flops, guided, self.request.trunk)
+        return plan_cost(plan, self.flops, guided, self.trunk)
 
     def fewer_plan(self, evaluations: int | None = None) -> Plan | None:
         """The equal-NFE baseline: independent sampling with the most calls that can be paid.
@@ -137,9 +161,10 @@ class Job:
         """
         if not 0 <= branch_call <= self.calls:
             raise ValueError(f"The branch point is {branch_call}; allowed are 0 to {self.calls}.")
-        request = replace(self.request, share_ratio=branch_call / self.calls, guarded=False)
+        ratio = branch_call / self.calls
+        request = replace(self.request, share_ratio=ratio, guarded=False, budget=0.0)
         plan = shared_plan(self.groups, self.calls, branch_call)
-        return replace(self, request=request, plan=plan)
+        return replace(self, request=request, plan=plan, planned=None)
 
 
 def prepare(model: LoadedModel, request: Request, groups: Sequence[Group] | None = None) -> Job:
@@ -185,16 +210,63 @@ def arrange(
     """
     calls = calls_of(request)
     if request.sharing == "tree":
-        plan = budget_plan(dendrogram(grouping.similarity), calls, request.budget)
+        plan = budget_plan(dendrogram(grouping.similarity), calls, request.spend)
         trunks = plan.rows(0)
         return Job(request, spec, grouping, trunks, plan, (None,) * len(trunks), flops)
     members = tuple(tuple(group) for group in groups or grouping.groups)
+    if request.budget:
+        return _arrange_within(grouping, request, spec, flops, members)
     calibration = calibration_of(spec)
     verdicts = tuple(
         verdict_of(grouping.similarity, group, request, calls, calibration) for group in members
     )
     plan = shared_plan(members, calls, [branch_call_of(request, calls, v) for v in verdicts])
     return Job(request, spec, grouping, members, plan, verdicts, flops, adaptive_rule(request))
+
+
+def _arrange_within(
+    grouping: Grouping,
+    request: Request,
+    spec: ModelSpec,
+    flops: ModelFlops,
+    groups: tuple[Group, ...],
+) -> Job:
+    """The job whose plan is the best within the request's budget."""
+    planning = planning_of(spec)
+    if planning is None:
+        raise ValueError(UNPLANNED)
+    if request.sharing == "adaptive":
+        raise ValueError("An adaptive run finds its own plan: it excludes a budget.")
+    scheduler = make_scheduler(request.scheduler, like=DDIMScheduler())
+    check_timesteps(planning.levels, scheduler)
+    levels = sharing_levels(groups, grouping.similarity)
+    planned = plan_within(planning, levels, request.budget, solver_key(scheduler))
+    return Job(
+        request,
+        spec,
+        grouping,
+        groups,
+        planned.plan,
+        (None,) * len(groups),
+        flops,
+        planned=planned,
+        timesteps=planned.timesteps,
+    )
+
+
+def solver_of(sampling: Sampling) -> str:
+    """Whose jump errors hold for the scheduler of a request."""
+    return solver_key(make_scheduler(sampling.scheduler, like=DDIMScheduler()))
+
+
+def planning_of(spec: ModelSpec) -> Planning | None:
+    """What is known for planning on a model, with and without its adapter; None if nothing is."""
+    return _read_planning(Path(spec.student or spec.source))
+
+
+@lru_cache
+def _read_planning(folder: Path) -> Planning | None:
+    return Planning.read(folder)
 
 
 def calls_of(sampling: Sampling) -> int:

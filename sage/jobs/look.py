@@ -227,7 +227,7 @@ def _stream(job: Job, pipe: SagePipeline, prompts: Sequence[int], **how: Any) ->
         [request.prompts[n] for n in prompts],
         seeds=[request.seeds[n] for n in prompts],
         guidance_scale=request.guidance_scale,
-        **sharing_arguments(request),
+        **sharing_arguments(job),
         **how,
     )
 

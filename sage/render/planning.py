@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,13 +22,14 @@ from sage.core.cost import Cost, ModelFlops, StageFlops, evaluations, plan_cost
 from sage.core.grouping import cosine_similarity
 from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group, Plan, Segment, shared_plan
+from sage.core.planner import Planned, Planning, Rows, plan_within, sharing_levels
 from sage.core.settings import Sampling
 from sage.core.tree import Fork, dendrogram, falling_cut, tree_plan
-from sage.jobs.job import branch_call_of, verdict_of
+from sage.jobs.job import branch_call_of, solver_of, verdict_of
 from sage.render.prompts import Prompt
 from sage.render.store import picture_names
 from sage.render.work import Unit
-from sage.sd.pipeline import SagePipeline
+from sage.sd.pipeline import UNPLANNED, SagePipeline
 
 EMBEDDED = 256  # prompts in one call of the encoder
 
@@ -56,12 +57,17 @@ class Shared:
     Attributes:
         groups: Indices of prompts, the one with the smallest seed first: it lends the noise.
         plans: For each group, its own plan, over 0..n-1 in the group's order.
-        verdicts: How many groups of several prompts the guard called what.
+        verdicts: How many groups of several prompts the guard called what; within a budget, how
+            many the planner lets share.
+        timesteps: For each group where its steps lie, if that was planned; else empty.
+        trunk: What trunks follow, if the planner chose it.
     """
 
     groups: tuple[Group, ...]
     plans: tuple[Plan, ...]
     verdicts: Counter[str]
+    timesteps: tuple[tuple[int, ...], ...] = ()
+    trunk: str | None = None
 
     @property
     def evaluations(self) -> int:
@@ -71,7 +77,8 @@ class Shared:
     def cost(self, flops: ModelFlops, sampling: Sampling) -> Cost:
         """What all plans cost together."""
         kinds, guided = Counter(self.plans), sampling.guidance_scale > 1
-        costs = [(n, plan_cost(plan, flops, guided, sampling.trunk)) for plan, n in kinds.items()]
+        trunk = self.trunk or sampling.trunk
+        costs = [(n, plan_cost(plan, flops, guided, trunk)) for plan, n in kinds.items()]
 
         def total(of: Callable[[Cost], float]) -> float:
             return sum(n * of(cost) for n, cost in costs)
@@ -185,6 +192,8 @@ def plans_of(
     sampling: Sampling,
     calls: int,
     calibration: Calibration | None = None,
+    *,
+    planning: Planning | None = None,
 ) -> Shared:
     """How long every group shares.
 
@@ -194,14 +203,17 @@ def plans_of(
         sampling: With "tree", the budget is kept by all groups together.
         calls: Of the denoiser for one trajectory.
         calibration: Of the model, for the guard; None predicts nothing.
+        planning: Of the model, for a budget of evaluations a picture; every group keeps to it.
 
     Raises:
-        ValueError: If the budget cannot be kept.
+        ValueError: If the budget cannot be kept, or nothing is known for planning.
     """
     groups = tuple(groups)
+    if sampling.budget:
+        return _within_budget(groups, embeddings, sampling, planning)
     if sampling.sharing == "tree":
         trees = [_tree(embeddings, g) for g in groups]
-        return Shared(groups, forest_plans(trees, calls, sampling.budget), Counter())
+        return Shared(groups, forest_plans(trees, calls, sampling.spend), Counter())
     verdicts: Counter[str] = Counter()
     plans = []
     for members in groups:
@@ -214,6 +226,36 @@ def plans_of(
             verdicts[verdict.kind] += 1
         plans.append(_one_group(len(members), calls, branch_call_of(sampling, calls, verdict)))
     return Shared(groups, tuple(plans), verdicts)
+
+
+def _within_budget(
+    groups: tuple[Group, ...],
+    embeddings: Tensor,
+    sampling: Sampling,
+    planning: Planning | None,
+) -> Shared:
+    """Every group at its best for the budget: its own steps, trunk and branch points."""
+    if planning is None:
+        raise ValueError(UNPLANNED)
+    if sampling.sharing == "adaptive":
+        raise ValueError("An adaptive run finds its own plan: it excludes a budget.")
+    solver, budget, found = solver_of(sampling), sampling.budget, []
+    for members in groups:
+        own = tuple(range(len(members)))
+        near = cosine_similarity(embeddings[list(members)]) if len(members) > 3 else None
+        levels = tuple(sharing_levels([own], near))
+        found.append(_one_budget(planning, levels, budget, solver))
+    several = [p for p, group in zip(found, groups, strict=True) if len(group) > 1]
+    verdicts = Counter("share" if p.shared_steps else "alone" for p in several)
+    places = tuple(p.timesteps for p in found)
+    return Shared(groups, tuple(p.plan for p in found), verdicts, places, planning.trunk)
+
+
+@lru_cache(maxsize=4096)
+def _one_budget(
+    planning: Planning, levels: tuple[Rows, ...], budget: float, solver: str
+) -> Planned:
+    return plan_within(planning, levels, budget, solver)
 
 
 @lru_cache(maxsize=4096)
@@ -287,9 +329,10 @@ def units_of(prompts: Sequence[Prompt], shared: Shared, size: int) -> Iterator[U
         size: Most prompts in a unit; a larger group is a unit of its own.
     """
     files = picture_names(prompts)
-    sets: dict[str, list[int]] = {}
+    sets: dict[Any, list[int]] = {}  # of groups that have a negative prompt and steps in common
     for number, members in enumerate(shared.groups):
-        sets.setdefault(prompts[members[0]].negative_prompt, []).append(number)
+        steps = shared.timesteps[number] if shared.timesteps else None
+        sets.setdefault((prompts[members[0]].negative_prompt, steps), []).append(number)
     fillings = (filling for numbers in sets.values() for filling in _fill(numbers, shared, size))
     for number, filling in enumerate(fillings):
         members = [n for g in filling for n in shared.groups[g]]
@@ -303,6 +346,8 @@ def units_of(prompts: Sequence[Prompt], shared: Shared, size: int) -> Iterator[U
             tuple(files[n] for n in members),
             prompts[members[0]].negative_prompt,
             side_by_side([shared.plans[g] for g in filling]),
+            shared.timesteps[filling[0]] if shared.timesteps else None,
+            shared.trunk,
         )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from sage.core.plan import independent_plan
 from sage.jobs.conditions import versions
-from sage.jobs.job import calibration_of, calls_of
+from sage.jobs.job import calibration_of, calls_of, planning_of
 from sage.jobs.models import describe_device
 from sage.render import cluster, local
 from sage.render.planning import Progress, Shared, embed, group, hours, plans_of, units_of
@@ -165,7 +165,8 @@ class _Run:
         embeddings = self._embed(worker, prompts)
         groups = group(prompts, embeddings, sampling, progress)
         calls, calibration = calls_of(sampling), calibration_of(model.spec)
-        shared = plans_of(groups, embeddings, sampling, calls, calibration)
+        planning = planning_of(model.spec)
+        shared = plans_of(groups, embeddings, sampling, calls, calibration, planning=planning)
         seconds = None
         if device.type == self.workers.kind and prompts:
             seconds = _expected_seconds(worker, shared) / len(self.workers.devices)
@@ -283,7 +284,9 @@ def describe(
         yield "Groups: none; no two prompts are within the bounds of similarity."
     if verdicts := summary["verdicts"]:
         words = ", ".join(f"{number:,} {kind}" for kind, number in verdicts.items())
-        yield f"Guard ({'on' if settings.sampling.guarded else 'off'}): {words}."
+        budget = settings.sampling.budget
+        who = f"Planner, {budget:g} evaluations a picture" if budget else "Guard (off)"
+        yield f"{'Guard (on)' if settings.sampling.guarded and not budget else who}: {words}."
     spent, alone = summary["evaluations"], summary["independent_evaluations"]
     if alone:
         saved, flops = 1 - spent / alone, summary["flops"]

@@ -148,10 +148,11 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
         if not adapter.exists():
             raise ValueError(f"There is no adapter {adapter}.")
         sampling.setdefault("trained", True)
-    if "budget" in sampling:
+    sampling = Sampling.renamed(sampling)
+    if "spend" in sampling:
         sampling.setdefault("sharing", "tree")
         if sampling["sharing"] != "tree":
-            raise ValueError("A budget is for --sharing tree; leave one of the two out.")
+            raise ValueError("--spend is for --sharing tree; leave one of the two out.")
     for name in ("workers", "threads", "rows", "unit"):
         if values[name] is not None and values[name] < 1:
             raise ValueError(f"--{name} is {values[name]}; allowed is 1 or more.")

@@ -33,6 +33,8 @@ class Unit:
         files: Name of each picture.
         negative_prompt: What all of them guide away from.
         plan: Who shares with whom, over all members.
+        timesteps: Where the steps lie; None leaves it to the settings.
+        trunk: What trunks follow; None leaves it to the settings.
     """
 
     number: int
@@ -44,6 +46,8 @@ class Unit:
     files: tuple[str, ...]
     negative_prompt: str
     plan: Plan
+    timesteps: tuple[int, ...] | None = None
+    trunk: str | None = None
 
     def to_bytes(self) -> bytes:
         """The unit as JSON behind its checksum."""

@@ -157,7 +157,7 @@ class Worker:
         cut = set(self.pipe.truncated(unit.prompts))
         pictures = []
         for n, (one, problem) in enumerate(zip(sampled, errors, strict=True)):
-            cost = {"plan": "", "nfe": 0.0, "flops": 0.0} if one is None else self._cost(*one)
+            cost = {"plan": "", "nfe": 0.0, "flops": 0.0} if one is None else self._cost(*one, unit)
             if error := problem or (None if finite[n] else NOT_FINITE):
                 pictures.append(Picture(None, error=error, **cost))
             else:
@@ -201,9 +201,12 @@ class Worker:
 
     def _sample(self, unit: Unit, members: Sequence[int], plan: Plan) -> _Sampled:
         sampling = self.recipe.sampling
-        how: dict[str, Any] = {"plan": plan}  # which knows its steps
+        how: dict[str, Any] = {"plan": plan, "spacing": sampling.spacing}  # it knows its steps
+        if unit.timesteps is not None:
+            how["timesteps"] = unit.timesteps
         if self.rule is not None and len(members) > 1:
             how = {"groups": plan.rows(0), "adaptive": self.rule, "steps": sampling.steps}
+            how["spacing"] = sampling.spacing
         steps = self.pipe.stream(
             [unit.prompts[n] for n in members],
             guidance_scale=sampling.guidance_scale,
@@ -211,7 +214,7 @@ class Worker:
             negative_prompt=unit.negative_prompt,
             output_type="latent",
             exact=True,
-            trunk=sampling.trunk,
+            trunk=unit.trunk or sampling.trunk,
             fresh_noise=sampling.fresh_noise,
             **how,
         )
@@ -231,13 +234,14 @@ class Worker:
         latents = state.x[[place[n] for n in range(len(members))]]
         return _Sampled(latents.float().cpu(), Plan.from_rows(rows), probes)
 
-    def _cost(self, run: _Sampled, member: int) -> Mapping[str, Any]:
+    def _cost(self, run: _Sampled, member: int, unit: Unit) -> Mapping[str, Any]:
         """A prompt's way through a run and its share of the cost."""
         nfe, way = run.probes / run.plan.num_prompts, []
+        trunk = unit.trunk or self.recipe.sampling.trunk
         for segment in run.plan.segments:
             if member in segment.members:
                 steps, size = segment.stop - segment.start, len(segment.members)
-                nfe += steps * queries(self.recipe.sampling.trunk, [segment.members]) / size
+                nfe += steps * queries(trunk, [segment.members]) / size
                 way.append(f"{size}x{steps}")
         flops, guided = self.pipe.flops, self.recipe.sampling.guidance_scale > 1
         total = flops.text_encoder + flops.denoiser * nfe * (1 + guided) + flops.decoder

@@ -32,7 +32,6 @@ DIFFUSERS_ARGUMENTS: Mapping[str, _Neutral] = {
     "negative_prompt_embeds": ((None,), "give `negative_prompt`"),
     "ip_adapter_image": ((None,), "IP-Adapters are not supported"),
     "ip_adapter_image_embeds": ((None,), "IP-Adapters are not supported"),
-    "timesteps": ((None,), "set them in the scheduler's configuration"),
     "sigmas": ((None,), "set them in the scheduler's configuration"),
     "eta": ((None, 0, 0.0), "`fresh_noise` adds noise where prompts split"),
     "guidance_rescale": ((None, 0, 0.0), "lower `guidance_scale`, or narrow `guidance_interval`"),
@@ -79,7 +78,7 @@ def settings_for(
         raise ValueError(f"sampling is {shortened(sampling)}; it must be a Sampling.")
     for name, one in settings_of().items():
         unmet = not one.for_pipeline and getattr(sampling, name) != one.default
-        if unmet and not planned and name not in ("budget", "scheduler"):
+        if unmet and not planned and name not in ("spend", "scheduler"):
             raise ValueError(_job_only(name))
     return replace(sampling, **{name: v for name, v in named.items() if v is not None})
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sage.core.planner import Planning
 from sage.core.settings import settings_of
 from sage.sd.preview import LatentRGB
 from sage.sd.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ class ModelSettings:
         share_ratio: Usual share of steps in common.
         latent_rgb: Preview colours; None is fitted to the decoder when first needed.
         known_words: Words the model was trained on; None if it was trained on the open web.
+        planning: What is known for planning within a budget; None if nothing was measured.
         vocabulary: What it can show, by name; None as well for the open web.
     """
 
@@ -41,6 +43,7 @@ class ModelSettings:
     latent_rgb: LatentRGB | None = None
     known_words: frozenset[str] | None = None
     vocabulary: Vocabulary | None = None
+    planning: Planning | None = None
 
     @classmethod
     def read(cls, folder: str | Path, base: "ModelSettings | None" = None) -> "ModelSettings":
@@ -56,6 +59,8 @@ class ModelSettings:
         path, known = Path(folder) / FILE_NAME, base or cls()
         if (vocabulary := Vocabulary.read(folder)) is not None:
             known = replace(known, vocabulary=vocabulary)
+        if (planning := Planning.read(folder)) is not None:
+            known = replace(known, planning=planning)
         if not path.is_file():
             return known
         try:

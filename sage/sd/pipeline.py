@@ -32,6 +32,7 @@ from sage.core.plan import (
     shared_plan,
     steps_between,
 )
+from sage.core.planner import Planned, plan_within, sharing_levels
 from sage.core.sampling import State, in_prompt_order, moved, prompt_rows, sample
 from sage.core.settings import Sampling, settings_of
 from sage.core.solver import Solver
@@ -47,15 +48,20 @@ from sage.sd.loading import ModelPipeline
 from sage.sd.preview import Previews, withheld
 from sage.sd.schedulers import (
     WrappedScheduler,
+    check_timesteps,
     denoiser_calls,
     has_table,
     solver_for,
     steps_for,
 )
+from sage.sd.spacing import solver_key, timesteps_of
 from sage.sd.store import Draft, StateStore
 from sage.sd.timing import StageClock, StageSeconds
 
 PAPER = settings_of()
+UNPLANNED = (
+    "Nothing was measured for planning on this model; `python -m sage.studies schedules` does it."
+)
 # One pass of so many keeps a CPU busy for a tenth of a second and more; batches win nothing then.
 HEAVY_FLOPS = 5e10
 
@@ -107,6 +113,8 @@ class SageOutput:
         memory_retries: How often memory ran out and fewer rows went through a network at once.
         rows: Most rows that the denoiser took in one call, unconditional ones included.
         exact: Whether the pictures do not depend on their company, bit for bit.
+        timesteps: Where the steps lay, as the scheduler counts noise levels.
+        planned: What the planner chose, where the run had a budget.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -121,6 +129,8 @@ class SageOutput:
     memory_retries: int = 0
     rows: int = 0
     exact: bool = False
+    timesteps: tuple[float, ...] = ()
+    planned: Planned | None = None
 
     @property
     def pictures(self) -> list[Image.Image]:
@@ -278,14 +288,15 @@ class SagePipeline(ModelPipeline):
         Raises:
             ValueError: As in `stream`.
         """
-        if taken := {"share_ratio", "plan", "adaptive"} & how.keys():
+        if taken := {"share_ratio", "plan", "adaptive", "budget"} & how.keys():
             raise ValueError(f"{min(taken)} is not for a filmstrip, which has share_ratios.")
         if isinstance(share_ratios, (str, bytes)) or not isinstance(share_ratios, Sequence):
             raise ValueError(f"share_ratios is {share_ratios!r}; need a list of numbers.")
         ratios = [PAPER["share_ratio"].check(ratio, library=True) for ratio in share_ratios]
         reuse = StateStore() if reuse is None else reuse
+        own = sampling and replace(sampling, budget=0.0)  # the ratios override it
         outputs = {
-            ratio: self(prompts, sampling, share_ratio=ratio, reuse=reuse, **how)
+            ratio: self(prompts, own, share_ratio=ratio, reuse=reuse, **how)
             for ratio in sorted(set(ratios), reverse=True)  # the longest trunk first
         }
         return tuple(outputs[ratio] for ratio in ratios)
@@ -298,6 +309,7 @@ class SagePipeline(ModelPipeline):
         *,
         groups: Sequence[Group] | None = None,
         plan: Plan | None = None,
+        timesteps: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
         negative_prompt: str | None = "",
         output_type: OutputType = "pil",
@@ -319,6 +331,8 @@ class SagePipeline(ModelPipeline):
             groups: A partition of the prompts; by default found by `group`.
             plan: Any plan at all, instead of groups, steps and share ratio; it counts calls
                 of the denoiser.
+            timesteps: Where the steps lie, of the scheduler's noise levels, descending; their
+                number is that of the steps, or of the plan's. By default, where `spacing` says.
             seeds: One for each prompt, from 0 to 2^63 - 1; without it `seed` and those that follow.
                 A prompt's starting noise is torch.randn from a CPU generator with its seed, so it
                 does not depend on the other prompts. A trunk starts from the noise of its member
@@ -377,10 +391,20 @@ class SagePipeline(ModelPipeline):
             raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
         _check_rule(adaptive, plan, reuse)
         _check_start(start, plan, reuse, has_table(self.scheduler))
+        if timesteps is not None:
+            timesteps = check_timesteps(timesteps, self.scheduler)
+            if plan is None:
+                chosen = replace(chosen, steps=len(timesteps), budget=0.0)
+        found: Planned | None = None
         if plan is not None:
             self._check_plan(plan, groups, len(listed), Sampling.named(settings).get("steps"))
+        elif chosen.budget and adaptive is None:
+            found = self.plan_within(listed, chosen, groups, seeds)
+            plan, timesteps = found.plan, found.timesteps
+            chosen = replace(chosen, trunk=found.trunk)
         else:
             plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
+        placed = self._placed(timesteps, plan, chosen.spacing)
         if chosen.fresh_noise and not has_table(self.scheduler):
             raise ValueError(f"fresh_noise does not work with {type(self.scheduler).__name__}.")
         guided = steps_between(interval, plan.steps) if chosen.guidance_scale > 1 else range(0)
@@ -388,7 +412,9 @@ class SagePipeline(ModelPipeline):
             prompts=listed,
             plan=plan,
             sampling=chosen,
-            asked=steps_for(self.scheduler, plan.steps),
+            asked=plan.steps if placed else steps_for(self.scheduler, plan.steps),
+            timesteps=placed,
+            planned=found,
             guided=guided,
             seeds=seeds,
             negative_prompt=negative,
@@ -399,6 +425,42 @@ class SagePipeline(ModelPipeline):
             start=start,
         )
         return self._run(run, output_type, reuse)
+
+    def plan_within(
+        self,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        groups: Sequence[Group] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Planned:
+        """The best plan within a budget: see `sage.core.planner`.
+
+        Args:
+            prompts: N texts.
+            sampling: Its budget, and the bounds of groups.
+            groups: A partition of the prompts; by default found by `group`.
+            seeds: One for each prompt: in a group, the smallest leads.
+
+        Raises:
+            ValueError: If nothing was measured for planning on this model.
+        """
+        if (planning := self.settings.planning) is None:
+            raise ValueError(UNPLANNED)
+        check_timesteps(planning.levels, self.scheduler)
+        parts = self._groups_of(prompts, seeds or range(len(prompts)), sampling, groups)
+        levels = sharing_levels(parts, cosine_similarity(self.embed(prompts)))
+        return plan_within(planning, levels, sampling.budget, solver_key(self.scheduler))
+
+    def _placed(
+        self, timesteps: Sequence[int] | None, plan: Plan, spacing: str
+    ) -> tuple[int, ...] | None:
+        """Where the steps of a plan lie; None for the scheduler's own places."""
+        planning = self.settings.planning
+        if timesteps is None:
+            return timesteps_of(spacing, plan.steps, self.scheduler, planning)
+        if len(timesteps) != plan.steps:
+            raise ValueError(f"{len(timesteps)} timesteps were given for {plan.steps} steps.")
+        return tuple(timesteps)
 
     def _check_plan(
         self, plan: Plan, groups: Sequence[Group] | None, number: int, steps: int | None
@@ -422,12 +484,22 @@ class SagePipeline(ModelPipeline):
         branching: bool,
     ) -> Plan:
         """The plan of groups, given or found; a rule finds its own branch points."""
+        parts = self._groups_of(prompts, seeds, sampling, groups)
+        return self.plan(parts, sampling.steps, sampling.share_ratio if branching else 1.0)
+
+    def _groups_of(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        groups: Sequence[Group] | None,
+    ) -> list[Group]:
+        """Groups, given or found, the smallest seed of each first: it lends the noise."""
         if groups is None:
             bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
             groups = self.group(prompts, *bounds).groups
         groups = arguments.check_groups(groups, len(prompts))
-        by_seed = [tuple(sorted(group, key=lambda n: (seeds[n], n))) for group in groups]
-        return self.plan(by_seed, sampling.steps, sampling.share_ratio if branching else 1.0)
+        return [tuple(sorted(group, key=lambda n: (seeds[n], n))) for group in groups]
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
@@ -488,6 +560,8 @@ class SagePipeline(ModelPipeline):
             memory_retries=execution.retries,
             rows=execution.largest,
             exact=run.exact,
+            timesteps=tuple(parts.solver.timesteps.tolist()),
+            planned=run.planned,
         )
 
     def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
@@ -520,7 +594,7 @@ class SagePipeline(ModelPipeline):
             uncond = self.encode([run.negative_prompt]) if needed else None  # (1, L, D)
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
-        solver = solver_for(self.scheduler, run.asked, device, streams)
+        solver = solver_for(self.scheduler, run.asked, device, streams, run.timesteps)
         call = partial(self._denoise, timesteps=solver.timesteps, execution=execution)
         denoisers = (
             partial(call, uncond=None, guidance=1.0),
@@ -795,6 +869,8 @@ class _Run:
     clip_skip: int | None
     exact: bool = False
     start: State | None = None
+    timesteps: tuple[int, ...] | None = None  # where the steps lie; None for the scheduler's own
+    planned: Planned | None = None
 
     @property
     def guidance(self) -> float:

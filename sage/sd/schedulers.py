@@ -7,7 +7,8 @@ Heun's 10 steps are 19 calls, PNDM's 30 are 31.
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import diffusers
@@ -66,7 +67,11 @@ def ddim_scheduler(scheduler: Scheduler) -> DDIMScheduler:
 
 
 def solver_for(
-    scheduler: Scheduler, steps: int, device: torch.device | str, streams: Streams
+    scheduler: Scheduler,
+    steps: int,
+    device: torch.device | str,
+    streams: Streams,
+    timesteps: Sequence[int] | None = None,
 ) -> Solver:
     """The solver that does what a scheduler would do in so many steps.
 
@@ -76,9 +81,10 @@ def solver_for(
         steps: What the scheduler is asked for; `solver.steps` is the number of denoiser calls.
         device: Where the latents live.
         streams: Noise of the prompts, from which the starting noise has been drawn.
+        timesteps: Where the steps lie, `steps` of them; the scheduler's own without it.
 
     Raises:
-        ValueError: If the scheduler cannot make so many steps or is not meant for latents.
+        ValueError: If the scheduler cannot make such steps or is not meant for latents.
     """
     if getattr(scheduler.config, "thresholding", False):
         raise ValueError("The scheduler uses thresholding, which is for pixels, not latents.")
@@ -86,7 +92,9 @@ def solver_for(
     levels = copy.deepcopy(scheduler)
     levels.set_timesteps(steps)
     if isinstance(levels, DDIMScheduler):
-        return _ddim(levels, steps, device)
+        return _ddim(levels, steps, device, timesteps)
+    if timesteps is not None:
+        _place(levels, check_timesteps(timesteps, levels))
     table = _TABLES.get(type(levels), lambda _: None)(levels)
     if table is None:
         return WrappedScheduler(levels, device, streams)
@@ -132,11 +140,47 @@ def has_table(scheduler: Scheduler) -> bool:
     return _TABLES.get(type(levels), lambda _: None)(levels) is not None
 
 
-def _ddim(levels: Scheduler, steps: int, device: torch.device | str) -> DDIM:
+def check_timesteps(timesteps: Sequence[int], scheduler: Scheduler) -> list[int]:
+    """Timesteps of a run, as a list.
+
+    Raises:
+        ValueError: If they are no whole numbers of this scheduler, descending, or it takes none.
+    """
+    if not has_table(scheduler):
+        raise ValueError(f"{type(scheduler).__name__} has its own timesteps; no others are taken.")
+    top = scheduler.config.num_train_timesteps - 1
+    listed = [int(t) for t in timesteps]
+    fits = listed and top >= listed[0] and listed[-1] >= 0 and listed == list(timesteps)
+    if not fits or any(a <= b for a, b in pairwise(listed)):
+        shown = ", ".join(map(str, timesteps))[:60]
+        raise ValueError(
+            f"timesteps is {shown or 'empty'}; need whole numbers from {top} to 0, descending."
+        )
+    return listed
+
+
+def _place(levels: Scheduler, timesteps: Sequence[int]) -> None:
+    """Moves the steps of a copied scheduler; the level after the last one stays."""
+    chosen = torch.tensor(timesteps)
+    alphas = torch.as_tensor(levels.alphas_cumprod).double()[chosen]
+    levels.timesteps = chosen.to(levels.timesteps)
+    levels.num_inference_steps = len(timesteps)
+    if hasattr(levels, "sigmas"):
+        sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), levels.sigmas[-1:].double()])
+        levels.sigmas = sigmas.to(levels.sigmas)
+
+
+def _ddim(
+    levels: Scheduler, steps: int, device: torch.device | str, chosen: Sequence[int] | None
+) -> DDIM:
     config = levels.config
-    timesteps = levels.timesteps.tolist()[:steps]  # rounding may yield one too many
-    stride = config.num_train_timesteps // steps
-    following = [t - stride for t in timesteps]
+    if chosen is None:
+        timesteps = levels.timesteps.tolist()[:steps]  # rounding may yield one too many
+        stride = config.num_train_timesteps // steps
+        following = [t - stride for t in timesteps]
+    else:
+        timesteps = check_timesteps(chosen, levels)
+        following = [*timesteps[1:], -1]
     alphas = levels.alphas_cumprod.double()
     last = float(levels.final_alpha_cumprod)
     return DDIM.from_alphas(

@@ -6,6 +6,8 @@ is a module here that declares a `STUDY` (`sage.studies.engine.study.Study`) and
 
 # In the order of the tables; the module of "main-table" is main_table.py.
 STUDIES = (
+    "map",
+    "schedules",
     "main-table",
     "loss-forks",
     "grouping",

@@ -4,54 +4,17 @@ The same prompts, in sets of sixteen that all fit each other, are run as groups 
 saving, quality and diversity against the size of a group. The unit of the intervals is the set.
 """
 
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from sage.core.grouping import cosine_similarity
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import Figure, caption, metric_panels
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE, UNTRAINED
-from sage.studies.engine.prompts import PromptSet, bounds, regrouped
+from sage.studies.engine.prompts import bounds
 from sage.studies.engine.results import Result
+from sage.studies.engine.sets import SIZES, WHOLE, cliques, divide
 from sage.studies.engine.study import Study
-
-SIZES = (2, 4, 8, 16)
-WHOLE = max(SIZES)
-
-
-def cliques(
-    similarity: np.ndarray, tau: tuple[float, float], size: int, number: int, seed: int = 0
-) -> list[tuple[int, ...]]:
-    """Disjoint sets of prompts in which every pair lies within the bounds, found greedily.
-
-    Args:
-        similarity: [N, N].
-        tau: Bounds.
-        size: Prompts of a set.
-        number: Most sets that are looked for.
-        seed: Of the order in which prompts are tried.
-    """
-    fits = (similarity >= tau[0]) & (similarity <= tau[1])
-    np.fill_diagonal(fits, False)
-    sets: list[tuple[int, ...]] = []
-    for start in np.random.default_rng(seed).permutation(len(similarity)):
-        clique, open_ = [int(start)], fits[start].copy()
-        while open_.any() and len(clique) < size:
-            # The candidate that leaves most others open.
-            candidates = np.flatnonzero(open_)
-            best = candidates[(fits[candidates] & open_).sum(1).argmax()]
-            clique.append(int(best))
-            open_ &= fits[best]
-        if len(clique) == size and not any(set(clique) & set(other) for other in sets):
-            sets.append(tuple(sorted(clique)))
-            fits[:, clique] = False
-        if len(sets) == number:
-            break
-    return sets
 
 
 def design(lab: Lab) -> Design:
@@ -72,13 +35,6 @@ def design(lab: Lab) -> Design:
         for size in SIZES
     ]
     return Design(entries, divided[WHOLE])
-
-
-def divide(prompts: PromptSet, similarity: Tensor, size: int) -> PromptSet:
-    """The prompts of the sets, in groups of one size; the sets are the units."""
-    groups = [tuple(range(i, i + size)) for i in range(0, len(prompts), size)]
-    units = np.repeat(np.arange(len(prompts) // WHOLE), WHOLE // size)
-    return replace(regrouped(prompts, similarity, groups), units=units)
 
 
 def conditions(comparison: Comparison) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     set_by = page.controls
     arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
     # One listener for all of these: answers to two could arrive in the wrong order.
-    bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "budget")]
+    bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "spend")]
     on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
     apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
     replans = [part for part in set_by.values() if part not in apart]
@@ -112,7 +112,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         changes([set_by["sharing"]]),
         handlers.pick_sharing,
         [set_by["sharing"]],
-        [set_by["budget"]],
+        [set_by["spend"]],
         api_name="on_sharing",
         **QUICK,
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)

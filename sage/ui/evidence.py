@@ -15,7 +15,7 @@ import gradio as gr
 from sage.ui import kit
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "results"
-FIRST = ("main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
+FIRST = ("map", "main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
 INTRODUCTION = (
     "<h2>What was measured</h2><p>Every figure is made from the numbers beneath it, and every "
     "number from runs of the built-in model under the conditions that stand beside it.</p>"

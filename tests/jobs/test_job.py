@@ -14,6 +14,7 @@ from sage.jobs.compare import compare
 from sage.jobs.job import arrange, calibration_of, calls_of, prepare
 from sage.jobs.models import builtin_model, load_model
 from sage.jobs.request import parse_request
+from tests.core.test_planner import planning
 from tests.jobs.test_models import spec_of
 
 TEXT = "a fox\na whale\na dog\na fish"
@@ -56,15 +57,49 @@ def test_groups_can_be_given(arranged):
 
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.7, 1.0])
 def test_a_tree_keeps_to_its_budget(arranged, budget):
-    tree = arranged(sharing="tree", budget=budget)
+    tree = arranged(sharing="tree", spend=budget)
     assert evaluations(tree.plan) <= budget * 30 * 4
     assert tree.groups == tree.plan.rows(0)
     assert tree.rule is None
 
 
+def test_a_budget_plans_the_job_and_says_why(arranged, monkeypatch):
+    monkeypatch.setattr(jobs, "planning_of", lambda _: planning(0.0))
+    job = arranged(budget=2.0)
+    assert job.plan == job.planned.plan
+    assert job.timesteps == job.planned.timesteps
+    assert (job.trunk, job.branch_call) == ("alternate", job.planned.shared_steps)
+    assert job.cost.evaluations <= 2 * 4
+    assert job.planned.reason.startswith("Sharing ")
+    assert job.fewer_plan().steps == 2
+    moved = job.at(1)  # the slider overrides the planner, at the planner's places
+    assert (moved.planned, moved.request.budget, moved.branch_call) == (None, 0.0, 1)
+    assert moved.timesteps == job.timesteps
+
+
+def test_a_job_without_a_budget_is_told_what_its_evaluations_would_buy(arranged, monkeypatch):
+    monkeypatch.setattr(jobs, "planning_of", lambda _: None)
+    assert arranged().advice is None
+    monkeypatch.setattr(jobs, "planning_of", lambda _: planning(1e9))
+    job = arranged(steps=4, share_ratio=0.5)
+    assert job.advice.reason == "Take 3 steps alone: sharing is not expected to pay."
+    assert job.timesteps is None
+
+
+def test_a_budget_needs_a_measured_model_and_no_rule(arranged, monkeypatch):
+    monkeypatch.setattr(jobs, "planning_of", lambda _: None)
+    with pytest.raises(ValueError, match="Nothing was measured for planning"):
+        arranged(budget=5.0)
+    monkeypatch.setattr(jobs, "planning_of", lambda _: planning())
+    with pytest.raises(ValueError, match="excludes a budget"):
+        arranged(budget=5.0, sharing="adaptive")
+    with pytest.raises(ValueError, match=r"UniPC.* has its own timesteps"):
+        arranged(budget=5.0, scheduler="unipc")
+
+
 def test_an_impossible_budget_is_refused(arranged):
     with pytest.raises(ValueError, match=r"budget is 0\.2"):
-        arranged(sharing="tree", budget=0.2)
+        arranged(sharing="tree", spend=0.2)
 
 
 def test_an_adaptive_run_splits_at_the_branch_point_at_the_latest(arranged):

@@ -92,7 +92,9 @@ def test_letters_of_every_script_stay():
         ({"trunk": ["mean"]}, r"\(trunk\) is .*; allowed are mean, "),
         ({"sharing": ""}, r"\(sharing\) is ''; allowed are groups, tree, adaptive"),
         ({"fresh_noise": 2}, r"\(fresh_noise\) is 2; allowed are 0 to 1"),
-        ({"budget": 0}, r"\(budget\) is 0; allowed are 0.1 to 1"),
+        ({"spend": 0}, r"\(spend\) is 0; allowed are 0.1 to 1"),
+        ({"budget": 51}, r"\(budget\) is 51; allowed are 0 to 50"),
+        ({"spacing": "even"}, r"\(spacing\) is 'even'; allowed are model, planned"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(arguments, words):

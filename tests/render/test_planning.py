@@ -28,6 +28,7 @@ from sage.render.planning import (
 from sage.render.prompts import Prompt
 from sage.render.store import NAME_BYTES, picture_names
 from sage.render.work import DamagedError, Unit
+from tests.core.test_planner import planning
 
 FLOPS = ModelFlops(1e6, 1e9, 1e7)
 
@@ -150,7 +151,7 @@ def test_the_cost_of_all_plans_is_that_of_one_plan_of_all():
 def test_a_forest_keeps_to_its_budget_and_spends_most_of_it(budget):
     embeddings = unit_vectors(60, width=3)
     groups = group(prompts(60), embeddings, Sampling(tau_min=0.3, tau_max=1.0, max_group_size=8))
-    sampling = Sampling(sharing="tree", budget=budget)
+    sampling = Sampling(sharing="tree", spend=budget)
     shared = plans_of(groups, embeddings, sampling, 20)
     assert [p.num_prompts for p in shared.plans] == [len(g) for g in groups]
     spent = shared.evaluations / (20 * 60)
@@ -259,3 +260,21 @@ def test_a_plan_without_groups_costs_nothing_more():
     shared = Shared(((0,),), (shared_plan([(0,)], 4, 0),), Counter())
     assert shared.cost(FLOPS, Sampling()).saving == 0
     assert math.isclose(shared.cost(FLOPS, Sampling()).flops_saving, 0)
+
+
+def test_every_group_keeps_to_the_budget_and_only_equal_steps_share_a_unit():
+    embeddings, sampling = unit_vectors(24, width=3), Sampling(budget=2.0)
+    groups = ((0, 1, 2), (3, 4), (5,), *((n, n + 1, n + 2) for n in range(6, 24, 3)))
+    shared = plans_of(groups, embeddings, sampling, 30, planning=planning(0.0))
+    for members, plan, steps in zip(groups, shared.plans, shared.timesteps, strict=True):
+        assert evaluations(plan) <= 2 * len(members)
+        assert len(steps) == plan.steps
+    assert shared.verdicts == Counter(share=8)
+    units = list(units_of(prompts(24), shared, 8))
+    assert sorted(n for unit in units for n in unit.rows) == list(range(1, 25))
+    for unit in units:
+        assert {shared.timesteps[g] for g in unit.groups} == {unit.timesteps}
+        assert (unit.trunk, len(unit.timesteps)) == ("alternate", unit.plan.steps)
+        assert Unit.from_bytes(unit.to_bytes()) == unit
+    with pytest.raises(ValueError, match="Nothing was measured for planning"):
+        plans_of(groups, embeddings, sampling, 30)

@@ -81,7 +81,7 @@ def test_the_speed_is_measured_on_runs_that_succeed(tiny_folder, scheduler):
 
 @pytest.mark.parametrize("sharing", ["adaptive", "tree"])
 def test_trees_and_adaptive_runs_are_rendered_too(render, sharing):
-    lines = manifest(render(sampling={"sharing": sharing, "budget": 0.8}, unit=24))
+    lines = manifest(render(sampling={"sharing": sharing, "spend": 0.8}, unit=24))
     assert [line["error"] for line in lines] == [None] * 24
     assert any(line["nfe"] != 3 for line in lines)
 
@@ -368,7 +368,7 @@ def test_contact_sheets_show_every_picture(render):
         (["--steps", "0"], "The number of steps is 0; allowed are 1 to 1000."),
         (["--steps", "many"], "The number of steps is 'many'; a number is needed."),
         (["--scheduler", "fast"], "The scheduler is 'fast'; allowed are ddim"),
-        (["--budget", "0.5", "--sharing", "groups"], "A budget is for --sharing tree"),
+        (["--spend", "0.5", "--sharing", "groups"], "--spend is for --sharing tree"),
         (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
         (["--columns", "prompt"], "--columns has 'prompt'"),
         (["--adapter", "nowhere"], "There is no adapter nowhere."),

@@ -111,7 +111,7 @@ WRONG = [
     ({"callback_on_step_end": print}, "loop over `stream`"),
     ({"callback": print}, "loop over `stream`"),
     ({"return_dict": False}, "always a SageOutput"),
-    ({"timesteps": [999, 1]}, "timesteps is not supported"),
+    ({"timesteps": [1, 999]}, "timesteps is 1, 999; need whole numbers"),
     ({"sigmas": [1.0]}, "sigmas is not supported"),
 ]
 

@@ -26,10 +26,12 @@ NAMES = [
     "seed",
     "trained",
     "scheduler",
+    "spacing",
     "trunk",
     "fresh_noise",
     "sharing",
     "budget",
+    "spend",
     "guarded",
 ]
 BAD = [
@@ -55,7 +57,7 @@ BAD = [
     ({"steps": "\uff11\uff12"}, "a number is needed"),
     ({"seed": None}, "a number is needed"),
     ({"fresh_noise": 2}, "fresh"),
-    ({"sharing": "tree", "budget": 0.01}, "budget"),
+    ({"sharing": "tree", "spend": 0.01}, "spend"),
     ({"trained": True}, "no adapter"),
     ({"model": "nobody/nothing"}, "Unknown model"),
     ({"model": "../../etc/passwd"}, "Unknown model"),
@@ -111,7 +113,7 @@ def test_a_tool_for_language_models_explains_every_argument(demo):
 
 
 def test_every_way_of_sharing_can_be_asked_for(client):
-    tree = client.predict(prompts=PROMPTS, sharing="tree", budget=0.6, api_name="/estimate")
+    tree = client.predict(prompts=PROMPTS, sharing="tree", spend=0.6, api_name="/estimate")
     assert tree["evaluations"]["shared"] <= 0.6 * tree["evaluations"]["independent"]
     other = {"scheduler": "euler", "trunk": "medoid", "fresh_noise": 0.2, "guarded": True}
     *_, report = client.predict(prompts=PROMPTS, steps=3, **other, api_name="/compare")

@@ -52,6 +52,8 @@ FORM = {
     "seed": 0,
     "scheduler": "ddim",
     "trunk": "mean",
+    "spacing": "model",
+    "budget": 0.0,
     "trained": False,
 }
 

@@ -89,10 +89,10 @@ def test_changing_the_steps_keeps_the_share(page):
         ({"trunk": None}, "trunk"),
         ({"fresh_noise": 2}, "fresh"),
         ({"sharing": "all"}, "share"),
-        ({"budget": 0}, "budget"),
+        ({"spend": 0}, "spend"),
         ({"trained": "yes"}, "trained"),
         ({"trained": True}, "no adapter"),
-        ({"sharing": "tree", "budget": 0.1}, "budget"),
+        ({"sharing": "tree", "spend": 0.1}, "budget"),
         ({"model": "rm -rf"}, "available"),
         ({"model": "gone"}, "cannot be loaded"),
     ],
@@ -148,7 +148,7 @@ def test_fewer_steps_can_be_left_out(rendering, form):
 @pytest.mark.parametrize(
     "change",
     [
-        {"sharing": "tree", "budget": 0.6},
+        {"sharing": "tree", "spend": 0.6},
         {"sharing": "adaptive"},
         {"scheduler": "dpm++2m"},
         {"scheduler": "heun", "steps": 6, "branch_call": 3},
@@ -166,14 +166,14 @@ def test_every_way_of_sharing_renders(rendering, form, change):
 
 
 def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
-    tree = changed(form, sharing="tree", budget=0.6)
+    tree = changed(form, sharing="tree", spend=0.6)
     updates = page.analyze(*values(tree))
     assert "of 40" in updates[page.layout.estimate]
     spent = int(updates[page.layout.estimate].split(" of 40")[0].rsplit(">", 1)[1])
     assert spent <= 24
     shown = page.pick_sharing("tree")
     assert page.layout.branch_call not in shown  # the tree has no handle by its own data
-    assert shown[page.layout.controls["budget"]].visible is True
+    assert shown[page.layout.controls["spend"]].visible is True
 
 
 def test_without_measuring_what_is_there_is_reused_and_no_time_is_compared(rendering, form):

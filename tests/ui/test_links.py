@@ -146,7 +146,17 @@ def test_a_record_gives_its_settings_back():
 
 def test_a_record_of_the_first_version_is_understood():
     old = ASKED.to_dict()
-    for name in ("seed", "trained", "trunk", "fresh_noise", "sharing", "budget", "guarded"):
+    for name in (
+        "seed",
+        "trained",
+        "trunk",
+        "fresh_noise",
+        "sharing",
+        "budget",
+        "spend",
+        "spacing",
+        "guarded",
+    ):
         del old[name]
     old |= {"model": "emoji-scenes", "seeds": [4, 5], "scheduler": "DDIMScheduler"}
     read = read_record(json.dumps(old | {"dtype": "float32"}), MODELS)

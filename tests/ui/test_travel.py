@@ -36,7 +36,11 @@ def link_of(travel, **changes):
 def test_a_link_fills_the_form_it_was_made_from(travel):
     query = link_of(travel)["link"].value
     filled = by_name(travel, travel.link_steps(query, 30) | travel.open_link(query))
-    linked = {n: v for n, v in FORM.settings.items() if n not in ("trained", "sharing", "budget")}
+    linked = {
+        n: v
+        for n, v in FORM.settings.items()
+        if n not in ("trained", "sharing", "spend", "budget", "spacing")
+    }
     assert {name: filled[name] for name in linked} == linked
     assert (filled["prompts"], filled["model"]) == (FORM.prompts, FORM.model)
     assert filled["share_ratio"] == pytest.approx(0.4)

@@ -144,7 +144,7 @@ def test_the_estimate_of_several_branch_points_names_their_span():
     shared = replace(job(), plan=shared_plan([(0, 2), (1,)], 30, 12))
     apart = replace(shared, plan=shared_plan([(0, 1), (2,)], 30, [5, 20]))
     assert "5 of 30 steps shared" in views.estimate(apart)
-    tree = job(sharing="tree", budget=0.6, low=0.0)
+    tree = job(sharing="tree", spend=0.6, low=0.0)
     stops = tree.plan.branch_steps
     text = views.estimate(tree)
     assert f"{stops[0]} to {stops[-1]} of 30 steps shared" in text

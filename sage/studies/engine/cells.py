@@ -51,6 +51,7 @@ class Recipe:
         plan: A plan for the whole set of prompts, instead of share ratio and groups.
         guidance_interval: From and to, in shares of the steps: where guidance is on.
         adaptive: Splits groups while sampling.
+        timesteps: Where the steps lie; by default, where the settings say.
         common_noise: The prompts of a group start from one noise, as if they shared, whether they
             do or not.
     """
@@ -61,6 +62,7 @@ class Recipe:
     guidance_interval: tuple[float, float] = WHOLE_RUN
     adaptive: AdaptiveRule | None = None
     common_noise: bool = False
+    timesteps: tuple[int, ...] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,6 +72,8 @@ class Recipe:
             "fresh_noise": (self.sampling.fresh_noise, Sampling.fresh_noise),
             "guidance_interval": (self.guidance_interval, WHOLE_RUN),
             "adaptive": (self.adaptive, None),
+            "spacing": (self.sampling.spacing, Sampling.spacing),
+            "timesteps": (self.timesteps, None),
         }
         return {name: value for name, (value, usual) in values.items() if value != usual}
 
@@ -82,7 +86,8 @@ class Recipe:
     @property
     def uses_groups(self) -> bool:
         """Whether the groups may matter to the pictures."""
-        return self.shares or self.common_noise or bool(self.options)
+        places = {"spacing", "timesteps"}  # of steps: they concern every prompt alone
+        return self.shares or self.common_noise or bool(self.options.keys() - places)
 
     def key(self) -> list[Any]:
         """Everything that the pictures depend on, as plain values; the adapter by its content.
@@ -207,7 +212,8 @@ class Renderer:
         self._adapter: Path | None = None
         self._fast: SagePipeline | None = None
 
-    def _pipeline(self, recipe: Recipe) -> SagePipeline:
+    def pipeline(self, recipe: Recipe) -> SagePipeline:
+        """The fast copy, set up for a recipe: with its adapter and its scheduler."""
         if self._fast is None:
             self._fast = fast_copy(self.pipe, self.precision, self.compiled)
         if recipe.adapter != self._adapter:
@@ -239,7 +245,7 @@ class Renderer:
         """
         recipe, prompts = cell.recipe, cell.prompts
         planned = recipe.plan is not None
-        stream = self._pipeline(recipe).stream(
+        stream = self.pipeline(recipe).stream(
             prompts.texts,
             share_ratio=recipe.sampling.share_ratio,
             num_inference_steps=recipe.sampling.steps,

@@ -21,6 +21,7 @@ PLOT_HEIGHT, ROW_HEIGHT = 190, 19
 LETTER, BOLD = 0.53, 0.62  # width of a letter in font sizes, about
 BAR_LABELS = 150  # room for labels to the left of bars
 LABEL_SIZE, LINE_HEIGHT = 12, 14
+TILE_HEIGHT = 26
 MAX_SERIES = 6
 MOST_DOTS = 20  # a line of more points is a curve, without dots
 QUALITY = ("fd", "clip", "probe")
@@ -120,11 +121,47 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A cell of a map.
+
+    Attributes:
+        colour: Number of its colour.
+        words: Written on it; few letters.
+        about: Said where a pointer rests on it.
+    """
+
+    colour: int
+    words: str
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A map: who wins, over two quantities.
+
+    Attributes:
+        title: Of the judge.
+        x_title: What the columns are.
+        columns: Their values.
+        y_title: What the rows are.
+        rows: Their values, each with its tiles.
+        names: What the colours mean.
+    """
+
+    title: str
+    x_title: str
+    columns: Sequence[str]
+    y_title: str
+    rows: Sequence[tuple[str, Sequence[Tile]]]
+    names: Sequence[tuple[str, int]] = ()
+
+
+@dataclass(frozen=True)
 class Figure:
     """Panels with a title and the conditions of their numbers."""
 
     title: str
-    panels: Sequence[Panel | Bars]
+    panels: Sequence[Panel | Bars | Tiles]
     note: str = ""
 
 
@@ -247,6 +284,8 @@ def svg(figure: Figure) -> str:
         canvas.paragraph(panel.title, size=14, style="head")
         if isinstance(panel, Bars):
             _draw_bars(canvas, panel)
+        elif isinstance(panel, Tiles):
+            _draw_tiles(canvas, panel)
         else:
             _draw_panel(canvas, panel)
     canvas.y += 10
@@ -280,7 +319,7 @@ def _style() -> str:
     return (
         "text{font-family:system-ui,Helvetica,Arial,sans-serif;white-space:pre}"
         ".title,.head{font-weight:600}.line{fill:none;stroke-width:2;stroke-linejoin:round}"
-        ".band{opacity:.13}.window{opacity:.14}.bar{stroke-width:1.4}"
+        ".t0{opacity:.16}.t1,.t2{opacity:.45}.band{opacity:.13}.window{opacity:.14}.bar{stroke-width:1.4}"
         ".lead{stroke-width:.8;opacity:.6;fill:none}"
         f"{colours(False)}@media(prefers-color-scheme:dark){{{colours(True)}}}"
     )
@@ -313,6 +352,16 @@ class _Canvas:
     def line(self, x1: float, y1: float, x2: float, y2: float, style: str) -> None:
         ends = f'x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}"'
         self.parts.append(f'<line class="{style}" {ends}/>')
+
+    def tile(self, x: float, y: float, width: float, height: float, tile: Tile) -> None:
+        """A rectangle in a colour, with words on it and a thin gap around it."""
+        title = f"<title>{escape(tile.about)}</title>" if tile.about else ""
+        place = f'x="{_n(x + 1)}" y="{_n(y + 1)}" width="{_n(width - 2)}"'
+        style = f"t{tile.colour} f{tile.colour}"
+        size = f'height="{_n(height - 2)}" rx="3"'
+        self.parts.append(f'<rect class="{style}" {place} {size}>{title}</rect>')
+        where = (x + width / 2, y + height / 2 + 4)
+        self.text(*where, tile.words, "" if tile.colour else "soft", size=11, anchor="middle")
 
     def dot(self, x: float, y: float, colour: int, about: str) -> None:
         title = f"<title>{escape(about)}</title>"
@@ -487,6 +536,32 @@ def _draw_bars(canvas: _Canvas, bars: Bars) -> None:
                 canvas.dot(x(number["value"]), y, colour, f"{label} {name}".strip() + f": {about}")
         top += height
     canvas.y = bottom + 20
+
+
+def _draw_tiles(canvas: _Canvas, tiles: Tiles) -> None:
+    """A key, then rows of tiles with their values on the left and below."""
+    place = 12.0
+    for name, colour in tiles.names:
+        canvas.text(place, canvas.y + 17, f"\N{BLACK SQUARE} {name}", f"f{colour}", size=LABEL_SIZE)
+        place += (len(name) + 4) * LABEL_SIZE * LETTER
+    canvas.y += 18 if tiles.names else 0
+    left, right = LEFT + 22, WIDTH - 16
+    width, top = (right - left) / len(tiles.columns), canvas.y + 8
+    middle = top + len(tiles.rows) * TILE_HEIGHT / 2
+    for i, line in enumerate(textwrap.wrap(tiles.y_title, 8)):
+        canvas.text(12, middle - 4 + i * LINE_HEIGHT, line, "soft", size=11.5)
+    for n, (label, some) in enumerate(tiles.rows):
+        y = top + n * TILE_HEIGHT
+        canvas.text(left - 6, y + TILE_HEIGHT / 2 + 4, label, "soft", size=11.5, anchor="end")
+        for m, tile in enumerate(some):
+            canvas.tile(left + m * width, y, width, TILE_HEIGHT, tile)
+    bottom = top + len(tiles.rows) * TILE_HEIGHT
+    for m, label in enumerate(tiles.columns):
+        x = left + (m + 0.5) * width
+        canvas.text(x, bottom + 15, label, "soft", size=11.5, anchor="middle")
+    centre = (left + right) / 2
+    canvas.text(centre, bottom + 31, tiles.x_title, "soft", size=12.5, anchor="middle")
+    canvas.y = bottom + 37
 
 
 def _number(value: float, percent: bool = False) -> str:

@@ -90,6 +90,9 @@ class LabSettings:
     device: Annotated[str, "auto, cpu, cuda or cuda:N"] = "auto"
     cache: Annotated[Path, "where rendered cells are kept"] = CACHE
     out: Annotated[Path, "where results are written"] = RESULTS
+    minutes: Annotated[
+        float | None, "of this device that rendering may take (map: so many sets of prompts)"
+    ] = None
     hub: Annotated[
         bool, "also judge by FID, LPIPS and OpenAI CLIP (torchmetrics); grouping: also OpenAI CLIP"
     ] = False
@@ -342,6 +345,20 @@ class Lab:
                     spent[ratio].append(taken)
         medians = {ratio: float(np.median(times)) for ratio, times in spent.items()}
         return {ratio: medians[ratio] / medians[0.0] for ratio in ratios}
+
+    def evaluation_seconds(self, prompts: PromptSet) -> float:
+        """What one evaluation takes in bulk here, from a few steps that are timed now."""
+        few = prompts.head(16)
+        pipe = self.renderer.pipeline(self.recipe())
+        how: dict[str, Any] = {"share_ratio": 0.0, "groups": [(n,) for n in range(len(few))]}
+        how |= {"guidance_scale": self.guidance, "output_type": "latent"}
+        taken = []
+        for steps in (2, 2, 6):  # the first run warms up
+            start = time.perf_counter()
+            output = pipe(few.texts, num_inference_steps=steps, **how)
+            assert output.timings.total > 0  # reading the clock waits for a GPU
+            taken.append(time.perf_counter() - start)
+        return max(taken[2] - taken[1], 1e-6) / (4 * len(few))
 
     def _time(self, ratio: float, prompts: PromptSet) -> float:
         start = time.perf_counter()

@@ -10,12 +10,19 @@ from pathlib import Path
 from sage.studies.engine.figures import svg
 from sage.studies.engine.results import ROOT, read
 from sage.studies.engine.study import every
-from sage.studies.engine.tables import main_block, studies_block, study_section, summary_block
+from sage.studies.engine.tables import (
+    main_block,
+    map_block,
+    studies_block,
+    study_section,
+    summary_block,
+)
 
 README = ROOT / "README.md"
 PAGE = "README.md"  # in the folder of the results, where a browser of files shows it
 # What may stand between <!-- results:NAME --> and <!-- /results:NAME -->.
 BLOCKS: dict[str, Callable[[Path, Path], str]] = {
+    "map": map_block,
     "summary": summary_block,
     "main-table": main_block,
     "studies": studies_block,

@@ -14,6 +14,7 @@ from sage.studies.engine.results import Result, Row, percent, read
 from sage.studies.engine.study import Study, every
 
 MAIN = "main-table"
+MAP = "map"
 COLUMNS = ("fd", "cmmd", "clip", "clip_l14", "probe", "inside", "between", "twin", "lpips")
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
@@ -44,6 +45,15 @@ def main_block(results: Path, page: Path) -> str:
         main_conditions(result),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def map_block(results: Path, page: Path) -> str:
+    """When sharing pays: the map's figure and its own sentences."""
+    result = read(results, MAP)
+    if result is None:
+        return f"No results yet: `python -m sage.studies {MAP}` makes them."
+    figure = picture(results, page, MAP, "Who wins at equal evaluations, by budget and group size")
+    return f"{figure}\n\n{' '.join(result['sentences'])}"
 
 
 def by_ratio(result: Result) -> dict[float, list[Row]]:

@@ -170,7 +170,7 @@ def _settings_words(comparison: Comparison, model: str) -> list[str]:
     stops = comparison.shared.plan.branch_steps
     how = {
         "groups": f"{span_text(stops)} shared" if stops else "nothing shared",
-        "tree": f"a tree within {percent_text(request.budget)} of the evaluations",
+        "tree": f"a tree within {percent_text(request.spend)} of the evaluations",
         "adaptive": "split while sampling",
     }[request.sharing]
     asked = [

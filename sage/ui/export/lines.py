@@ -41,7 +41,7 @@ def python_lines(
         dtype: Name of the weights' type in torch.
     """
     point = branch_step_from_ratio(request.share_ratio, plan.steps)
-    plain = plan == shared_plan(groups, plan.steps, point)
+    plain = bool(request.budget) or plan == shared_plan(groups, plan.steps, point)
     blocks = [
         _imports(request, spec, dtype, plain),
         _loading(request, spec, device, dtype),
@@ -90,6 +90,7 @@ def _prompts(request: Request) -> str:
         num_inference_steps=request.steps,
         guidance_scale=request.guidance_scale,
         seeds=list(request.seeds),
+        **({"spacing": request.spacing} if request.spacing != Request.spacing else {}),
     )
     return f"prompts = [\n{listed}]\ncommon = dict({common})"
 
@@ -97,11 +98,14 @@ def _prompts(request: Request) -> str:
 def _running(request: Request, spec: ModelSpec, plan: Plan | None) -> str:
     own = _own_settings(request)
     extra = f", {_keywords(**own)}" if own else ""
+    # A planned run has its steps at places of its own, and so has what it is compared with.
+    places = "timesteps=shared.timesteps, " if request.budget else ""
     adapter = spec.adapter if request.trained else None
     on = [f"pipe.use_lora({_quoted(_asset(str(adapter)))})"] if adapter else []
     if plan is None:
         who = [f"groups = pipe.group(prompts, {_bounds(request)}).groups"]
-        how = f"groups=groups, share_ratio={request.share_ratio!r}"
+        how = "groups=groups"
+        how += "" if request.budget else f", share_ratio={request.share_ratio!r}"
     else:
         who, how = [_plan_lines(plan)], "plan=plan"
     return "\n".join(
@@ -110,13 +114,22 @@ def _running(request: Request, spec: ModelSpec, plan: Plan | None) -> str:
             *on,
             f"shared = pipe(prompts, {how}{extra}, **common)",
             *(["pipe.use_lora(None)"] if on else []),
-            "independent = pipe(prompts, share_ratio=0, **common)",
+            f"independent = pipe(prompts, share_ratio=0, {places}**common)",
         ]
     )
 
 
 # Written in places of their own: groups, branch point, the common arguments.
-_SAID = {"tau_min", "tau_max", "max_group_size", "share_ratio", "steps", "guidance_scale", "seed"}
+_SAID = {
+    "tau_min",
+    "tau_max",
+    "max_group_size",
+    "share_ratio",
+    "steps",
+    "guidance_scale",
+    "seed",
+    "spacing",
+}
 
 
 def _own_settings(request: Request) -> dict[str, object]:

@@ -179,7 +179,7 @@ def check_settings(
         source: What they came from, in a word: "link" or "record".
         kind: Whose settings they are.
     """
-    good, bad, known = dict(values), {}, {**settings_of(kind), **BESIDE}
+    good, bad, known = kind.renamed(values), {}, {**settings_of(kind), **BESIDE}
     model = good.pop("model", None)
     if model is not None and not (isinstance(model, str) and model in models):
         bad["model"] = f"The model is {str(model)[:60]!r}, which is not on offer here."

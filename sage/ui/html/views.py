@@ -92,7 +92,16 @@ def group_chips(job: Job, unseen: Sequence[str], guarded: bool) -> str:
         for group, mark, verdict in parts
     )
     advice = "" if job.shares else note(_advice(job), "warn")
-    return f'{advice}<ul class="sage-chips">{chips}</ul>'
+    return f'{advice}<ul class="sage-chips">{chips}</ul>{planner_words(job)}'
+
+
+def planner_words(job: Job) -> str:
+    """What the planner chose, or would choose for as many evaluations; "" if nothing is known."""
+    advice = job.advice
+    if advice is None:
+        return ""
+    spent = f"{advice.budget:.3g} evaluations a picture"
+    return note(f"Planner, for {spent}: {advice.reason}", "planner")
 
 
 def _chip(

@@ -22,6 +22,8 @@ from sage.ui.lesson.content import (
     results,
 )
 from sage.ui.lesson.quiz import KINDS, question
+from sage.ui.lesson.when import RESULTS as WHEN_RESULTS
+from sage.ui.lesson.when import when_to_share
 from sage.ui.shelf import Shelf
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -44,6 +46,9 @@ def build_lesson(shelf: Shelf) -> None:
             elem_id="lesson-steps",
             data=page_data(),
         )
+        if when := when_to_share():
+            gr.set_static_paths([FOLDER, WHEN_RESULTS])
+            gr.HTML(when, apply_default_css=False, js_on_load=None, elem_id="lesson-when-card")
         with gr.Column(elem_id="lesson-quiz", elem_classes="sage-card"):
             _quiz()
 

@@ -120,8 +120,8 @@ class Handlers:
             return 0
 
     def pick_sharing(self, sharing: str) -> Updates:
-        """A tree has a budget in place of a branch point."""
-        return {self.layout.controls["budget"]: gr.Slider(visible=sharing == "tree")}
+        """A tree has a share to spend in place of a branch point."""
+        return {self.layout.controls["spend"]: gr.Slider(visible=sharing == "tree")}
 
     def mark_earlier(self, *values: Any) -> Updates:
         """Says whether the pictures still belong to the form, after a change of the seed."""

@@ -189,7 +189,7 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
         # The prompts whose ticks are on, as the script finds them on the pictures of a look.
         chosen = gr.Textbox(visible="hidden", label="Ticked", elem_id="chosen", container=False)
         page.add("chosen", chosen, Role.RESULT)
-        page.control("budget", shelf, visible=False)
+        page.control("spend", shelf, visible=False)
         page.add("outcome", kit.html("outcome"), Role.FOLLOWS | Role.RESULT)
         kit.html("tools", TOOLS)
         with gr.Row(elem_id="sage-actions"):

@@ -59,7 +59,7 @@ def trunk_films(job: Job) -> dict[Group, list[Image.Image]]:
         plan=plan,
         guidance_scale=request.guidance_scale,
         seeds=request.seeds,
-        **sharing_arguments(request),
+        **sharing_arguments(job),
     )
     for step in steps:
         if isinstance(step, SageStep):
