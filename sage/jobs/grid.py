@@ -306,8 +306,8 @@ class RunNumbers:
         evaluations: Of its plan.
         reused: How many of them earlier runs had done.
         flops: Of its plan, counted, with reading and drawing.
-        seconds: Of the evaluations that were run, measured.
-        around: Seconds of encoding and decoding, measured.
+        seconds: Of the evaluations that were run, measured; None where that would say nothing.
+        around: Seconds of encoding and decoding, likewise.
         clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
         distance: For each prompt, the root mean square pixel difference to its independent picture,
             in [0, 1]; None where one of the two was flagged.
@@ -317,10 +317,15 @@ class RunNumbers:
     evaluations: int
     reused: int
     flops: float
-    seconds: float
-    around: float
+    seconds: float | None
+    around: float | None
     clip: tuple[float | None, ...] | None
     distance: tuple[float | None, ...]
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Of all that was run."""
+        return None if self.seconds is None else self.seconds + (self.around or 0.0)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     """Everything that acts at once: no listener here renders. Returns the event of arrival."""
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
     set_by = page.controls
-    arrived = demo.load(handlers.welcome, asked, [*follows, *own], api_name="welcome", **QUICK)
+    arrived = demo.load(handlers.arrive, asked, [*follows, *own], api_name="welcome", **QUICK)
     # One listener for all of these: answers to two could arrive in the wrong order.
     bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "spend")]
     on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")

@@ -87,12 +87,8 @@ class StoredGrid:
     @property
     def words(self) -> str:
         """Says that it is precomputed, and with what."""
-        grid, device = self.grid, self.record["conditions"]["device"]
-        number = len(grid.requests)
-        return (
-            f"Precomputed: {plural(number, 'cell')}, {plural(grid.repeats, 'seed')} a prompt; "
-            f"seconds measured on {device}."
-        )
+        number, seeds = len(self.grid.requests), plural(self.grid.repeats, "seed")
+        return f"Precomputed: {plural(number, 'cell')}, {seeds} a prompt; Render measures seconds."
 
     @property
     def files(self) -> GridFiles:

@@ -6,6 +6,7 @@ says when.
 
 import argparse
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,11 +37,13 @@ def precompute(model: LoadedModel, grid: Grid) -> StoredGrid:
     for item in render_grid(cells):
         if isinstance(item, CellDone):
             log.info("cell %d, repeat %d", item.cell, item.repeat)
-            runs = {item.repeat: item.numbers}
+            # Seconds of the machine that made it would say nothing of the visitor's.
+            numbers = replace(item.numbers, seconds=None, around=None)
+            runs = {item.repeat: numbers}
             pictures.setdefault(item.cell, item.images)
             cell = done.get(item.cell)
             done[item.cell] = (
-                cell.with_run(item.repeat, item.numbers) if cell else Shown.of(item.images, runs)
+                cell.with_run(item.repeat, numbers) if cell else Shown.of(item.images, runs)
             )
     jobs = {cell.place: cell.job for cell in cells if cell.place is not None}
     plans = {place: job.plan for place, job in jobs.items()}

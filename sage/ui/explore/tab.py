@@ -59,7 +59,7 @@ class Speed:
         """Takes over the seconds of a finished cell, if it ran anything."""
         run = done.numbers
         ran = run.evaluations - run.reused
-        if ran > 0:
+        if ran > 0 and run.seconds is not None and run.around is not None:
             with self._lock:
                 self._last[model] = (run.seconds / ran, run.around)
 

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from sage.core.plan import Plan
-from sage.jobs.grid import Grid, Mean, axes
+from sage.jobs.grid import Grid, Mean, RunNumbers, axes
 from sage.ui.html.grids import Shown, mean_text
 from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.server.files import fresh_folder
@@ -123,7 +123,7 @@ def _lines(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "evaluations_of_run": run["evaluations"],
                     "reused_of_run": run["reused"],
                     "flops_of_run": run["flops"],
-                    "seconds_of_run": run["seconds"] + run["around"],
+                    "seconds_of_run": RunNumbers(**run).total_seconds,
                 }
 
 

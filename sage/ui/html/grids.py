@@ -156,8 +156,9 @@ def mean_text(mean: Mean | None, digits: int) -> str:
 
 def time_text(run: RunNumbers) -> str:
     """Measured seconds of a run, and of how many evaluations if others were done already."""
-    ran = run.evaluations - run.reused
-    seconds = seconds_text(run.seconds + run.around)
+    if run.total_seconds is None:
+        return "not timed"
+    ran, seconds = run.evaluations - run.reused, seconds_text(run.total_seconds)
     return seconds if not run.reused else f"{seconds} for {ran} of them"
 
 

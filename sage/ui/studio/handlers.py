@@ -63,6 +63,14 @@ class Handlers:
         note = views.note(_model_words(self.shelf.loaded(form.model)))
         return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
 
+    def arrive(self, *values: Any) -> Updates:
+        """What `welcome` says, without what the page holds already as it was served."""
+        painted = {
+            part: part.value for part in self.layout.consequences if isinstance(part, gr.HTML)
+        }
+        shown = self.welcome(*values)
+        return {p: gr.skip() if painted.get(p, p) == v else v for p, v in shown.items()}
+
     def first_paint(self) -> Updates:
         """What `welcome` says where it is known without a model, for the page as it is served."""
         values = [part.value for part in (*self.layout.form, self.layout.run)]
