@@ -72,10 +72,11 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
 
 
 def test_the_first_comparison_is_sent_once(arrive):  # noqa: F811
-    page = arrive()
-    sizes = page.evaluate(
-        """() => performance.getEntriesByType('resource')
-            .filter(e => e.name.includes('/run/predict')).map(e => e.decodedBodySize)"""
-    )
+    page, sizes = arrive(), []
+    page.on("response", lambda r: sizes.append(len(r.body())) if "/run/predict" in r.url else None)
+    with page.expect_response(lambda response: "/run/predict" in response.url):
+        page.reload()
+    shows(page, "#outcome", "evaluations instead of")
+    page.wait_for_timeout(2000)
     assert sizes
     assert max(sizes) < 60_000
