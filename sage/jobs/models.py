@@ -156,9 +156,16 @@ def available_models(extra: str | None = None) -> tuple[ModelSpec, ...]:
 
 
 def _other(source: str) -> ModelSpec:
-    """A model of the same class that is not on the list."""
+    """A model of the same class that is not on the list.
+
+    What is damaged in its folder is said when it is loaded, settings included.
+    """
     name = Path(source).name
-    return ModelSpec(name, name, source, settings=ModelSettings.read(source))
+    try:
+        settings = ModelSettings.read(source)
+    except ValueError:
+        settings = ModelSettings()
+    return ModelSpec(name, name, source, settings=settings)
 
 
 def weights_digest(spec: ModelSpec) -> str:
