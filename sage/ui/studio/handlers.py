@@ -65,9 +65,8 @@ class Handlers:
 
     def arrive(self, *values: Any) -> Updates:
         """What `welcome` says, without what the page holds already as it was served."""
-        painted = {
-            part: part.value for part in self.layout.consequences if isinstance(part, gr.HTML)
-        }
+        parts = self.layout.consequences
+        painted: Updates = {p: p.value for p in parts if isinstance(p, gr.HTML)}
         shown = self.welcome(*values)
         return {p: gr.skip() if painted.get(p, p) == v else v for p, v in shown.items()}
 
