@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sage.core.calibration import Calibration, lowest_similarity
 from sage.core.cost import Probed
+from sage.core.lending import RULES
 from sage.core.noise import FreshNoise
 from sage.core.plan import Group, Plan, Row, branch_step_from_ratio
 from sage.core.sampling import State, sample
@@ -179,7 +180,7 @@ def sample_adaptively(  # noqa: PLR0913
             plan = _extended(before, asked.parted(rule), rule, solver.steps)
             # Those who part in the first step start from noise of their own.
             moved = fresh is not None or i == 0
-            answers = asked.answers(plan.rows(i), trunk, rule.average, moved)
+            answers = asked.answers(plan, trunk, rule.average, moved)
             here = answers.fill(here)
         if here is not used:
             states = sample(here, solver, plan, cond, noise, trunk=trunk, fresh=fresh, start=state)
@@ -244,10 +245,13 @@ class _Asked:
         return tuple(rows)
 
     def answers(
-        self, rows: tuple[Row, ...], trunk: Trunk, average: bool, moved: bool
+        self, plan: Plan, trunk: Trunk, average: bool, moved: bool
     ) -> "_Answers":
-        """What need not be asked again of these rows; `moved` rows have another latent now."""
-        wanted = rows
+        """What need not be asked again of a plan's rows; `moved` rows have another latent now."""
+        wanted = rows = plan.rows(self.step)
+        if trunk in RULES:
+            wanted = tuple((n,) for n in RULES[trunk].asks(plan, self.step))
+            moved = moved and not self.step  # elsewhere noise is renewed a step later
         if trunk == "prediction":
             wanted = tuple((n,) for row in rows for n in sorted(row))
         stayed = {n for row in rows if row in self.rows or not moved for n in row}

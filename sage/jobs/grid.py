@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 
 from sage.core.metrics import clip_score
+from sage.core.cost import evaluations
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
-from sage.core.trunk import queries
 from sage.jobs.compare import how_to_share, unflagged
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
@@ -200,7 +200,7 @@ def _planned(place: int, job: Job, earlier: Sequence[Plan]) -> Cell:
     # Where a scheduler has no table, its state lies in itself: always from the start.
     resumes = has_table(job.loaded_sides.shared.scheduler)
     first = _steps_known(job.plan, earlier) if resumes else 0
-    reused = sum(queries(trunk, job.plan.rows(i)) for i in range(first))
+    reused = evaluations(job.plan, trunk, range(first))
     denoising = cost.flops.trunk + cost.flops.branches
     flops = cost.flops.total - denoising * reused / cost.evaluations
     return Cell(place, job, reused, flops)
