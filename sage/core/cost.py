@@ -214,9 +214,7 @@ class _Passes:
         return self.conditional + self.unconditional
 
     @classmethod
-    def of_rows(
-        cls, plan: Plan, guided: range, trunk: Trunk
-    ) -> tuple["_Passes", "_Passes"]:
+    def of_rows(cls, plan: Plan, guided: range, trunk: Trunk) -> tuple["_Passes", "_Passes"]:
         """Passes that prompts have in common, and those for one prompt."""
         asked = _asked(plan, trunk, range(plan.steps))
         both = _asked(plan, trunk, guided)

@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from sage.core.metrics import clip_score
 from sage.core.cost import evaluations
+from sage.core.metrics import clip_score
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
 from sage.jobs.compare import how_to_share, unflagged

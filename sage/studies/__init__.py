@@ -22,4 +22,7 @@ STUDIES = (
     "few-step",
     "diversity",
     "pareto",
+    "trunks",
+    "when",
+    "large-groups",
 )

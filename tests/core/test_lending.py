@@ -14,7 +14,8 @@ from sage.core.lending import RULES, Control, Held
 from sage.core.noise import fresh_noise
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import toy_solver
+from sage.core.toy import cosine_alphas, toy_solver
+from sage.core.tree import shared_steps
 from tests.core.test_sampling import NoScalarReads, inputs, linear_denoiser
 from tests.strategies import plans
 
@@ -191,9 +192,7 @@ def test_held_members_keep_their_x0():
     """Between its own evaluations a member's x0 stays what it was."""
     cond, noise = inputs(2)
     plan, seen = shared_plan([(0, 1)], 6, 6), []
-    for state in sample(
-        linear_denoiser(), toy_solver(6), plan, cond, noise, trunk="held"
-    ):
+    for state in sample(linear_denoiser(), toy_solver(6), plan, cond, noise, trunk="held"):
         seen.append(state.kept[1])  # x0 of both
     assert (seen[0][0] - seen[0][1]).abs().max() < 1e-12  # the second follows the first
     assert (seen[1][0] - seen[0][0]).abs().max() < 1e-12  # the first holds
@@ -208,9 +207,7 @@ def test_noise_is_renewed_a_step_after_the_split():
     fresh = replace(fresh, draws=fresh.draws.to(noise))
     with_noise, without = (
         list(
-            sample(
-                linear_denoiser(), toy_solver(8), plan, cond, noise, trunk="control", fresh=some
-            )
+            sample(linear_denoiser(), toy_solver(8), plan, cond, noise, trunk="control", fresh=some)
         )
         for some in (fresh, None)
     )
@@ -243,3 +240,72 @@ def test_a_snapshot_is_a_probe_for_nothing(threshold):
 def test_a_rule_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="every is 0; allowed is 1 or more"):
         Control(0)
+
+
+def informed(threshold, denoise=None, trunk="control", every=3, latest=0.5):
+    """A run of 12 steps of three prompts in a group, and one alone, that splits by information."""
+    cond, noise = inputs(4)
+    calls, groups, steps = [], [(0, 1, 2), (3,)], 12
+    denoise = denoise or linear_denoiser(calls)
+
+    def probe(x, index, cond, of):
+        return denoise(x[of], index[of], cond), None
+
+    rule = AdaptiveRule(threshold, 0.0, latest, every=every, compare="information")
+    *_, last = sample_adaptively(
+        lambda i: denoise, toy_solver(steps), groups, cond, noise,
+        probe=lambda i: probe, rule=rule, trunk=trunk,
+    )  # fmt: skip
+    return last, calls, cond, noise
+
+
+def test_information_is_the_sum_of_squared_differences_of_noise_over_log_snr():
+    """By hand, where a condition adds a constant to the predicted noise."""
+
+    def denoise(x, index, cond):
+        return 0.3 * x + cond
+
+    cond, _ = inputs(4)
+    signal = cosine_alphas(12).double()
+    snr = signal / (1 - signal).clamp_min(1e-18)
+    apart = (cond[0] - cond[1]).square().sum()
+    # ‖Δε‖² · ΔSNR / SNR: the integral over log SNR where x0 is held within a step.
+    before = torch.cat([torch.zeros(1, dtype=torch.double), snr[1:-1]])
+    told = (apart / 2 * (snr[1:] - before) / snr[:-1]).cumsum(0)
+    for steps in (2, 5, 9):
+        for factor, together in ((0.999, steps), (1.001, steps + 1)):
+            nats = float(told[steps]) * factor
+            plan = informed(nats, denoise, every=1, latest=1.0)[0].plan
+            assert shared_steps(plan, 0, 1) == together
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.05, 0.5, 5.0, float("inf")])
+def test_splitting_by_information_costs_what_the_plan_says(threshold):
+    last, calls, cond, noise = informed(threshold)
+    first = last.plan.branch_step_of(0) == 0  # nothing is shared: other noise, asked again
+    assert sum(calls) == evaluations(last.plan, "control") + 3 * first
+    wanted = result(last.plan, cond, noise, "control")
+    assert (in_prompt_order(last.state) - wanted).abs().max() < 1e-12
+
+
+def test_more_nats_share_longer():
+    spent = [
+        evaluations(informed(nats, every=100)[0].plan, "control_once")
+        for nats in (0.0, 0.1, 1.0, 10.0, float("inf"))
+    ]
+    assert spent == sorted(spent, reverse=True)
+    assert spent[0] > spent[-1]
+
+
+def test_prompts_part_between_probes_too():
+    """One probe, at step 0, whose differences of x0 count in all later steps."""
+
+    def denoise(x, index, cond):
+        return 0.3 * x + cond
+
+    cond, _ = inputs(4)
+    signal = cosine_alphas(12).double()
+    snr = signal / (1 - signal).clamp_min(1e-18)
+    told = (cond[0] - cond[1]).square().sum() / 2 * snr[1:] / snr[0]
+    plan = informed(float(told[4]) * 0.999, denoise, every=100)[0].plan
+    assert shared_steps(plan, 0, 1) == 4
