@@ -25,4 +25,5 @@ STUDIES = (
     "trunks",
     "when",
     "large-groups",
+    "coherence",
 )

@@ -14,8 +14,8 @@ from sage.studies.engine.figures import QUALITY, Figure, caption, metric_panels,
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.results import Result, Row, row
 from sage.studies.engine.rival import Rival, against, differences_in_words
-from sage.studies.engine.study import Study
 from sage.studies.engine.sets import sets_of
+from sage.studies.engine.study import Study
 from sage.studies.trunks import JUDGES
 
 STEPS = 4

@@ -2,10 +2,10 @@
 
 Groups of eight. Each rule for what a trunk follows is run with few and with more steps, and stands
 beside independent sampling of the same cost: between two numbers of steps, on the straight line
-between them. That starts from one noise a group, as trunks do, so that luck with the noise does not
-count; beside it, from noise of its own. Every line has that guidance of a few which suits it best, on both sides, because what
-suits 12 steps does not suit 4. The cost is FLOPs, because a trunk without guidance saves no
-evaluation, only its unconditional half.
+between them. That starts from one noise a group, as trunks do, so that luck with the noise does
+not count; beside it, from noise of its own. Every line has that guidance of a few which suits it
+best, on both sides, because what suits 12 steps does not suit 4. The cost is FLOPs, because a trunk
+without guidance saves no evaluation, only its unconditional half.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT
 from sage.studies.engine.results import Result, Row, row
 from sage.studies.engine.rival import Rival, against, differences_in_words
-from sage.studies.engine.study import Study
 from sage.studies.engine.sets import sets_of
+from sage.studies.engine.study import Study
 from sage.studies.products import added_error
 
 SIZE = 8  # prompts in a group

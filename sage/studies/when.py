@@ -25,8 +25,8 @@ from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT
 from sage.studies.engine.results import Row, row
 from sage.studies.engine.rival import Rival, against, differences_in_words
-from sage.studies.engine.study import Study
 from sage.studies.engine.sets import sets_of
+from sage.studies.engine.study import Study
 from sage.studies.trunks import JUDGES, SIZE
 
 FIXED, INFORMATION = "fixed", "information"
