@@ -170,7 +170,7 @@ class Choice(Setting):
 
     def words(self, value: Any) -> str:
         """The title, without what stands in brackets."""
-        return (self.titles | self.library)[value].split(" (")[0]
+        return ({**self.titles, **self.library})[value].split(" (")[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,4 +26,5 @@ STUDIES = (
     "when",
     "large-groups",
     "coherence",
+    "pay-once",
 )

@@ -39,7 +39,7 @@ LOOKS = ("layout", "centres", "sizes")
 def design(lab: Lab) -> Design:
     """Sharing, and independent sampling from noises of its own and from one noise."""
     prompts, _ = sets_of(lab, SIZE)
-    scale = {"guidance_scale": 2.0}
+    scale: dict[str, Any] = {"guidance_scale": 2.0}
     entries = []
     for name, one in ((INDEPENDENT, False), (ONE_NOISE, True)):
         for steps in ALONE:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sage.core.plan import branch_step_from_ratio, shared_plan
 from sage.core.settings import TRIED_TRUNKS, TRUNKS
@@ -123,7 +124,7 @@ def low_resolution(lab: Lab) -> dict[str, float]:
             few.texts, num_inference_steps=8, share_ratio=0.0, output_type="pt",
             height=side, width=side,
         )  # fmt: skip
-        assert isinstance(output.images, torch.Tensor)
+        assert isinstance(output.images, Tensor)  # output_type="pt"
         pixels = torch.nn.functional.interpolate(output.images.float(), (2 * SMALL,) * 2)
         pictures = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         right = lab.judges.right(pictures, few, range(len(few)))
@@ -152,11 +153,12 @@ def finding(comparison: Comparison) -> str:
 
 
 def series(result: Result) -> Mapping[str, list[Row]]:
-    """The figure's lines."""
-    lines: dict[str, list[Row]] = {}
-    for line in result["rows"]:
-        lines.setdefault(SHORT.get(line["name"], line["name"]), []).append(line)
-    return lines
+    """The figure's lines: those that start from one noise a group."""
+    names = {ONE_NOISE: ONE_NOISE, **SHORT}
+    return {
+        short: [line for line in result["rows"] if line["name"] == name]
+        for name, short in names.items()
+    }
 
 
 SHORT = {
