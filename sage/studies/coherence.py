@@ -144,9 +144,23 @@ def finding(comparison: Comparison) -> str:
 
 
 def best(lines: Sequence[Row]) -> Row:
-    """The line that shares whose layouts agree most."""
+    """The line that shares whose layouts agree most, of those that cost no other quality.
+
+    That is: worse in CLIP score or by the probe than neither rival, beyond chance; if none is, the
+    one whose layouts agree most.
+    """
     shared = [line for line in lines if "against" in line]
-    return max(shared, key=lambda line: line["metrics"]["layout"]["value"])
+    good = [line for line in shared if not _price(line)]
+    return max(good or shared, key=lambda line: line["metrics"]["layout"]["value"])
+
+
+def _price(line: Row) -> bool:
+    return any(
+        line[rival][key]["sign"] < 0
+        for rival in ("against", "against_one_noise")
+        for key in ("clip", "probe")
+        if key in line["metrics"]
+    )
 
 
 def _beside(line: Row, key: str) -> str:
@@ -198,7 +212,8 @@ def picture_set(lines: Sequence[Row]) -> Mapping[str, Any]:
             f"One composition for all: with {shared} of {steps} steps in common, layouts agree by "
             f"{seen['shared']['value']:.2f}; independent pictures of the same cost by "
             f"{seen['own_noise']:.2f}, and by {seen['one_noise']:.2f} from one seed (correlation; "
-            f"built-in model)."
+            f"built-in model). "
+            + ("It costs quality." if _price(line) else "CLIP score and probe are no worse.")
         ),
         "prompts": "a {fox|rabbit|owl|cat} {in the snow|on the beach}",
         "settings": {"steps": steps, "share_ratio": round(shared / steps, 4), "trunk": trunk},

@@ -5,22 +5,18 @@ their differences follows for every pair how many nats tell them apart after eac
 is told apart by more than a threshold parts. So a group branches as a tree, for no evaluation.
 Beside it fixed branch points, branch points from the group's similarity, and the direction test
 that probes while sampling; all with the same trunk. Every line stands beside fixed branch points of
-the same cost, on the straight line between two of them, and says how many evaluations a fixed point
-would need for its quality.
+the same cost, on the straight line between two of them, and says what it saves against the cheapest
+of them that is worse in no judge beyond chance.
 """
 
 from collections.abc import Sequence
-
-import numpy as np
-from scipy.optimize import isotonic_regression
 
 from sage.core.adaptive import AdaptiveRule, branch_step_for
 from sage.core.calibration import Calibration
 from sage.core.grouping import cosine_similarity
 from sage.core.plan import shared_plan
-from sage.studies.engine.compare import Comparison, Design, Entry, Line
+from sage.studies.engine.compare import Comparison, Design, Entry, Line, no_worse
 from sage.studies.engine.figures import line_figure
-from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT
 from sage.studies.engine.results import Row, row
@@ -73,22 +69,20 @@ def rows(comparison: Comparison) -> list[Row]:
         lines.append(row(line.name, line.measured, **line.values))
         if line not in fixed:
             lines[-1]["against"] = against(line, Rival(fixed))
-            lines[-1]["gain"] = _gains(line, fixed)
+            lines[-1]["gain"] = _gain(line, fixed)
     return lines
 
 
-def _gains(line: Line, fixed: Sequence[Line]) -> dict[str, float]:
-    """Share of the evaluations saved against a fixed point of the same quality, by judge."""
+def _gain(line: Line, fixed: Sequence[Line]) -> float:
+    """Share of the evaluations saved against the cheapest fixed point that is as good.
+
+    As good is what is worse in no judge beyond chance; nothing is saved if none is.
+    """
     ordered = sorted(fixed, key=lambda one: one.measured.evaluations)
-    spent = np.array([one.measured.evaluations for one in ordered])
-    gains = {}
-    for key in (key for key in JUDGES if key in line.measured.metrics):
-        sign = METRIC[key].better or 1
-        smooth = isotonic_regression([sign * one.value(key) for one in ordered]).x
-        # What the smoothed sweep needs; at its ends, the end.
-        needed = np.interp(sign * line.value(key), smooth, spent)
-        gains[key] = round(float(1 - line.measured.evaluations / needed), 4)
-    return gains
+    for one in ordered:
+        if no_worse(one.measured, line.measured, JUDGES):
+            return round(1 - line.measured.evaluations / one.measured.evaluations, 4)
+    return 0.0
 
 
 def finding(comparison: Comparison) -> str:
@@ -99,12 +93,18 @@ def finding(comparison: Comparison) -> str:
         if not lines:
             continue
         keys = [key for key in JUDGES if key in lines[0]["metrics"]]
-        best = max(lines, key=lambda line: sum(line["gain"].values()))
-        gains = ", ".join(f"{best['gain'][k]:+.0%} at equal {METRIC[k].title}" for k in keys)
-        words = f"{name} is {differences_in_words(lines, keys)} beyond chance"
-        parts.append(f"{words} and saves at most ({best['label']}) {gains}")
-    text = f"Beside fixed branch points of the same cost, {'; '.join(parts)} (goal: {GOAL:+.0%})."
-    return text.replace(" -", " \N{MINUS SIGN}").replace("is no difference", "shows no difference")
+        best = max(lines, key=lambda line: line["gain"])
+        parts.append(
+            f"{name}: {differences_in_words(lines, keys)}; against the cheapest fixed point that "
+            f"is no worse, {best['label']} saves {best['gain']:+.0%}"
+        )
+    reached = max((line["gain"] for line in comparison.rows if "gain" in line), default=0.0)
+    verdict = "is reached" if reached >= GOAL else "is not reached"
+    text = (
+        f"Beside fixed branch points of the same cost, beyond chance, {'. '.join(parts)}. The goal "
+        f"of {GOAL:.0%} fewer evaluations at equal quality {verdict}."
+    )
+    return text.replace(" -", " \N{MINUS SIGN}")
 
 
 STUDY = Study(
@@ -114,6 +114,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     finding=finding,
+    columns={"label": "", "gain": "saved"},
     figure=line_figure("evaluations", scattered=(INFORMATION, DIRECTION, BEFORE)),
     conditions=lambda comparison: {"group_size": SIZE, "trunk": TRUNK, "latest": LATEST},
     defaults={"pictures": 96, "seeds": 1, "steps": 8},
