@@ -537,6 +537,7 @@
       share: shareCard,
       numbers: () => toggle(button, "sage-numbers"),
       rival: () => toggle(button, "sage-rivals"),
+      present: () => present(!presenting()),
     };
     acts[button.dataset.do]?.();
   });
@@ -596,19 +597,34 @@
   };
 
   // -- in a classroom: large type and keys -----------------------------------------------------------
-  const present = (on) => document.documentElement.classList.toggle("sage-present", on);
+  const present = (on) => {
+    document.documentElement.classList.toggle("sage-present", on);
+    const button = one("[data-do=present]");
+    button?.setAttribute("aria-pressed", String(on));
+    const query = new URLSearchParams(location.search);
+    if (query.has("present") !== on) {
+      if (on) query.set("present", "1");
+      else query.delete("present");
+      history.replaceState(null, "", `${location.pathname}?${query}${location.hash}`);
+    }
+    window.dispatchEvent(new Event("resize")); // what is drawn is drawn anew
+  };
+  const presenting = () => document.documentElement.classList.contains("sage-present");
   if (new URLSearchParams(location.search).has("present")) present(true);
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest?.("input, textarea, [role=slider], [role=radio], [contenteditable]");
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
-    const presenting = document.documentElement.classList.contains("sage-present");
-    if (!presenting || one("dialog[open]")) return;
-    const step = { ArrowLeft: "-1", ArrowRight: "1" }[event.key];
-    if (step && one("#tab-lesson .lesson")?.offsetParent) return one(`.lesson-go[data-go="${step}"]`)?.click();
-    if (one(STUDIO)?.offsetParent && ["ArrowLeft", "ArrowRight"].includes(event.key) && !event.target.closest("[data-roving], [role=tab]")) {
-      event.preventDefault();
-      moveTo(pointNow() + KEYS[event.key]);
-    }
+    if (!presenting() || one("dialog[open]") || event.target.closest("[data-roving], [role=tab], [role=grid], .handle")) return;
+    const along = { ArrowLeft: -1, ArrowRight: 1 }[event.key], up = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+    const panel = all("#tab-lesson .lesson-panel").find((each) => each.offsetParent);
+    const range = panel && one("input[type=range]", panel);
+    if (along && panel) one(`.lesson-go[data-go="${along}"]`)?.click();
+    else if (along && one(STUDIO)?.offsetParent) moveTo(pointNow() + along);
+    else if (up && range) {
+      range.value = Number(range.value) + up;
+      range.dispatchEvent(new Event("input", { bubbles: true }));
+    } else return;
+    event.preventDefault();
   });
 
   // -- after every update from the server, what the browser added is put back ---------------------

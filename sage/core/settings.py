@@ -321,25 +321,27 @@ class Sampling:
     tau_min: float = setting(
         Number(
             subject="The lowest similarity inside a group (tau_min)",
-            label="Lowest, τ min",
+            label="Lowest similarity, τ min",
             help="lowest cosine similarity inside a group.",
             default=0.6,  # arXiv 2509.15865, meant for OpenAI CLIP; so is 0.9 below
             low=-1.0,
             high=1.0,
             step=0.01,
             of_model=True,
+            axis=(0.2, 0.4, 0.6, 0.8),
         )
     )
     tau_max: float = setting(
         Number(
             subject="The highest similarity inside a group (tau_max)",
-            label="Highest, τ max",
+            label="Highest similarity, τ max",
             help="highest cosine similarity inside a group.",
             default=0.9,
             low=-1.0,
             high=1.0,
             step=0.01,
             of_model=True,
+            axis=(0.85, 0.9, 1.0),
         )
     )
     max_group_size: int = setting(
@@ -502,6 +504,7 @@ class Sampling:
             label="Share less where sharing is predicted to fail",
             help="whether groups that are predicted to suffer share less, or not at all.",
             default=False,
+            axis=(False, True),
             for_pipeline=False,
         )
     )

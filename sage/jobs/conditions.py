@@ -16,12 +16,33 @@ def run_conditions(job: Job) -> dict:
     spec, request, pipe = job.spec, job.request, job.loaded_sides.plain
     settings = request.to_dict()
     return {
-        "model": spec.key,
-        "source": f"{spec.source}@{spec.revision}" if spec.revision else spec.key,
+        **_model(job),
         # The adapter runs on the shared side only; independent pictures are the plain model's.
         "adapter": spec.adapter.name if request.trained and spec.adapter else None,
         **{name: settings[name] for name in settings if name not in ("prompts", "seed")},
         "scheduler": type(pipe.scheduler).__name__,
+        **_place(job),
+    }
+
+
+def grid_conditions(job: Job) -> dict:
+    """Conditions that all runs of a grid have in common; their settings stand with each.
+
+    Raises:
+        ValueError: If the job's model is not loaded.
+    """
+    return {**_model(job), **_place(job)}
+
+
+def _model(job: Job) -> dict:
+    spec = job.spec
+    source = f"{spec.source}@{spec.revision}" if spec.revision else spec.key
+    return {"model": spec.key, "source": source}
+
+
+def _place(job: Job) -> dict:
+    pipe = job.loaded_sides.plain
+    return {
         "device": describe_device(pipe.device),
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "versions": versions(),

@@ -106,7 +106,7 @@ def _runs(jobs: Sequence[Job], fewer_steps: bool) -> list[_PlannedRun]:
     baseline = longest.independent
     runs = [_PlannedRun("independent", longest.calls, sides.plain, baseline, evaluations(baseline))]
     for job in jobs:
-        trunk, known = job.request.trunk, range(0 if job is longest else job.branch_call)
+        trunk, known = job.trunk, range(0 if job is longest else job.branch_call)
         fresh = evaluations(job.plan, trunk) - evaluations(job.plan, trunk, known)
         runs.append(_PlannedRun("shared", job.branch_call, sides.shared, job.plan, fresh))
     if fewer_steps:

@@ -1,22 +1,24 @@
 """A grid of runs over two settings, and one run step by step.
 
 Runs of a grid are ordered so that what they have in common is computed once: a trunk is paid by
-the first run that needs it. Knows requests, plans and pictures; nothing of pages or files.
+the first run that needs it, and so are the independent pictures that cells are compared with.
+Knows requests, plans and pictures; nothing of pages or files.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean, stdev
 from typing import Any
 
 from PIL import Image
 
-from sage.core.cost import evaluations
-from sage.core.metrics import clip_score
+from sage.core.cost import Cost, evaluations
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
-from sage.jobs.compare import how_to_share, unflagged
+from sage.jobs.compare import how_to_share, placing, score
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
+from sage.jobs.repeats import check_repeats
 from sage.jobs.request import Request
 from sage.sd.pipeline import SageOutput, SageStep
 from sage.sd.schedulers import has_table
@@ -25,10 +27,10 @@ from sage.sd.store import StateStore, history
 CELLS = Number(
     subject="The number of runs in a grid",
     label="Runs",
-    help="how many runs a grid has.",
+    help="how many runs a grid has, repeats among them.",
     default=12,
     low=1,
-    high=36,
+    high=60,
     step=1,
 )
 PER_AXIS = Number(
@@ -96,16 +98,19 @@ class Grid:
         base: What all runs have in common.
         across: The setting that changes from left to right.
         down: The setting that changes from top to bottom.
+        repeats: How often each cell is run, every time with other seeds; one of `REPEATS`.
     """
 
     base: Request
     across: Axis
     down: Axis
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.across.name == self.down.name:
             raise ValueError(f"Both axes are {self.across.title!r}; choose two different ones.")
-        CELLS.check(len(self.across.values) * len(self.down.values))
+        check_repeats(self.repeats)
+        CELLS.check(len(self.across.values) * len(self.down.values) * self.repeats)
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -115,6 +120,10 @@ class Grid:
             for below in self.down.values
             for right in self.across.values
         )
+
+    def repeated(self, request: Request, repeat: int) -> Request:
+        """A cell's request with the seeds of a repeat, which no earlier repeat has used."""
+        return replace(request, seed=request.seed + repeat * len(request.prompts))
 
     def words(self, cell: int) -> str:
         """What is special about a cell."""
@@ -128,100 +137,189 @@ class Cell:
     """A run of a grid, planned.
 
     Attributes:
-        place: Row by row.
+        place: Of its cell, row by row; None for independent pictures that cells are compared with.
+        repeat: Which repeat of the cell, from 0.
         job: What it renders.
         reused: Evaluations that an earlier run of the grid has done already.
         flops: What is left to do, counted.
+        alike: Whether an earlier run of the grid gives the same pictures.
     """
 
-    place: int
+    place: int | None
+    repeat: int
     job: Job
     reused: int
     flops: float
+    alike: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        """What it runs."""
+        return self.job.independent if self.place is None else self.job.plan
+
+    @property
+    def cost(self) -> Cost:
+        """What that costs by itself."""
+        return self.job.cost_of(self.plan)
 
 
 @dataclass(frozen=True)
 class GridCost:
-    """What a grid costs, before it is run."""
+    """What a grid costs, before it is run.
+
+    Attributes:
+        runs: Of its cells.
+        compared: Runs of independent pictures that cells are compared with.
+        evaluations: Of all of them.
+        reused: How many of those are done already by another run.
+        flops: What is left, counted.
+        alike: Runs that give the same pictures as another cell's.
+        shares: Whether any prompts share in any run.
+    """
 
     runs: int
+    compared: int
     evaluations: int
     reused: int
     flops: float
+    alike: int
+    shares: bool
 
     @classmethod
     def of(cls, cells: Sequence[Cell]) -> "GridCost":
         """Sums over the runs."""
+        runs = [cell for cell in cells if cell.place is not None]
         return cls(
-            len(cells),
-            sum(cell.job.cost.evaluations for cell in cells),
+            len(runs),
+            len(cells) - len(runs),
+            sum(cell.cost.evaluations for cell in cells),
             sum(cell.reused for cell in cells),
             sum(cell.flops for cell in cells),
+            sum(cell.alike for cell in cells),
+            any(cell.job.shares for cell in runs),
         )
 
 
 def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     """The runs of a grid in the order that reuses most, each with what it costs.
 
+    For each setting of steps, their places, guidance, scheduler and seeds there is one run more:
+    every prompt on its own, for the cells to be compared with.
+
     Raises:
         ValueError: If the model cannot do what is asked for.
     """
-    requests = grid.requests
+    wanted = [
+        (place, repeat, replace(job, request=grid.repeated(job.request, repeat)))
+        for place, job in enumerate([prepare(model, request) for request in grid.requests])
+        for repeat in range(grid.repeats)
+    ]
+    first: dict[tuple, int] = {}
+    for n, (*_, job) in enumerate(wanted):
+        first.setdefault(_inputs(job), n)
     # The same inputs together, the longest trunk first: shorter ones are its beginning.
-    order = sorted(
-        range(len(requests)),
-        key=lambda place: (
-            requests.index(_first_alike(requests, place)),
-            -requests[place].share_ratio,
-            place,
-        ),
-    )
-    earlier: dict[Request, list[Plan]] = {}
-    cells = []
-    for place in order:
-        plans = earlier.setdefault(_inputs(requests[place]), [])
-        cells.append(_planned(place, prepare(model, requests[place]), plans))
-        plans.append(cells[-1].job.plan)
-    return tuple(cells)
+    wanted.sort(key=lambda one: (first[_inputs(one[2])], -max((0, *one[2].plan.branch_steps))))
+    planner, seen = _Planner(), set()
+    for place, repeat, job in wanted:
+        twins = twin_key(job)
+        if twins not in seen:
+            seen.add(twins)
+            planner.add(None, repeat, job)
+        planner.add(place, repeat, job)
+    return tuple(planner.cells)
 
 
-def _inputs(request: Request) -> Request:
-    """A request without what may differ between runs that begin alike."""
-    return replace(request, share_ratio=0.0)
+def twin_key(job: Job) -> tuple:
+    """What independent pictures depend on, beside the prompts and the model."""
+    request, places = job.request, job.timesteps
+    steps = (request.steps, job.calls, request.spacing, places and tuple(places))
+    return (request.scheduler, steps, request.guidance_scale, request.seed)
 
 
-def _first_alike(requests: Sequence[Request], cell: int) -> Request:
-    wanted = _inputs(requests[cell])
-    return next(request for request in requests if _inputs(request) == wanted)
+def _inputs(job: Job) -> tuple:
+    """What a state depends on, beside the rows of the steps before; as the pipeline keeps them."""
+    return (job.request.trained, job.trunk, *twin_key(job))
 
 
-def _planned(place: int, job: Job, earlier: Sequence[Plan]) -> Cell:
-    cost, trunk = job.cost, job.trunk
-    # Where a scheduler has no table, its state lies in itself: always from the start.
-    resumes = has_table(job.loaded_sides.shared.scheduler)
-    first = _steps_known(job.plan, earlier) if resumes else 0
-    reused = evaluations(job.plan, trunk, range(first))
-    denoising = cost.flops.trunk + cost.flops.branches
-    flops = cost.flops.total - denoising * reused / cost.evaluations
-    return Cell(place, job, reused, flops)
+class _Planner:
+    """Counts for one run after the other what earlier ones have done already."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+        self._earlier: dict[tuple, list[tuple[Plan, float]]] = {}
+        self._shown: set[tuple] = set()
+
+    def add(self, place: int | None, repeat: int, job: Job) -> None:
+        """Plans a run."""
+        cell, request = Cell(place, repeat, job, 0, 0.0), job.request
+        plan, cost = cell.plan, cell.cost
+        trained = request.trained and place is not None  # twins are the plain model's
+        key = (trained, *_inputs(job)[1:])
+        earlier = self._earlier.setdefault(key, [])
+        # Where a scheduler has no table, its state lies in itself: always from the start.
+        resumes = has_table(job.loaded_sides.shared.scheduler)
+        known = _steps_known(plan, request.fresh_noise, earlier) if resumes else 0
+        reused = evaluations(plan, job.trunk, range(known))
+        denoising = cost.flops.trunk + cost.flops.branches
+        flops = cost.flops.total - denoising * reused / cost.evaluations
+        picture = (key, history(plan, plan.steps - 1, request.fresh_noise))
+        alike = place is not None and picture in self._shown
+        if place is not None:
+            self._shown.add(picture)
+        earlier.append((plan, request.fresh_noise))
+        self.cells.append(replace(cell, reused=reused, flops=flops, alike=alike))
 
 
-def _steps_known(plan: Plan, earlier: Sequence[Plan]) -> int:
+def _steps_known(plan: Plan, fresh: float, earlier: Sequence[tuple[Plan, float]]) -> int:
     """How many steps a plan has in common with the best of the earlier ones."""
     for step in reversed(range(plan.steps)):
-        wanted = history(plan, step)
-        if any(step < other.steps and history(other, step) == wanted for other in earlier):
+        wanted = history(plan, step, fresh)
+        if any(step < other.steps and history(other, step, n) == wanted for other, n in earlier):
             return step + 1
     return 0
 
 
 @dataclass(frozen=True)
 class CellStep:
-    """A run of a grid on its way."""
+    """A run of a grid on its way.
 
-    cell: int
+    Attributes:
+        run: Which of the planned runs, from 0.
+        cell: Its cell; None while independent pictures are made.
+        step: How many steps are finished, from 1.
+        steps: T, in calls of the denoiser.
+    """
+
+    run: int
+    cell: int | None
     step: int
     steps: int
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """What one run of a cell came to.
+
+    Attributes:
+        seed: Of its first prompt.
+        evaluations: Of its plan.
+        reused: How many of them earlier runs had done.
+        flops: Of its plan, counted, with reading and drawing.
+        seconds: Of the evaluations that were run, measured.
+        around: Seconds of encoding and decoding, measured.
+        clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
+        distance: For each prompt, the root mean square pixel difference to its independent picture,
+            in [0, 1]; None where one of the two was flagged.
+    """
+
+    seed: int
+    evaluations: int
+    reused: int
+    flops: float
+    seconds: float
+    around: float
+    clip: tuple[float | None, ...] | None
+    distance: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)
@@ -230,21 +328,17 @@ class CellDone:
 
     Attributes:
         cell: Its place, row by row.
+        repeat: Which repeat of the cell, from 0.
         images: One for each prompt.
-        evaluations: Of its plan.
-        reused: How many of them earlier runs had done.
-        seconds: Of the evaluations that were run, measured.
-        around: Seconds of encoding and decoding, measured.
-        clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
+        plan: What was run.
+        numbers: What it came to.
     """
 
     cell: int
+    repeat: int
     images: list[Image.Image]
-    evaluations: int
-    reused: int
-    seconds: float
-    around: float
-    clip: tuple[float | None, ...] | None
+    plan: Plan
+    numbers: RunNumbers
 
 
 def render_grid(
@@ -257,12 +351,30 @@ def render_grid(
         keep: Where states are kept and taken from; a store of its own without it.
     """
     keep = StateStore(STORE_BYTES) if keep is None else keep
-    for cell in cells:
-        for item in _stream(cell.job, keep):
-            if isinstance(item, SageOutput):
-                yield _done(cell, item)
+    twins: dict[tuple, SageOutput] = {}
+    for number, cell in enumerate(cells):
+        for item in _run(cell, keep):
+            if not isinstance(item, SageOutput):
+                yield CellStep(number, cell.place, item.step, item.steps)
+            elif cell.place is None:
+                twins[twin_key(cell.job)] = item
             else:
-                yield CellStep(cell.place, item.step, item.steps)
+                yield _done(cell, cell.place, item, twins[twin_key(cell.job)])
+
+
+def _run(cell: Cell, keep: StateStore) -> Iterator[SageStep | SageOutput]:
+    if cell.place is not None:
+        return _stream(cell.job, keep)
+    request = cell.job.request
+    return cell.job.loaded_sides.plain.stream(
+        request.prompts,
+        plan=cell.plan,
+        guidance_scale=request.guidance_scale,
+        seeds=request.seeds,
+        trunk=cell.job.trunk,  # it follows none; so a cell in which nobody shares finds its states
+        reuse=keep,
+        **placing(cell.job, cell.plan.steps),
+    )
 
 
 def _stream(job: Job, keep: StateStore | None) -> Iterator[SageStep | SageOutput]:
@@ -275,21 +387,53 @@ def _stream(job: Job, keep: StateStore | None) -> Iterator[SageStep | SageOutput
     )
 
 
-def _done(cell: Cell, output: SageOutput) -> CellDone:
-    pipe, seconds, scores = cell.job.loaded_sides.plain, output.timings, None
-    if pipe.clip is not None:
-        texts = pipe.embed(cell.job.request.prompts)
-        each = clip_score(pipe.clip.embed_images(output.pictures), texts).tolist()
-        scores = unflagged(each, output.flagged)
-    return CellDone(
-        cell.place,
-        output.pictures,
+def _done(cell: Cell, place: int, output: SageOutput, twins: SageOutput) -> CellDone:
+    seconds, request = output.timings, cell.job.request
+    scores = score(cell.job.loaded_sides.plain, request.prompts, output, twins)
+    numbers = RunNumbers(
+        request.seed,
         output.cost.evaluations,
         output.reused,
+        output.cost.flops.total,
         seconds.trunk + seconds.branches,
         seconds.encode + seconds.decode,
-        scores,
+        scores.clip,
+        scores.twin,
     )
+    return CellDone(place, cell.repeat, output.pictures, output.plan, numbers)
+
+
+# -- what a cell comes to, over its repeats --------------------------------------------------------
+
+# Student's t at 97.5 %, by the number of values: with so few, the normal 1.96 would be too narrow.
+_STUDENT = {3: 4.303, 5: 2.776}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over repeats; `half` is half its 95 % interval, None for a single value."""
+
+    value: float
+    half: float | None
+
+
+def mean_of(scores: Sequence[Sequence[float | None] | None]) -> Mean | None:
+    """The mean over prompts and repeats, with an interval over the repeats.
+
+    Args:
+        scores: For each repeat, one number a prompt; those of pictures that a checker blacked out
+            are None and don't count.
+
+    Returns:
+        None where no repeat has a number. The interval is Student's over the repeats' means.
+    """
+    known = [[v for v in one if v is not None] for one in scores if one is not None]
+    means = [mean(one) for one in known if one]
+    if not means:
+        return None
+    factor = _STUDENT.get(len(means))
+    half = factor * stdev(means) / len(means) ** 0.5 if factor else None
+    return Mean(mean(means), half)
 
 
 # -- one run, step by step -------------------------------------------------------------------------

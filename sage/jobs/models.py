@@ -4,6 +4,7 @@ Only these ids, or the one given on the command line, are ever loaded; never one
 page. Safetensors only, no code from repositories.
 """
 
+import hashlib
 import logging
 import os
 import platform
@@ -155,9 +156,25 @@ def available_models(extra: str | None = None) -> tuple[ModelSpec, ...]:
 
 
 def _other(source: str) -> ModelSpec:
-    """A model of the same class that is not on the list."""
+    """A model of the same class that is not on the list.
+
+    What is damaged in its folder is said when it is loaded, settings included.
+    """
     name = Path(source).name
-    return ModelSpec(name, name, source, settings=ModelSettings.read(source))
+    try:
+        settings = ModelSettings.read(source)
+    except ValueError:
+        settings = ModelSettings()
+    return ModelSpec(name, name, source, settings=settings)
+
+
+def weights_digest(spec: ModelSpec) -> str:
+    """A short digest of a local model's weights and, if it has one, its adapter."""
+    digest = hashlib.sha256()
+    for folder in (spec.source, *([spec.adapter] if spec.adapter else [])):
+        for path in sorted(Path(folder).rglob("*.safetensors")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def find_model(key: str, models: tuple[ModelSpec, ...]) -> ModelSpec:

@@ -10,6 +10,18 @@ from sage.jobs.job import Job
 REPEATS = (1, 3, 5)
 
 
+def check_repeats(repeats: Any) -> int:
+    """The number of repeats.
+
+    Raises:
+        ValueError: If so many are not on offer.
+    """
+    if isinstance(repeats, bool) or repeats not in REPEATS:
+        allowed = ", ".join(map(str, REPEATS))
+        raise ValueError(f"The number of repeats is {repeats}; allowed are {allowed}.")
+    return int(repeats)
+
+
 def compare_repeatedly(
     job: Job, repeats: int = 1, **options: Any
 ) -> Iterator[CompareStep | Comparison]:
@@ -27,9 +39,7 @@ def compare_repeatedly(
     Raises:
         ValueError: If so many repeats are not on offer.
     """
-    if repeats not in REPEATS:
-        allowed = ", ".join(map(str, REPEATS))
-        raise ValueError(f"The number of repeats is {repeats}; allowed are {allowed}.")
+    check_repeats(repeats)
     first: Comparison | None = None
     seconds: dict[str, list[float]] = {"shared": [], "independent": []}
     for _ in range(repeats if options.get("measure", True) else 1):

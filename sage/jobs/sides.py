@@ -15,13 +15,14 @@ from torch import nn
 from sage.core.settings import settings_of
 from sage.jobs.models import LoadedModel
 from sage.jobs.request import Request
+from sage.sd.adapters import Stamp, adapter_stamp
 from sage.sd.pipeline import SagePipeline
 from sage.sd.schedulers import make_scheduler
 
 PLAIN = settings_of()["scheduler"].default
-_made: WeakKeyDictionary[SagePipeline, dict[tuple[str, Path | None], SagePipeline]] = (
-    WeakKeyDictionary()
-)
+# By scheduler and adapter: the files it was made from, and the pipeline.
+_Variants = dict[tuple[str, Path | None], tuple[Stamp | None, SagePipeline]]
+_made: WeakKeyDictionary[SagePipeline, _Variants] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Sides:
 def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -> SagePipeline:
     """A model's pipeline with a scheduler and with or without its adapter; made once.
 
+    An adapter whose files have changed since is read again.
+
     Args:
         model: The model, as loaded.
         scheduler: A key of `sage.core.settings.SCHEDULERS`; the default is what the model brings.
@@ -66,9 +69,12 @@ def variant(model: LoadedModel, scheduler: str = PLAIN, trained: bool = False) -
     if scheduler == PLAIN and adapter is None:
         return model.pipe
     made = _made.setdefault(model.pipe, {})
-    if (scheduler, adapter) not in made:
-        made[scheduler, adapter] = _make(model.pipe, scheduler, adapter)
-    return made[scheduler, adapter]
+    stamp = None if adapter is None else adapter_stamp(adapter)
+    before, pipe = made.get((scheduler, adapter), (None, None))
+    if pipe is None or before != stamp:
+        pipe = _make(model.pipe, scheduler, adapter)
+        made[scheduler, adapter] = stamp, pipe
+    return pipe
 
 
 def adapter_of(model: LoadedModel) -> Path:

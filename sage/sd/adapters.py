@@ -68,15 +68,22 @@ class AdapterError(ValueError):
     """An adapter that cannot be used; the sentence says why."""
 
 
-def adapter_stamp(adapter: str | Path) -> tuple[str, int, int]:
-    """A key for what is made of an adapter: its file with size and time of the last change.
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+
+def adapter_stamp(adapter: str | Path) -> Stamp:
+    """A key for what is made of an adapter: its files with number, size and last change.
 
     Raises:
         AdapterError: If there is no such adapter.
     """
-    file = adapter_file(Path(adapter))
-    found = file.stat()
-    return str(file.resolve()), found.st_size, found.st_mtime_ns
+    try:
+        file = adapter_file(Path(adapter))
+        files = (file, file.parent / PEFT_CONFIG)  # which holds the alphas of a folder of peft
+        found = [(str(f.resolve()), f.stat()) for f in files if f.is_file()]
+    except (AdapterError, OSError) as error:
+        raise AdapterError(f"{adapter} cannot be used as a LoRA adapter: {error}") from error
+    return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
 
 
 def adapter_file(path: Path) -> Path:

@@ -5,7 +5,7 @@ named in one sentence while it is loaded, not by a failure in the middle of a ru
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from sage.sd.foreign import Scheduler
 
 INDEX = "model_index.json"
 NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+VOCABULARIES = ("tokenizer.json", "vocab.json")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 # What a model is, by the names of its parts; the first that is there says it.
@@ -97,9 +98,21 @@ def check_source(source: str | Path, given: Mapping[str, Any]) -> None:
     known = "unet" not in given and config.is_file()
     if known and (reason := _unet_reason(_json(config))):
         raise WrongModelError(f"{source} {reason}.")
-    for file in sorted(path.glob("*/*.safetensors")):
-        if file.parent.name in NEEDED and file.parent.name not in given:
+    _check_files(source, [path / part for part in NEEDED if part not in given])
+
+
+def _check_files(source: str | Path, folders: Iterable[Path]) -> None:
+    """Every file of the parts can be read; loaders go on without some that cannot."""
+    for folder in folders:
+        for file in sorted(folder.glob("*.json")):
+            _json(file)
+        for file in sorted(folder.glob("*.safetensors")):
             check_weights(file)
+        names = VOCABULARIES if folder.name == "tokenizer" else ()
+        if names and not any((folder / name).is_file() for name in names):
+            raise WrongModelError(
+                f"{source} has no words: tokenizer/ holds neither {' nor '.join(names)}."
+            )
 
 
 def check_index(source: str | Path, index: Mapping[str, Any]) -> None:
@@ -201,7 +214,10 @@ def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[No
         raise
     except OSError as error:
         raise OSError(f"{source} cannot be loaded: {one_line(error)}") from error
-    except (ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+    except (
+        *(ValueError, TypeError, LookupError, AttributeError),  # odd values in a configuration
+        *(RuntimeError, SafetensorError),
+    ) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise WrongModelError(f"{source} cannot be loaded: {one_line(error)}") from error

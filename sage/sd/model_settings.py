@@ -61,12 +61,14 @@ class ModelSettings:
             known = replace(known, vocabulary=vocabulary)
         if (planning := Planning.read(folder)) is not None:
             known = replace(known, planning=planning)
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():
             return known
         try:
             values = json.loads(path.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds a {type(values).__name__}, not an object")
             return known._with(values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read as settings of a model: {error}") from error
 
     def write(self, folder: str | Path) -> None:
@@ -86,7 +88,12 @@ class ModelSettings:
         found: dict = {one.name: one.check(values[one.name], library=True) for one in own}
         if rgb := values.get("latent_rgb"):
             weight, bias = torch.tensor(rgb["weight"]), torch.tensor(rgb["bias"])
+            finite = bool(torch.isfinite(weight).all() & torch.isfinite(bias).all())
+            if weight.ndim != 2 or len(weight) != 3 or bias.shape != (3,) or not finite:
+                raise ValueError("latent_rgb is no map from a latent to three colours")
             found["latent_rgb"] = LatentRGB(weight, bias)
         if (words := values.get("known_words")) is not None:
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError("known_words is no list of words")
             found["known_words"] = frozenset(words)
         return replace(self, **found)

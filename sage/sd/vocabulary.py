@@ -31,7 +31,7 @@ class Vocabulary:
             ValueError: If the file is damaged.
         """
         path = Path(folder) / FILE_NAME
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():
             return None
         try:
             record = json.loads(path.read_text("utf-8"))
@@ -43,6 +43,6 @@ class Vocabulary:
             topics["place"] = tuple(place["phrases"][0] for place in places)
             emoji = {thing["emoji"]: thing["name"] for thing in things if thing.get("emoji")}
             emoji |= {p["emoji"]: p["phrases"][0] for p in places if p.get("emoji")}
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a list of words: {error}") from error
         return cls({title: names for title, names in topics.items() if names}, emoji)

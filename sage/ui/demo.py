@@ -10,7 +10,7 @@ from gradio.components import Component
 from sage.ui.api import add_endpoints
 from sage.ui.evidence import build_evidence
 from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.explore.tab import build_explore
+from sage.ui.explore.tab import build_explore, wire_taking
 from sage.ui.html.prose import TITLE
 from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
@@ -28,7 +28,7 @@ from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-STYLES = ("style", "tree", "lesson", "explore")
+STYLES = ("style", "tree", "lesson", "explore", "present")
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
@@ -53,9 +53,11 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
-                build_explore(shelf)
+                explore = build_explore(shelf)
             with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
                 build_evidence()
+        settings = {**layout.controls, "share_ratio": layout.share_ratio}
+        wire_taking(explore, layout.model, layout.prompts, settings)
         gr.set_static_paths([PICTURE])
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
@@ -103,7 +105,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
     apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
     replans = [part for part in set_by.values() if part not in apart]
-    replans += [page.branch_call, page.fewer_steps]
+    replans += [page.branch_call, page.fewer_steps, page.measure, page.repeats]
     on_change(replans, handlers.estimate, asked, follows, "on_branch")
     on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
     gr.on(

@@ -69,6 +69,7 @@ def control(
     prefix: str = "",
     visible: bool = True,
     info: str | None = None,
+    value: Any = None,
 ) -> Component:
     """The control of a setting, with its limits, its title and the model's own default.
 
@@ -78,9 +79,10 @@ def control(
         prefix: Before the name, for the element's id.
         visible: Whether it is shown.
         info: A sentence beside it.
+        value: What it starts with, if not with the page's default.
     """
     common = {
-        "value": page_default(setting, spec),
+        "value": page_default(setting, spec) if value is None else value,
         "label": setting.label,
         "elem_id": prefix + setting.name.replace("_", "-"),
         "visible": visible,

@@ -11,7 +11,14 @@ import gradio as gr
 from gradio.components import Component
 
 from sage.jobs.sides import PLAIN
-from sage.ui.export.links import SET, Settings, link_query, prompts_text, read_link, read_record
+from sage.ui.export.links import (
+    BESIDE,
+    SET,
+    Settings,
+    prompts_text,
+    read_link,
+    read_record,
+)
 from sage.ui.html import views
 from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
@@ -45,7 +52,7 @@ class Travel:
         """The query that rebuilds the form; the browser puts its own address before it."""
         form = spelled(Form.of(values), self.shelf)
         try:
-            query = link_query(form.check(), form.model, form.product)
+            query = form.query(form.check())
         except ValueError as error:
             return {self.layout.link: gr.skip(), self.layout.travel_note: _error(error)}
         note = views.note("Copied. Whoever opens it finds these settings.")
@@ -129,6 +136,10 @@ class Travel:
             possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
             trained = gr.Checkbox(value=values.pop("trained"), visible=possible)
             updates[page.controls["trained"]] = trained
+        for name in BESIDE:
+            if name in values:
+                value = values.pop(name)
+                updates[getattr(page, name)] = int(value) if name == "repeats" else value
         in_place = ("steps", "share_ratio", "scheduler")
         plain = (name for name in values if name not in in_place)
         updates |= {page.controls[name]: values[name] for name in plain}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from PIL import ImageChops
 
@@ -8,9 +10,11 @@ from sage.jobs.grid import (
     CellStep,
     Grid,
     GridCost,
+    Mean,
     RowFrame,
     Trace,
     axes,
+    mean_of,
     plan_grid,
     render_grid,
     shown_steps,
@@ -51,25 +55,82 @@ def test_the_cells_are_the_base_with_two_settings_changed(base):
     assert grid(base).words(1) == "Seed 0, Share ratio, β 0.8"
 
 
+def runs(items):
+    return [item for item in items if isinstance(item, CellDone)]
+
+
 def test_trunks_are_computed_once_and_counted_in_advance(model, base):
     cells = plan_grid(model, grid(base))
-    # 3 prompts, 10 steps: a trunk of 8 and branches of 2 are 14 evaluations, of 2 and 8 are 26.
-    assert [cell.place for cell in cells] == [1, 0, 3, 2]
-    assert [cell.job.cost.evaluations for cell in cells] == [14, 26, 14, 26]
-    assert [cell.reused for cell in cells] == [0, 2, 0, 2]
+    # 3 prompts, 10 steps: a trunk of 8 and branches of 2 are 14 evaluations, of 2 and 8 are 26;
+    # 30 each prompt alone, once for each seed.
+    assert [cell.place for cell in cells] == [None, 1, 0, None, 3, 2]
+    assert [cell.cost.evaluations for cell in cells] == [30, 14, 26, 30, 14, 26]
+    assert [cell.reused for cell in cells] == [0, 0, 2, 0, 0, 2]
     cost = GridCost.of(cells)
-    assert (cost.runs, cost.evaluations, cost.reused) == (4, 80, 4)
-    done = [item for item in render_grid(cells) if isinstance(item, CellDone)]
+    assert (cost.runs, cost.compared, cost.evaluations, cost.reused) == (4, 2, 140, 4)
+    done = runs(render_grid(cells))
     assert [item.cell for item in done] == [1, 0, 3, 2]
-    assert [item.reused for item in done] == [cell.reused for cell in cells]
-    assert [item.evaluations for item in done] == [14, 26, 14, 26]
+    assert [item.numbers.reused for item in done] == [0, 2, 0, 2]
+    assert [item.numbers.evaluations for item in done] == [14, 26, 14, 26]
 
 
-def test_independent_runs_do_not_depend_on_the_group(model, base):
-    same_plan = plan_grid(model, grid(base, right=(0.0,), below=(0, 1)))
-    assert [cell.reused for cell in same_plan] == [0, 0]
-    flops = model.pipe.cost(same_plan[0].job.plan, base.guidance_scale).flops.total
-    assert same_plan[0].flops == pytest.approx(flops)
+def test_what_a_cell_is_compared_with_is_the_cell_in_which_nobody_shares(model, base):
+    cells = plan_grid(model, grid(base, right=(0.0, 0.8), below=(0,)))
+    assert [(cell.place, cell.reused) for cell in cells] == [(None, 0), (1, 0), (0, 30)]
+    late, none = (item.numbers for item in runs(render_grid(cells)))
+    assert none.distance == (0.0,) * 3
+    assert min(late.distance[1:]) > 0
+    assert none.reused == none.evaluations == 30
+    assert none.flops > late.flops > 0
+
+
+def test_thresholds_and_the_guard_are_axes_that_change_who_shares(model, base):
+    bounds = grid(base, "tau_min", "guarded", right=(-1.0, 1.0), below=(False, True))
+    cells = [cell for cell in plan_grid(model, bounds) if cell.place is not None]
+    shares = {cell.place: cell.job.shares for cell in cells}
+    assert shares == {0: True, 1: False, 2: True, 3: False}  # not calibrated: the guard lets all
+    assert GridCost.of(plan_grid(model, bounds)).alike == 2
+
+
+def test_repeats_have_seeds_of_their_own_and_a_mean_with_an_interval(model, base):
+    asked = replace(grid(base, right=(0.8,), below=(5,)), repeats=3)
+    done = runs(render_grid(plan_grid(model, asked)))
+    assert [(item.cell, item.repeat, item.numbers.seed) for item in done] == [
+        (0, 0, 5),
+        (0, 1, 8),
+        (0, 2, 11),
+    ]
+    each = [item.numbers.distance for item in done]
+    found, means = mean_of(each), [sum(one) / 3 for one in each]
+    assert found.value == pytest.approx(sum(means) / 3)
+    spread = (sum((m - found.value) ** 2 for m in means) / 2) ** 0.5
+    assert found.half == pytest.approx(4.303 * spread / 3**0.5)
+
+
+def test_a_mean_leaves_out_what_was_blacked_out():
+    assert mean_of([(0.2, None), None, (0.4, 0.6)]) == Mean(pytest.approx(0.35), None)
+    assert mean_of([None, (None,)]) is None
+
+
+@pytest.mark.parametrize("repeats", [0, 2, 7, True, "3"])
+def test_so_many_repeats_are_not_on_offer(base, repeats):
+    with pytest.raises(ValueError, match="allowed are 1, 3, 5"):
+        replace(grid(base), repeats=repeats)
+
+
+def test_repeats_count_as_runs(base):
+    wide = grid(base, right=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5), below=(0, 1, 2))
+    with pytest.raises(ValueError, match="number of runs in a grid is 90; allowed are 1 to 60"):
+        replace(wide, repeats=5)
+
+
+def test_ratios_that_round_to_the_same_step_are_called_the_same(model, base):
+    short = replace(base, steps=4)
+    cost = GridCost.of(plan_grid(model, grid(short, right=(0.4, 0.6), below=(0,))))
+    assert (cost.runs, cost.alike, cost.shares) == (2, 1, True)
+    apart = replace(short, tau_min=1.0)
+    cost = GridCost.of(plan_grid(model, grid(apart, right=(0.2, 0.8), below=(0,))))
+    assert (cost.runs, cost.alike, cost.shares) == (2, 1, False)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +139,9 @@ def test_independent_runs_do_not_depend_on_the_group(model, base):
 )
 def test_every_cell_is_what_it_would_be_alone(model, base, down, below):
     cells = plan_grid(model, grid(base, down=down, below=below))
-    done = {item.cell: item for item in render_grid(cells) if isinstance(item, CellDone)}
-    for cell in cells:
-        assert done[cell.place].reused == cell.reused
+    done = {item.cell: item for item in runs(render_grid(cells))}
+    for cell in (one for one in cells if one.place is not None):
+        assert done[cell.place].numbers.reused == cell.reused
         request = cell.job.request
         alone = cell.job.sides.shared(
             request.prompts,
@@ -94,9 +155,9 @@ def test_every_cell_is_what_it_would_be_alone(model, base, down, below):
 
 def test_stopping_keeps_what_is_finished(model, base):
     run = render_grid(plan_grid(model, grid(base)))
-    kinds = [type(next(run)) for _ in range(12)]
+    kinds = [type(next(run)) for _ in range(22)]
     run.close()
-    assert kinds == [CellStep] * 10 + [CellDone, CellStep]
+    assert kinds == [CellStep] * 20 + [CellDone, CellStep]
 
 
 @pytest.mark.parametrize("name", axes())
@@ -109,7 +170,7 @@ def test_every_axis_starts_with_values_that_are_allowed(name):
 @pytest.mark.parametrize(
     ("name", "values", "words"),
     [
-        ("sorcery", (1,), "allowed are share_ratio"),
+        ("sorcery", (1,), "allowed are tau_min"),
         ("steps", (), "at least one value"),
         ("steps", ("ten",), "'ten'; a number"),
         ("steps", range(2, 9), "number of values"),

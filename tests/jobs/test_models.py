@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -95,3 +96,48 @@ def test_broken_settings_name_the_file(tmp_path, text):
     (tmp_path / "sage.json").write_text(text)
     with pytest.raises(ValueError, match=r"sage\.json cannot be read"):
         ModelSettings.read(tmp_path)
+
+
+DAMAGE = {
+    "empty": b"",
+    "cut": b'{"_class_name": "CLIPText',
+    "list": b"[1, 2]",
+    "null": b"null",
+    "junk": bytes(range(256)),
+    "folder": None,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_whatever_is_damaged_in_a_folder_is_one_sentence_at_loading(tiny_folder, tmp_path, how):
+    """Every file of a model, its settings included; nothing is raised before it is loaded."""
+    whole = tmp_path / "whole"
+    shutil.copytree(tiny_folder, whole)
+    (whole / "sage.json").write_text("{}")
+    (whole / "words.json").write_text('{"things": [], "places": [], "categories": []}')
+    names = [
+        f.relative_to(whole) for f in whole.rglob("*") if f.suffix in (".json", ".safetensors")
+    ]
+    for number, name in enumerate(names):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        (folder / name).unlink()
+        if DAMAGE[how] is None:
+            (folder / name).mkdir()
+        else:
+            (folder / name).write_bytes(DAMAGE[how])
+        (spec, *_) = available_models(str(folder))
+        with pytest.raises((ValueError, OSError)) as caught:  # what `load_model` falls back from
+            models._assemble(spec, torch.float32)
+        assert "\n" not in str(caught.value), (name, caught.value)
+        assert 20 < len(str(caught.value)) < 500, (name, caught.value)
+
+
+def test_a_tokenizer_without_words_is_refused(tiny_folder, tmp_path):
+    """Transformers would make an empty one, for which all prompts are the same."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"has no words: tokenizer/ holds neither"):
+        models.open_pipeline(str(folder), torch.device("cpu"))

@@ -1,11 +1,13 @@
 """A variant shares the weights, and running one leaves the other as it was."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from sage.jobs.compare import compare
 from sage.jobs.job import prepare
@@ -92,4 +94,21 @@ def test_a_trained_comparison_names_its_adapter_and_leaves_the_baseline_alone(mo
 def test_a_model_without_an_adapter_says_so(tiny_folder):
     model = load_model(spec_of(tiny_folder), "cpu")
     with pytest.raises(ValueError, match="no adapter that was trained for sharing"):
+        variant(model, trained=True)
+
+
+def test_an_adapter_whose_file_has_changed_is_read_again(model, adapter, tmp_path):
+    folder = tmp_path / "adapter"
+    shutil.copytree(adapter, folder)
+    model = replace(model, spec=replace(model.spec, adapter=folder))
+    before = variant(model, trained=True)
+    assert variant(model, trained=True) is before
+    (file,) = folder.glob("*.safetensors")
+    save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, file)
+    after = variant(model, trained=True)
+    assert after is not before
+    how = {"num_inference_steps": 2, "output_type": "latent"}
+    assert not torch.equal(after(["a fox"], **how).latents, before(["a fox"], **how).latents)
+    file.unlink()
+    with pytest.raises(ValueError, match="cannot be used as a LoRA adapter: the folder has no"):
         variant(model, trained=True)

@@ -265,7 +265,17 @@ def test_exact_is_said_and_close_to_the_plain_run(tiny):
     plain, exact = run(tiny), run(tiny, exact=True)
     assert (plain.exact, exact.exact) == (False, True)
     assert (plain.images - exact.images).abs().max() < 1e-4
-    assert run(tiny, exact=None).exact == tiny.exact_costs_nothing()
+
+
+def test_exact_is_the_default_where_it_costs_little(tiny):
+    """By precision, and so for the page, the endpoints, filmstrips and grids alike."""
+    assert not run(tiny).exact
+    tiny.to(torch.bfloat16)
+    assert tiny.exact_by_default
+    assert run(tiny).exact
+    assert not run(tiny, exact=False).exact
+    tiny.unet = torch.compile(tiny.unet, backend="eager")
+    assert not tiny.exact_by_default
 
 
 def test_a_size_that_gives_other_rows_is_not_used(tiny):

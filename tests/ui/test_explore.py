@@ -1,5 +1,7 @@
 """The tab "Explore", its listeners called without a server."""
 
+import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +10,14 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from sage.jobs.grid import CellDone, axes
+from sage.jobs.grid import CellDone, RunNumbers, axes
+from sage.jobs.models import builtin_model, weights_digest
+from sage.jobs.request import Request
+from sage.ui.explore import first
 from sage.ui.explore.parts import (
     ALL,
+    DOWNLOADS,
+    EARLIER,
     LATENTS,
     PREDICTED,
     Explored,
@@ -19,8 +26,13 @@ from sage.ui.explore.parts import (
     build_parts,
     offered_axes,
 )
+from sage.ui.explore.precompute import first_grid, precompute
 from sage.ui.explore.tab import Exploring, Speed
+from sage.ui.html.words import flops_text, seconds_text
 from sage.ui.shelf import Shelf
+from sage.ui.studio.layout import build_layout
+
+from .reader import Reader
 
 PROMPTS = "a fox in the snow\na dog in the snow"
 FORM = {
@@ -30,12 +42,18 @@ FORM = {
     "across_values": ["0", "0.5"],
     "down": "seed",
     "down_values": ["0", "3"],
+    "repeats": 1,
+    "tau_min": 0.95,
+    "tau_max": 1.0,
+    "guarded": False,
     "share_ratio": 0.4,
     "steps": 4,
     "guidance_scale": 2.0,
     "seed": 0,
     "scheduler": "ddim",
     "trunk": "mean",
+    "spacing": "model",
+    "budget": 0.0,
     "trained": False,
 }
 
@@ -72,18 +90,27 @@ def rendered(tab):
 
 def test_the_cost_is_there_before_anything_runs(tab):
     shown = at_once(tab, tab.estimate(*asked()))
-    # Two seeds; 8 evaluations apart, 6 with two of four steps shared: 28, and none in common.
+    # Two seeds: 8 evaluations alone, to compare with, which are those of no shared step; 6 with two
+    # of four steps shared.
     assert "4 runs" in shown["cost"]
-    assert "28 of 28 evaluations" in shown["cost"]
+    assert "28 of 44 evaluations" in shown["cost"]
+    assert "2 runs alone to compare with among them" in shown["cost"]
     assert "once something has been rendered" in shown["cost"]
-    assert shown["table"].count('data-state="empty"') == 4
+    assert shown["cells"].count('data-state="empty"') == 4
 
 
 def test_what_runs_have_in_common_is_counted_in_advance(tab):
     shown = at_once(tab, tab.estimate(*asked(across_values=["0.5", "1"])))
-    assert "18 of 20 evaluations" not in shown["cost"]
-    assert "16 of 20 evaluations" in shown["cost"]
-    assert "20 % are shared between runs" in shown["cost"]
+    assert "32 of 36 evaluations" in shown["cost"]
+    assert "11 % are done once for several runs" in shown["cost"]
+
+
+def test_a_ratio_that_does_nothing_is_said(tab):
+    alone = at_once(tab, tab.estimate(*asked(tau_min=1.0, across_values=["0.2", "0.8"])))
+    assert "No two of these prompts share: 2 of 4 runs give the same pictures" in alone["cost"]
+    near = at_once(tab, tab.estimate(*asked(across_values=["0.4", "0.6"])))
+    assert "2 of 4 runs give the same pictures as another: what differs" in near["cost"]
+    assert "same pictures" not in at_once(tab, tab.estimate(*asked()))["cost"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +123,8 @@ def test_what_runs_have_in_common_is_counted_in_advance(tab):
         ({"model": "gone"}, "cannot be loaded"),
         ({"across": "trained", "across_values": ["off", "on"]}, "no adapter"),
         ({"steps": 1000}, "allowed are 2 to 100"),
+        ({"repeats": 4}, "allowed are 1, 3, 5"),
+        ({"down": "tau_min", "down_values": ["1"], "tau_max": 0.9}, "must not be above"),
     ],
 )
 def test_mistakes_are_explained_and_nothing_can_be_rendered(tab, change, words):
@@ -109,20 +138,74 @@ def test_mistakes_are_explained_and_nothing_can_be_rendered(tab, change, words):
 
 def test_a_grid_is_rendered_cell_by_cell(tab):
     tables = [
-        u[tab.parts.table] for u in tab.render(tab.turns.fresh(), *asked()) if tab.parts.table in u
+        u[tab.parts.cells] for u in tab.render(tab.turns.fresh(), *asked()) if tab.parts.cells in u
     ]
     counts = [table.count('data-state="done"') for table in tables]
     assert counts == sorted(counts)
     assert set(counts) == {0, 1, 2, 3, 4}
 
 
-def test_a_finished_grid_says_what_it_took(tab, rendered):
-    assert "Done: 4 runs, 28 evaluations." in rendered["progress"]
+def test_a_finished_grid_says_what_it_took_and_can_be_taken_home(tab, rendered):
+    assert "Done: 4 runs, 28 evaluations; 16 more" in rendered["progress"]
     assert "estimated from the speed of the last run" in rendered["cost"]
     explored = rendered["explored"]
     assert len(explored.done) == len(explored.grid.requests)
-    sheet = rendered["sheet"].value
-    assert Image.open(sheet["path"] if isinstance(sheet, dict) else sheet).width > 1000
+    paths = {name: path_of(rendered[name]) for name in DOWNLOADS}
+    assert Image.open(paths["sheet"]).width > 1000
+    record = json.loads(paths["record"].read_text("utf-8"))
+    assert Request.from_dict(record["request"]) == explored.grid.base
+    assert record["conditions"]["model"] == "tiny"
+    lines = list(csv.DictReader(paths["table"].read_text("utf-8").splitlines()))
+    assert len(lines) == 4 * 2
+    for line in lines:
+        cell = record["cells"][int(line["cell"])]
+        request = explored.grid.requests[int(line["cell"])]
+        n = request.prompts.index(line["prompt"])
+        assert float(line["share_ratio"]) == cell["share_ratio"] == request.share_ratio
+        assert int(line["seed"]) == request.seeds[n]
+        assert float(line["distance"]) == cell["runs"][0]["distance"][n]
+        assert int(line["evaluations_of_run"]) == cell["runs"][0]["evaluations"]
+
+
+def path_of(button):
+    return Path(button.value["path"] if isinstance(button.value, dict) else button.value)
+
+
+def test_every_cell_shows_pictures_time_cost_score_and_distance(tab):
+    shown = last(tab, tab.render(tab.turns.fresh(), *asked(repeats=3, down_values=["0"])))
+    explored = shown["explored"]
+    cells = Reader(shown["cells"]).all("button")
+    assert len(cells) == 2
+    for place in range(2):
+        done = explored.done[place]
+        assert sorted(done.runs) == [0, 1, 2]
+        run, distance = done.first, done.distance
+        words = shown["cells"].split("<button")[1 + place]
+        assert f"{run.evaluations} evaluations" in words
+        assert seconds_text(run.seconds + run.around) in words
+        assert f"distance {distance.value:.3f} ± {distance.half:.3f}" in words
+        assert "CLIP –" in words  # this model has no image encoder
+        large = at_once(tab, tab.choose("0", explored, SimpleNamespace(cell=place)))["cell"]
+        assert f"{distance.value:.3f} ± {distance.half:.3f} to the pictures made alone" in large
+        assert flops_text(run.flops) in large
+    assert explored.done[0].distance.value == 0
+
+
+def test_a_change_of_the_form_marks_the_grid_as_earlier(tab, rendered):
+    explored = rendered["explored"]
+    assert at_once(tab, tab.estimate(*asked(explored)))["banner"] == ""
+    for change in ({"guidance_scale": 3.0}, {"prompts": "a fox\na cat"}, {"steps": 1000}):
+        assert EARLIER in at_once(tab, tab.estimate(*asked(explored, **change)))["banner"]
+
+
+def test_one_tap_takes_what_stands_in_the_studio(shelf):
+    with gr.Blocks():
+        studio = build_layout(shelf)
+        tab = Exploring(build_parts(shelf), shelf)
+    values = {name: name for name in tab.parts.controls} | {"trained": False, "tau_min": 0.5}
+    shown = at_once(tab, tab.take("slow", PROMPTS, *values.values()))
+    assert (shown["prompts"], shown["model"], shown["tau_min"]) == (PROMPTS, "slow", 0.5)
+    assert set(tab.parts.controls) <= {*studio.controls, "share_ratio"}
 
 
 def test_a_cell_is_shown_large_with_its_settings(tab, rendered):
@@ -134,7 +217,7 @@ def test_a_cell_is_shown_large_with_its_settings(tab, rendered):
     assert 'href="?v=1&amp;model=tiny&amp;' in shown["cell"]
     assert "beta=0.5" in shown["cell"]
     assert "seed=3" in shown["cell"]
-    assert shown["table"].count('aria-pressed="true"') == 1
+    assert shown["cells"].count('aria-pressed="true"') == 1
 
 
 def test_a_click_beside_the_cells_changes_nothing(tab, rendered):
@@ -146,7 +229,7 @@ def test_a_click_beside_the_cells_changes_nothing(tab, rendered):
 def test_other_prompts_are_shown_without_rendering(tab, rendered):
     for which, pictures in (("0", 4), ("1", 4), (ALL, 8)):
         shown = at_once(tab, tab.show(which, rendered["explored"]))
-        assert shown["table"].count("<img") == pictures
+        assert shown["cells"].count("<img") == pictures
 
 
 def test_stopping_says_what_is_finished(tab):
@@ -161,14 +244,14 @@ def test_stopping_says_what_is_finished(tab):
     assert heard == {tab.parts.stop: gr.skip()}
     stopped = last(tab, run)
     assert "2 of 4 runs finished" in stopped["progress"]
-    assert stopped["table"].count('data-state="done"') == 2
+    assert stopped["cells"].count('data-state="done"') == 2
     assert stopped["render"].interactive is True
 
 
 def test_stopping_a_grid_before_its_turn_keeps_the_one_before(tab, rendered):
     turn = tab.announce()[tab.parts.turn]
     stopped = at_once(tab, tab.stop(turn, rendered["explored"]))
-    assert stopped["table"].count('data-state="done"') == 4
+    assert stopped["cells"].count('data-state="done"') == 4
     assert list(tab.render(turn, *asked())) == []
 
 
@@ -202,7 +285,7 @@ def test_without_a_chosen_cell_the_form_is_run(tab):
 
 def test_before_anything_is_run_the_places_say_what_for(tab):
     assert "render" in tab.look(PREDICTED, Explored())
-    assert "Choose" in at_once(tab, tab.show("0", Explored()))["table"]
+    assert "Choose" in at_once(tab, tab.show("0", Explored()))["cells"]
 
 
 def test_what_a_visitor_types_is_escaped(tab):
@@ -212,7 +295,7 @@ def test_what_a_visitor_types_is_escaped(tab):
     traced = last(
         tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(shown["explored"], prompts=hostile))
     )
-    for html in (shown["cell"], shown["table"], traced["tree"]):
+    for html in (shown["cell"], shown["cells"], traced["tree"]):
         assert "<img src=x" not in html
         assert "<script" not in html
 
@@ -227,11 +310,16 @@ def test_every_axis_offers_its_values(name):
 
 def test_speed_is_that_of_the_last_run():
     speed = Speed()
-    cost = SimpleNamespace(evaluations=120, reused=20, runs=2)
+    cost = SimpleNamespace(evaluations=120, reused=20, runs=1, compared=1)
+
+    def measured(evaluations, reused, seconds, around):
+        numbers = RunNumbers(0, evaluations, reused, 1e9, seconds, around, None, ())
+        speed.measured("tiny", CellDone(0, 0, [], None, numbers))
+
     assert speed.seconds("tiny", cost) is None
-    speed.measured("tiny", CellDone(0, [], 10, 10, 0.0, 1.0, None))  # nothing was run
+    measured(10, 10, 0.0, 1.0)  # nothing was run
     assert speed.seconds("tiny", cost) is None
-    speed.measured("tiny", CellDone(0, [], 30, 10, 2.0, 0.5, None))
+    measured(30, 10, 2.0, 0.5)
     assert speed.seconds("tiny", cost) == pytest.approx(100 * 0.1 + 2 * 0.5)
     assert speed.seconds("other", cost) is None
 
@@ -253,3 +341,66 @@ def test_a_model_brings_its_own_steps_and_guidance_and_its_adapter_if_it_has_one
         assert shown["guidance_scale"] == spec.guidance_scale
         assert not shown["trained"].value
         assert shown["trained"].visible == (spec.adapter is not None)
+
+
+# -- the grid that is there before anything is rendered --------------------------------------------
+
+STALE = "run `python -m sage.ui.explore.precompute` again"
+
+
+@pytest.fixture
+def arrival():
+    """The tab on a model that cannot be loaded: everything must come from what is stored."""
+
+    def refuse(spec):
+        raise AssertionError("no model is needed here")
+
+    shelf = Shelf([builtin_model()], refuse)
+    with gr.Blocks():
+        return Exploring(build_parts(shelf), shelf)
+
+
+def as_built(tab):
+    """The values of the form as the page is served."""
+    return [part.value for part in tab.parts.form]
+
+
+def test_it_opens_with_a_finished_grid_and_without_a_model(arrival):
+    shown = at_once(arrival, arrival.open(*as_built(arrival), Explored()))
+    assert "Precomputed" in shown["progress"], STALE
+    explored = shown["explored"]
+    assert explored.grid == first_grid(builtin_model()), STALE
+    assert shown["cells"].count('data-state="done"') == len(explored.grid.requests) == 12
+    assert shown["banner"] == ""
+    assert "12 runs" in shown["cost"]
+    for name in DOWNLOADS:
+        assert path_of(shown[name]).exists()
+    chosen = at_once(arrival, arrival.choose("0", explored, SimpleNamespace(cell=2)))
+    assert "beta=0.4" in chosen["cell"]
+    # Opened again, nothing of it is lost; with another form, it is not that form's.
+    assert arrival.parts.explored not in arrival.open(*as_built(arrival), explored)
+
+
+def test_it_was_made_with_these_weights_and_its_numbers_agree_with_the_code():
+    stored = first.stored_grid(builtin_model().key)
+    assert stored.made["weights"] == weights_digest(builtin_model()), STALE
+    explored = stored.explored
+    for place, cell in explored.done.items():
+        plan = explored.plans[place]
+        rows = sum(len(plan.rows(i)) for i in range(plan.steps))
+        assert {run.evaluations for run in cell.runs.values()} == {rows}
+        share = explored.grid.requests[place].share_ratio
+        assert (cell.distance.value == 0) == (share == 0)
+    assert sum(path.stat().st_size for path in first.FOLDER.iterdir()) < 4e5
+
+
+def test_one_command_makes_it(tiny_folder, tmp_path, shelf):
+    model = shelf.get("tiny")
+    form = Form.of(asked(repeats=1)[:-1])
+    made = precompute(model, form.grid())
+    made.save(tmp_path)
+    read = first.StoredGrid.read(tmp_path, {"tiny": model.spec})
+    assert read.is_asked_by(form)
+    assert read.cost == replace(made.cost, flops=pytest.approx(made.cost.flops, rel=1e-5))
+    assert read.explored.plans == made.explored.plans
+    assert first.StoredGrid.read(tmp_path, {}) is None

@@ -3,13 +3,14 @@
 import re
 from dataclasses import replace
 from itertools import combinations, count
+from statistics import mean
 
 import gradio as gr
 import pytest
 import torch
 from PIL import Image
 
-from sage.core.cost import ModelFlops, plan_cost
+from sage.core.cost import ModelFlops, evaluations, plan_cost
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.models import LoadedModel, ModelSpec, builtin_model
 from sage.sd.pipeline import SagePipeline
@@ -20,6 +21,13 @@ from sage.ui.lesson import content, precompute, quiz
 from tests.training.test_use_lora import adapter  # noqa: F401  (a fixture)
 
 KINDS = len(quiz.KINDS)
+
+
+def of_kind(kind, last=60):
+    """Numbers of the questions of a kind."""
+    return range(quiz.KINDS.index(kind), last, KINDS)
+
+
 FREE = ModelFlops(0, 1, 0)  # FLOPs of the denoiser only: their saving is that of evaluations
 
 
@@ -53,7 +61,7 @@ def test_every_question_has_one_right_answer_among_its_choices(number):
     assert "$" in asked.reason or "**" in asked.reason
 
 
-@pytest.mark.parametrize("number", range(0, 60, KINDS))
+@pytest.mark.parametrize("number", of_kind(quiz._saved_by_one_group))
 def test_the_saving_of_one_group_is_the_cost_models(number):
     asked = quiz.question(number)
     shared, steps, count = numbers(asked.text)
@@ -61,7 +69,7 @@ def test_the_saving_of_one_group_is_the_cost_models(number):
     assert asked.answer == percent_text(cost.saving) == percent_text(cost.flops_saving)
 
 
-@pytest.mark.parametrize("number", range(1, 60, KINDS))
+@pytest.mark.parametrize("number", of_kind(quiz._evaluations_of_one_group))
 def test_evaluations_are_the_cost_models(number):
     asked = quiz.question(number)
     count, shared, steps = numbers(asked.text)
@@ -70,7 +78,7 @@ def test_evaluations_are_the_cost_models(number):
     assert str(cost.independent_evaluations) in asked.reason
 
 
-@pytest.mark.parametrize("number", range(2, 60, KINDS))
+@pytest.mark.parametrize("number", of_kind(quiz._saved_by_two_groups))
 def test_the_saving_of_two_groups_is_the_cost_models(number):
     asked = quiz.question(number)
     first, second, shared, steps = numbers(asked.text)
@@ -78,20 +86,63 @@ def test_the_saving_of_two_groups_is_the_cost_models(number):
     assert asked.answer == percent_text(plan_cost(shared_plan(groups, steps, shared), FREE).saving)
 
 
-@pytest.mark.parametrize("number", range(3, 60, KINDS))
+@pytest.mark.parametrize("number", of_kind(quiz._the_most))
 def test_the_most_that_can_be_saved_is_the_share_ratio(number):
     asked = quiz.question(number)
     shared, steps = numbers(asked.text)
     assert asked.answer == percent_text(shared / steps)
 
 
-@pytest.mark.parametrize("number", range(4, 60, KINDS))
+@pytest.mark.parametrize("number", of_kind(quiz._which_saves_more))
 def test_the_best_way_saves_most(number):
     asked = quiz.question(number)
     told = dict(re.findall(r"([^·*]+): \*\*(\d+) %\*\*", asked.reason))
     told = {name.strip(): int(value) for name, value in told.items()}
     assert told[asked.answer] == max(told.values())
     assert sorted(told.values())[-2] < told[asked.answer]
+
+
+def test_neither_way_always_wins():
+    answers = {
+        quiz.question(n).answer.split(" of")[0] for n in of_kind(quiz._which_saves_more, 400)
+    }
+    assert answers == {"one group", "two groups"}
+
+
+@pytest.mark.parametrize("number", of_kind(quiz._who_may_share, 90))
+def test_only_the_pair_within_the_bounds_may_share(number):
+    asked, stored = quiz.question(number), content.results()
+    prompts, told = stored["prompts"], {}
+    for i, j in combinations(range(len(prompts)), 2):
+        told[f"“{prompts[i]}” and “{prompts[j]}”"] = stored["similarity"][i][j]
+    low, high = stored["tau_min"], stored["tau_max"]
+    assert [c for c in asked.choices if low <= told[c] <= high] == [asked.answer]
+    assert all(f"{told[choice]:.2f}" in asked.reason for choice in asked.choices)
+
+
+@pytest.mark.parametrize("number", of_kind(quiz._the_rival))
+def test_the_rival_spends_what_sharing_spends(number):
+    asked = quiz.question(number)
+    count, shared, steps, spent = numbers(asked.text)
+    assert spent == evaluations(shared_plan([tuple(range(count))], steps, shared))
+    (fewer,) = numbers(asked.answer)
+    assert spent - count < count * fewer <= spent
+    assert str(count * fewer) in asked.reason
+
+
+@pytest.mark.parametrize("number", of_kind(quiz._late_branch))
+def test_a_late_branch_costs_likeness_in_the_stored_numbers(number):
+    asked = quiz.question(number)
+    _, late, _, early = numbers(asked.text)
+    distance = [mean(d) for d in content.results()["sharing"]["alike"]["distance"]]
+    assert distance[late] > 1.5 * distance[early]
+    assert f"**{distance[early]:.3f}** to **{distance[late]:.3f}**" in asked.reason
+
+
+@pytest.mark.parametrize("number", of_kind(quiz._why_the_start))
+def test_alike_prompts_have_hardly_parted_early(number):
+    part = int(re.search(r"(\d+) %", quiz.question(number).reason)[1])
+    assert 0 < part < 50
 
 
 def test_a_negative_number_is_refused():

@@ -9,7 +9,7 @@ from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import Choice, settings_of
 from sage.jobs.request import Request, parse_request
 from sage.sd.model_settings import ModelSettings
-from sage.ui.export.links import link_query, prompts_text, read_link, read_record
+from sage.ui.export.links import BESIDE, link_query, prompts_text, read_link, read_record
 
 MODELS = {"emoji-scenes": ModelSettings(), "sd-v1-5": ModelSettings()}
 ASKED = parse_request("a fox in the snow\na dog in the snow", share_ratio=12 / 30)
@@ -72,6 +72,20 @@ def test_every_branch_point_comes_back(steps):
         asked = parse_request("a\nb", share_ratio=point / steps, steps=steps)
         read = request_of(read_link(link_query(asked, "emoji-scenes"), MODELS))
         assert branch_step_from_ratio(read.share_ratio, steps) == point
+
+
+@pytest.mark.parametrize("repeats", [1, 3, 5])
+def test_what_stands_beside_a_request_travels_with_it(repeats):
+    beside = {"repeats": repeats, "measure": repeats == 1, "fewer_steps": False}
+    read = read_link(link_query(ASKED, "sd-v1-5", beside=beside), MODELS)
+    assert read.problem == ""
+    told = {name: one.default for name, one in BESIDE.items()} | read.values
+    assert (int(told["repeats"]), told["measure"], told["fewer_steps"]) == tuple(beside.values())
+    plain = {"repeats": 1, "measure": True, "fewer_steps": True}
+    assert link_query(ASKED, "sd-v1-5", beside=plain) == link_query(ASKED, "sd-v1-5")
+    bad = read_link("?repeats=4&measure=maybe&seed=3", MODELS)
+    assert bad.values == {"seed": 3}
+    assert "allowed are 1, 3, 5" in bad.problem
 
 
 def test_prompts_are_encoded_whatever_they_hold():

@@ -57,6 +57,12 @@ def test_the_branch_point_follows_from_steps_and_ratio(travel, before):
     assert (slider.value, slider.maximum) == (7, 10)
 
 
+def test_repeats_and_switches_of_the_measurement_come_back(travel):
+    query = link_of(travel, repeats=3, measure=False, fewer_steps=False)["link"].value
+    filled = by_name(travel, travel.open_link(query))
+    assert (filled["repeats"], filled["measure"], filled["fewer_steps"]) == (3, False, False)
+
+
 def test_a_form_that_asks_for_nothing_has_no_link(travel):
     made = link_of(travel, prompts="one fox")
     assert "at least two" in made["travel_note"]

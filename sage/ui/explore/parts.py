@@ -13,6 +13,7 @@ from gradio.components import Component
 from sage.core.plan import Plan
 from sage.core.settings import Choice, settings_of
 from sage.jobs.grid import Axis, Grid, RowFrame, Trace, axes
+from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_request
 from sage.ui import kit
 from sage.ui.examples import EXAMPLE_SETS
@@ -22,11 +23,14 @@ from sage.ui.shelf import Shelf
 
 ALL = "all"
 FIRST = next(example for example in EXAMPLE_SETS if example.key == "two").prompts[:4:2]
+FIRST_AXES = {"across": "share_ratio", "down": "steps"}
 EMPTY_GRID = "Choose two settings and render: every cell of the grid is one run."
+EARLIER = "This grid is for earlier settings. Render to bring it up to date."
 EMPTY_CELL = "Choose a picture of the grid to see it large, with its settings."
 EMPTY_STEPS = (
     "A trunk and its branches, picture by picture: render them to see where the prompts part."
 )
+DOWNLOADS = {"sheet": "Pictures (PNG)", "table": "Numbers (CSV)", "record": "All (JSON)"}
 PREDICTED, LATENTS = "what each step expects", "the latents themselves"
 CLICKS = """
 element.addEventListener("click", (event) => {
@@ -62,12 +66,16 @@ class Explored:
         grid: What was varied.
         plans: What each cell runs.
         done: The finished cells.
+        conditions: Hardware and versions of the finished cells.
+        stored: Whether it was precomputed.
         chosen: The cell shown large, or None.
         steps: One run step by step, or None.
     """
 
     model: str = ""
     grid: Grid | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    stored: bool = False
     plans: dict[int, Plan] = field(default_factory=dict)
     done: dict[int, grids.Shown] = field(default_factory=dict)
     chosen: int | None = None
@@ -85,6 +93,7 @@ class Form:
         across_values: Its values.
         down: The setting that changes from top to bottom.
         down_values: Its values.
+        repeats: How often each cell is run, with other seeds.
         settings: What all cells have in common, by the names of `Sampling`.
     """
 
@@ -94,6 +103,7 @@ class Form:
     across_values: list[Any]
     down: str
     down_values: list[Any]
+    repeats: int
     settings: Mapping[str, Any]
 
     FIELDS: ClassVar[tuple[str, ...]] = (
@@ -103,6 +113,7 @@ class Form:
         "across_values",
         "down",
         "down_values",
+        "repeats",
     )
 
     @classmethod
@@ -119,7 +130,8 @@ class Form:
             ValueError: With one sentence a visitor understands.
         """
         across = Axis.parse(self.across, self.across_values)
-        return Grid(self.request(), across, Axis.parse(self.down, self.down_values))
+        down = Axis.parse(self.down, self.down_values)
+        return Grid(self.request(), across, down, self.repeats)
 
     def request(self) -> Request:
         """What all cells have in common.
@@ -147,6 +159,11 @@ class Parts:
             return self.__dict__["parts"][name]
         except KeyError:
             raise AttributeError(f"Explore has no component {name!r}.") from None
+
+    @property
+    def downloads(self) -> list[gr.DownloadButton]:
+        """The buttons that hand out a finished grid's files."""
+        return [self.parts[name] for name in DOWNLOADS]
 
     @property
     def form(self) -> list[Component]:
@@ -185,7 +202,12 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
                 elem_id="explore-prompts",
             ),
         )
-        for side, words, first in (("across", "Across", "share_ratio"), ("down", "Down", "seed")):
+        take = gr.Button(
+            "Take the Studio’s prompts and settings", size="sm", elem_id="explore-take"
+        )
+        parts.add("take", take)
+        for side, words in (("across", "Across"), ("down", "Down")):
+            first = FIRST_AXES[side]
             picker = gr.Dropdown(
                 [(axes()[name].label, name) for name in offered_axes(shelf)],
                 value=first,
@@ -196,6 +218,15 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
             parts.add(side, picker)
             values = axis_values(first, f"{words}: values", f"explore-{side}-values")
             parts.add(f"{side}_values", values)
+        repeats = kit.Dropdown(
+            [(f"{n} {'seeds' if n > 1 else 'seed'}", n) for n in REPEATS],
+            value=REPEATS[0],
+            label="Repeats of each cell",
+            info="Three and more give the scores an interval.",
+            filterable=False,
+            elem_id="explore-repeats",
+        )
+        parts.add("repeats", repeats)
         with gr.Accordion("Everything else", open=False, elem_id="explore-rest"):
             _rest(shelf, parts)
         parts.add("cost", kit.html("explore-cost", "<p>&nbsp;</p>" + views.note("")))
@@ -216,6 +247,8 @@ def _rest(shelf: Shelf, parts: Parts) -> None:
             prefix="explore-",
             visible=name in offered_axes(shelf),
             info=TRAINED if trained else None,
+            # A grid shows what sharing does, good or bad; the guard is there to be switched on.
+            value=None if setting.of_model else setting.default,
         )
 
 
@@ -232,14 +265,16 @@ def _pictures_card(parts: Parts) -> None:
                 min_width=160,
             )
             parts.add("show", show)
-            sheet = gr.DownloadButton(
-                "Grid (PNG)", size="sm", interactive=False, elem_id="explore-sheet", min_width=100
-            )
-            parts.add("sheet", sheet)
+            for name, label in DOWNLOADS.items():
+                button = gr.DownloadButton(
+                    label, size="sm", interactive=False, elem_id=f"explore-{name}", min_width=80
+                )
+                parts.add(name, button)
+        parts.add("banner", kit.html("explore-banner"))
         progress = kit.html("explore-progress", views.progress(0, 1, EMPTY_GRID))
         parts.add("progress", progress)
-        table = gr.HTML(elem_id="explore-table", apply_default_css=False, js_on_load=CLICKS)
-        parts.add("table", table)
+        cells = gr.HTML(elem_id="explore-table", apply_default_css=False, js_on_load=CLICKS)
+        parts.add("cells", cells)
 
 
 def _steps_card(parts: Parts) -> None:

@@ -6,7 +6,7 @@ its turn with the rest of the page.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -16,13 +16,15 @@ import gradio as gr
 from gradio.components import Component
 from gradio.context import get_render_context
 
-from sage.jobs.grid import Cell, CellDone, Grid, GridCost, Trace, plan_grid
+from sage.jobs.conditions import grid_conditions
+from sage.jobs.grid import Cell, CellDone, CellStep, Grid, GridCost, Trace, plan_grid
 from sage.jobs.job import prepare
-from sage.jobs.models import ModelSpec
-from sage.jobs.request import Request
 from sage.ui import kit
+from sage.ui.explore.first import stored_grid
 from sage.ui.explore.parts import (
     ALL,
+    DOWNLOADS,
+    EARLIER,
     EMPTY_CELL,
     EMPTY_GRID,
     EMPTY_STEPS,
@@ -34,6 +36,7 @@ from sage.ui.explore.parts import (
     axis_values,
     build_parts,
 )
+from sage.ui.export.grid_files import GridFiles, grid_record, save_grid
 from sage.ui.export.links import link_query
 from sage.ui.html import grids, views
 from sage.ui.html.words import plural, shorten
@@ -54,10 +57,11 @@ class Speed:
 
     def measured(self, model: str, done: CellDone) -> None:
         """Takes over the seconds of a finished cell, if it ran anything."""
-        ran = done.evaluations - done.reused
+        run = done.numbers
+        ran = run.evaluations - run.reused
         if ran > 0:
             with self._lock:
-                self._last[model] = (done.seconds / ran, done.around)
+                self._last[model] = (run.seconds / ran, run.around)
 
     def seconds(self, model: str, cost: GridCost) -> float | None:
         """What a grid would take at that speed; None if nothing has been measured."""
@@ -65,13 +69,15 @@ class Speed:
             each, around = self._last.get(model, (None, 0.0))
         if each is None:
             return None
-        return each * (cost.evaluations - cost.reused) + around * cost.runs
+        return each * (cost.evaluations - cost.reused) + around * (cost.runs + cost.compared)
 
 
-def build_explore(shelf: Shelf) -> None:
+def build_explore(shelf: Shelf) -> "Exploring":
     """Builds the tab inside the current `gr.Tab`; it loads nothing before it is opened."""
-    parts, tab = build_parts(shelf), get_render_context()
-    _wire(parts, Exploring(parts, shelf), tab)
+    parts, place = build_parts(shelf), get_render_context()
+    tab = Exploring(parts, shelf)
+    _wire(parts, tab, place)
+    return tab
 
 
 class Exploring:
@@ -98,33 +104,67 @@ class Exploring:
         """A model's own steps and guidance, and its adapter if it has one."""
         return kit.own_values(self.parts.controls, self.shelf.spec(key))
 
+    def open(self, *values: Any) -> Updates:
+        """The tab as it is first seen: with a grid that was made before, if there is one."""
+        parts, (form, explored) = self.parts, _split(values)
+        stored = stored_grid(form.model) if explored.grid is None else None
+        if stored is None or not stored.is_asked_by(form):
+            return self.estimate(*values)
+        explored = stored.explored
+        return {
+            parts.explored: explored,
+            parts.show: self._show(form),
+            parts.progress: views.progress(1, 1, stored.words, "done"),
+            **self.estimate(*values[:-1], explored),
+            parts.cells: self._table(explored, "0"),
+            **_handed_out(parts, stored.files),
+        }
+
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
         parts, (form, explored) = self.parts, _split(values)
         try:
             grid = form.grid()
-            _, cost = self._plan(form, grid)
+            cost = self._cost(form, grid, explored)
         except ValueError as error:
             return {
                 parts.cost: views.note(str(error), "error"),
+                parts.banner: views.banner(EARLIER if explored.done else ""),
                 parts.render: gr.Button(interactive=False),
                 parts.trace: gr.Button(interactive=False),
             }
-        show = self._show(form)
-        empty = grids.grid_table(grid, [0], {})
+        fits = not explored.done or (explored.model, explored.grid) == (form.model, grid)
         return {
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
+            parts.banner: views.banner("" if fits else EARLIER),
             parts.render: gr.Button(interactive=True),
             parts.trace: gr.Button(interactive=True),
-            parts.show: gr.skip() if explored.done else show,
-            parts.table: gr.skip() if explored.done else empty,
+            parts.show: gr.skip() if explored.done else self._show(form),
+            parts.cells: gr.skip() if explored.done else grids.grid_table(grid, [0], {}),
         }
 
-    def _plan(self, form: Form, grid: Grid) -> tuple[tuple[Cell, ...], GridCost]:
-        """The runs of a grid, with the model's own bounds of similarity."""
-        model = self.shelf.get(form.model)
-        cells = plan_grid(model, replace(grid, base=_with_bounds(grid.base, model.spec)))
-        return cells, GridCost.of(cells)
+    def _cost(self, form: Form, grid: Grid, explored: Explored) -> GridCost:
+        """What a grid costs; of one that is stored it is known without a model."""
+        stored = stored_grid(form.model) if explored.stored else None
+        if stored is not None and stored.is_asked_by(form):
+            return stored.cost
+        return GridCost.of(self._plan(form, grid))
+
+    def _plan(self, form: Form, grid: Grid) -> tuple[Cell, ...]:
+        return plan_grid(self.shelf.get(form.model), grid)
+
+    def take(self, model: str, prompts: str, *values: Any) -> Updates:
+        """The Studio's prompts, model and settings, as far as the tab has controls for them."""
+        parts = self.parts
+        settings = dict(zip(parts.controls, values, strict=True))
+        adapter = self.shelf.spec(model).adapter is not None
+        trained = gr.Checkbox(value=settings.pop("trained"), visible=adapter)
+        return {
+            parts.prompts: prompts,
+            parts.model: model,
+            parts.controls["trained"]: trained,
+            **{parts.controls[name]: value for name, value in settings.items()},
+        }
 
     def _show(self, form: Form) -> gr.Dropdown:
         prompts = form.request().prompts
@@ -134,7 +174,7 @@ class Exploring:
 
     def show(self, which: str, explored: Explored) -> Updates:
         """Other prompts' pictures in the cells, without rendering anything."""
-        return {self.parts.table: self._table(explored, which)}
+        return {self.parts.cells: self._table(explored, which)}
 
     def choose(self, which: str, explored: Explored, event: gr.EventData) -> Updates:
         """A cell, large, with its settings."""
@@ -144,7 +184,7 @@ class Exploring:
         explored = replace(explored, chosen=cell)
         return {
             self.parts.explored: explored,
-            self.parts.table: self._table(explored, which),
+            self.parts.cells: self._table(explored, which),
             self.parts.cell: self._cell(explored),
             self.parts.trace: gr.Button("Show the steps of this cell"),
         }
@@ -195,56 +235,56 @@ class Exploring:
 
     def _render(self, form: Form) -> Running:
         parts, grid = self.parts, form.grid()
-        cells, cost = self._plan(form, grid)
-        plans = {cell.place: cell.job.plan for cell in cells}
-        grid = replace(grid, base=_with_bounds(grid.base, self.shelf.spec(form.model)))
-        explored, done, total = Explored(form.model, grid, plans), 0.0, max(cost.flops, 1.0)
-        flops = {cell.place: cell.flops for cell in cells}
-        which, shown = "0", 0.0
+        cells = self._plan(form, grid)
+        cost = GridCost.of(cells)
+        plans = {cell.place: cell.job.plan for cell in cells if cell.place is not None}
+        conditions = grid_conditions(cells[0].job)
+        explored, shown = Explored(form.model, grid, conditions, plans=plans), 0.0
         yield {
             parts.explored: explored,
             parts.show: self._show(form),
+            parts.banner: "",
             parts.cell: self._cell(explored),
-            parts.table: self._table(explored, which),
-            parts.sheet: gr.DownloadButton(interactive=False),
+            parts.cells: self._table(explored, "0"),
+            **{button: gr.DownloadButton(interactive=False) for button in parts.downloads},
         }
         for item in self.shelf.lease.run(render_grid_of, form.model, grid, flops=cost.flops):
             if isinstance(item, CellDone):
                 self.speed.measured(form.model, item)
-                done += flops[item.cell]
-                cell = grids.Shown.of(item.images, item.evaluations, item.reused, item.clip)
-                explored = replace(explored, done={**explored.done, item.cell: cell})
-                yield {parts.explored: explored, parts.table: self._table(explored, which)}
+                explored = _with_cell(explored, item)
+                yield {parts.explored: explored, parts.cells: self._table(explored, "0")}
             elif time.monotonic() - shown > 0.2:
                 shown = time.monotonic()
-                yield self._on_the_way(explored, item, done / total, len(cells))
-        yield self._finished(explored, grid, form)
+                yield self._on_the_way(explored, item, cells)
+        yield self._finished(explored, cost, form)
 
-    def _on_the_way(self, explored: Explored, item: Any, share: float, number: int) -> Updates:
-        line = f"Run {len(explored.done) + 1} of {number}: step {item.step} of {item.steps}"
-        return {
-            self.parts.progress: views.progress(round(100 * share), 100, line, "live"),
-            self.parts.table: self._table(explored, "0", running=item.cell),
-        }
+    def _on_the_way(self, explored: Explored, item: CellStep, cells: Sequence[Cell]) -> Updates:
+        flops = [cell.flops for cell in cells]
+        done = sum(flops[: item.run]) + flops[item.run] * item.step / item.steps
+        words = ", alone to compare with" if item.cell is None else ""
+        line = f"Run {item.run + 1} of {len(cells)}{words}: step {item.step} of {item.steps}"
+        bar = views.progress(round(100 * done / max(sum(flops), 1.0)), 100, line, "live")
+        table = self._table(explored, "0", running=item.cell)
+        return {self.parts.progress: bar, self.parts.cells: table}
 
-    def _finished(self, explored: Explored, grid: Grid, form: Form) -> Updates:
-        parts, cells = self.parts, explored.done.values()
-        spent, reused = (sum(getattr(c, k) for c in cells) for k in ("evaluations", "reused"))
-        line = f"Done: {plural(len(explored.done), 'run')}, {spent - reused} evaluations"
-        line += f"; {reused} more were taken from runs that begin alike." if reused else "."
-        _, cost = self._plan(form, grid)
+    def _finished(self, explored: Explored, cost: GridCost, form: Form) -> Updates:
+        parts = self.parts
+        line = f"Done: {plural(cost.runs, 'run')}, {cost.evaluations - cost.reused} evaluations"
+        line += (
+            f"; {cost.reused} more were taken from runs that begin alike." if cost.reused else "."
+        )
         return {
             parts.progress: views.progress(1, 1, line, "done"),
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
-            parts.sheet: gr.DownloadButton(
-                value=str(grids.save_grid(grid, explored.done, self._title(explored))),
-                interactive=True,
-            ),
+            **_handed_out(parts, self._files(explored)),
             **self._ready(parts.render, parts.stop),
         }
 
-    def _title(self, explored: Explored) -> str:
-        return self.shelf.spec(explored.model).title
+    def _files(self, explored: Explored) -> GridFiles:
+        assert explored.grid is not None
+        record = grid_record(explored.grid, explored.done, explored.plans, explored.conditions)
+        title = self.shelf.spec(explored.model).title
+        return save_grid(explored.grid, explored.done, record, title)
 
     def stop(self, turn: str, explored: Explored) -> Updates:
         """Asks the grid to end; it says so itself, unless it has not begun."""
@@ -259,11 +299,12 @@ class Exploring:
     def _last_words(self, before: Explored, shown: Updates) -> Updates:
         """What of a grid that was stopped is finished."""
         parts, explored = self.parts, shown.get(self.parts.explored, before)
-        ready, number = len(explored.done), len(explored.grid.requests) if explored.grid else 0
+        number = len(explored.grid.requests) * explored.grid.repeats if explored.grid else 0
+        ready = sum(len(cell.runs) for cell in explored.done.values())
         line = f"Stopped: {ready} of {plural(number, 'run')} finished."
         return {
             parts.progress: views.progress(ready, max(1, number), line, "warn"),
-            parts.table: self._table(explored, "0"),
+            parts.cells: self._table(explored, "0"),
             **self._ready(parts.render, parts.stop),
         }
 
@@ -286,7 +327,7 @@ class Exploring:
     def _trace(self, look: str, form: Form, explored: Explored) -> Running:
         parts = self.parts
         if explored.chosen is None or explored.grid is None:
-            key, request = form.model, _with_bounds(form.request(), self.shelf.spec(form.model))
+            key, request = form.model, form.request()
         else:
             key, request = explored.model, explored.grid.requests[explored.chosen]
         job = prepare(self.shelf.get(key), request)
@@ -338,9 +379,21 @@ class Exploring:
             yield {progress: line, **self._ready(start, stop)}
 
 
-def _with_bounds(request: Request, own: ModelSpec) -> Request:
-    """A request with a model's own bounds of similarity."""
-    return replace(request, tau_min=own.tau_min, tau_max=own.tau_max)
+def _with_cell(explored: Explored, item: CellDone) -> Explored:
+    """A grid with one run more."""
+    cell = explored.done.get(item.cell)
+    runs = {item.repeat: item.numbers}
+    cell = cell.with_run(item.repeat, item.numbers) if cell else grids.Shown.of(item.images, runs)
+    plans = {**explored.plans, item.cell: item.plan}
+    return replace(explored, done={**explored.done, item.cell: cell}, plans=plans)
+
+
+def _handed_out(parts: Parts, files: GridFiles) -> Updates:
+    """The download buttons with the files of a grid."""
+    return {
+        getattr(parts, name): gr.DownloadButton(value=str(getattr(files, name)), interactive=True)
+        for name in DOWNLOADS
+    }
 
 
 def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
@@ -353,7 +406,7 @@ def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
 
 def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     asked = [*parts.form, parts.explored]
-    follows = [parts.cost, parts.render, parts.trace, parts.show, parts.table]
+    follows = [parts.cost, parts.banner, parts.render, parts.trace, parts.show, parts.cells]
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
     own = list(parts.controls.values())
@@ -368,17 +421,18 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
         **QUICK,
     )
     if isinstance(place, gr.Tab):
-        place.select(tab.estimate, asked, follows, api_name="explore_open", **QUICK)
-    results = [*follows, parts.stop, parts.progress, parts.sheet, parts.cell, parts.explored]
+        seen = [*follows, parts.progress, parts.explored, *parts.downloads]
+        place.select(tab.open, asked, seen, api_name="explore_open", **QUICK)
+    results = [*follows, parts.stop, parts.progress, parts.cell, parts.explored, *parts.downloads]
     busy = [parts.turn, parts.progress, parts.render, parts.stop]
     work = (tab.render, [parts.turn, *asked], results)
     start_button(parts.render, (tab.announce, busy), work, "explore")
-    said = [parts.progress, parts.table, parts.render, parts.stop]
+    said = [parts.progress, parts.cells, parts.render, parts.stop]
     stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
-    chosen = [parts.explored, parts.table, parts.cell, parts.trace]
+    chosen = [parts.explored, parts.cells, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]
-    parts.table.click(tab.choose, picked, chosen, api_name="explore_choose", **QUICK)
-    parts.show.input(tab.show, picked, [parts.table], api_name="explore_show", **QUICK)
+    parts.cells.click(tab.choose, picked, chosen, api_name="explore_choose", **QUICK)
+    parts.show.input(tab.show, picked, [parts.cells], api_name="explore_show", **QUICK)
     _wire_steps(parts, tab, asked)
 
 
@@ -391,3 +445,24 @@ def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
     stop_button(parts.stop_trace, ending, "explore_stop_steps")
     look = [parts.look, parts.explored]
     parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)
+
+
+def wire_taking(
+    tab: Exploring, model: Component, prompts: Component, settings: Mapping[str, Component]
+) -> None:
+    """One tap takes over what stands in another form.
+
+    Args:
+        tab: From `build_explore`.
+        model: Where the other form holds the model's key.
+        prompts: Where it holds the prompts.
+        settings: Where it holds each setting that the tab has a control for, by name.
+    """
+    parts = tab.parts
+    parts.take.click(
+        tab.take,
+        [model, prompts, *(settings[name] for name in parts.controls)],
+        [parts.model, parts.prompts, *parts.controls.values()],
+        api_name="explore_take",
+        **QUICK,
+    )

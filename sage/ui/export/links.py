@@ -11,13 +11,39 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from sage.core.settings import ModelDefaults, Setting, settings_of
+from sage.core.settings import Choice, ModelDefaults, Setting, Switch, settings_of
 from sage.jobs.prompt_sets import as_typed
+from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_prompts
 
 VERSION = 1  # of the address; a new number where an old name would come to mean something else
 PROMPT = "prompt"  # one of the prompts in an address
 SET = "set"  # all of them, as they were typed with braces
+# What a form holds beside a request: how it is measured and what stands next to it.
+BESIDE: Mapping[str, Setting] = {
+    "repeats": Choice(
+        name="repeats",
+        subject="The number of repeats",
+        label="Repeats of the measurement",
+        help="how often both sides are measured.",
+        default=str(REPEATS[0]),
+        titles={str(number): str(number) for number in REPEATS},
+    ),
+    "measure": Switch(
+        name="measure",
+        subject="The switch 'measure time' (measure)",
+        label="Measure time: render both sides from the start",
+        help="whether both sides run from the start, so that seconds can be compared.",
+        default=True,
+    ),
+    "fewer_steps": Switch(
+        name="fewer_steps",
+        subject="The switch 'fewer steps' (fewer_steps)",
+        label="Also show fewer steps at equal cost",
+        help="whether the equal-NFE baseline is shown too.",
+        default=True,
+    ),
+}
 _SCHEDULERS = {"DDIMScheduler": "ddim"}  # as records of the first version named it
 
 
@@ -26,8 +52,8 @@ class Settings:
     """Settings from outside, checked one by one.
 
     Attributes:
-        values: Those that can be used, by the names of the settings, and "prompts", "model" and
-            "set": the prompts as they were typed with braces.
+        values: Those that can be used, by the names of the settings and of `BESIDE`, and "prompts",
+            "model" and "set": the prompts as they were typed with braces.
         problem: One or two sentences about the rest; "" if there is none.
     """
 
@@ -35,7 +61,9 @@ class Settings:
     problem: str = ""
 
 
-def link_query(request: Request, model: str, typed: str = "") -> str:
+def link_query(
+    request: Request, model: str, typed: str = "", beside: Mapping[str, Any] | None = None
+) -> str:
     """A request as the query of an address, e.g. "?v=1&model=...&prompt=a+fox&beta=0.4".
 
     Most settings are left out at their own default (no adapter, DDIM, ...).
@@ -44,6 +72,7 @@ def link_query(request: Request, model: str, typed: str = "") -> str:
         request: A checked request.
         model: Key of the model.
         typed: Its prompts as one product in braces, if they were typed so.
+        beside: What the form holds beside it, by the names of `BESIDE`.
     """
     pairs: list[tuple[str, str]] = [("v", str(VERSION)), ("model", model)]
     pairs += [(SET, typed)] if typed else [(PROMPT, prompt) for prompt in request.prompts]
@@ -51,6 +80,9 @@ def link_query(request: Request, model: str, typed: str = "") -> str:
         value = getattr(request, name)
         if one.always_linked or value != one.default:
             pairs.append((one.link, one.text(value)))
+    for name, value in (beside or {}).items():
+        if BESIDE[name].text(value) != BESIDE[name].text(BESIDE[name].default):
+            pairs.append((name, BESIDE[name].text(value)))
     return "?" + urlencode(pairs)
 
 
@@ -71,6 +103,8 @@ def read_link(
             values.setdefault("prompts", []).extend(text.splitlines())
         elif key in known:
             values[known[key].name] = known[key].parse(text)
+        elif key in BESIDE:
+            values[key] = BESIDE[key].parse(text)
         elif key in ("v", "model", SET):
             values[key] = text
     if not values:
@@ -145,7 +179,7 @@ def check_settings(
         source: What they came from, in a word: "link" or "record".
         kind: Whose settings they are.
     """
-    good, bad, known = kind.renamed(values), {}, settings_of(kind)
+    good, bad, known = kind.renamed(values), {}, {**settings_of(kind), **BESIDE}
     model = good.pop("model", None)
     if model is not None and not (isinstance(model, str) and model in models):
         bad["model"] = f"The model is {str(model)[:60]!r}, which is not on offer here."
@@ -158,13 +192,14 @@ def check_settings(
         if reason := _refusal(name, good[name], known):
             bad[name] = reason
             del good[name]
+    beside = {name: good.pop(name) for name in BESIDE if name in good}
     settings = {name: value for name, value in good.items() if name != SET}
     if reason := _together(settings, own, kind):  # each is allowed, but perhaps not together
         bad |= dict.fromkeys(("tau_min", "tau_max"), reason)
         good = {name: value for name, value in good.items() if name not in bad}
     typed = {SET: good.pop(SET)} if SET in good else {}
     checked = kind.from_dict({"prompts": _ANY_PROMPTS, **good}, own).to_dict()
-    result = {name: checked[name] for name in checked if name in good} | typed
+    result = {name: checked[name] for name in checked if name in good} | typed | beside
     return Settings(result | ({"model": model} if model is not None else {}), _problem(bad, source))
 
 
@@ -207,7 +242,7 @@ def _problem(bad: Mapping[str, str], source: str) -> str:
 
 def _plain_name(name: str) -> str:
     """A setting's name in a sentence."""
-    one = settings_of(Request).get(name)
+    one = settings_of(Request).get(name) or BESIDE.get(name)
     plain = one is not None and one.label.isascii() and "," not in one.label
     return one.label.lower() if plain and one is not None else name.replace("_", " ")
 

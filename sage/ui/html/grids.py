@@ -3,29 +3,24 @@
 Pure functions from data to strings; texts of a visitor are escaped here. Knows nothing of gradio.
 """
 
-import base64
-import io
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
-from pathlib import Path
 
 from PIL import Image
 
 from sage.core.plan import Plan, Row
-from sage.jobs.grid import Grid, GridCost, RowFrame, Trace, axes
+from sage.jobs.grid import Grid, GridCost, Mean, RowFrame, RunNumbers, Trace, axes, mean_of
 from sage.jobs.request import Request
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.pictures import picture_source
-from sage.ui.html.sheet import Block, draw_sheet
-from sage.ui.html.sheet import Shot as SheetShot
 from sage.ui.html.views import badge, note
-from sage.ui.html.words import flops_text, percent_text, plural, seconds_text
+from sage.ui.html.words import flops_text, percent_text, plural, seconds_text, span_text
 
 THUMBNAIL = 160  # pixels; larger pictures are made smaller for the grid
 FORK = "sage-trunk sage-fork"  # a trunk whose branches stand in the next column
 TILE = 96  # pixels, of a preview in the tree of steps
+CELL_LINES = 4  # of numbers beneath a cell's pictures
 
 
 @dataclass(frozen=True)
@@ -33,31 +28,40 @@ class Shown:
     """A finished cell, ready to be shown.
 
     Attributes:
-        thumbnails: One source for each prompt, small.
+        thumbnails: One source for each prompt, small; of the first repeat.
         pictures: One source for each prompt, in full.
-        evaluations: Of its plan.
-        reused: How many of them earlier cells had done.
-        clip: CLIP score of each picture, None if it was flagged; None without an image encoder.
+        runs: What each repeat came to, by its number; one that is missing has not run yet.
     """
 
     thumbnails: tuple[str, ...]
     pictures: tuple[str, ...]
-    evaluations: int
-    reused: int
-    clip: tuple[float | None, ...] | None
+    runs: Mapping[int, RunNumbers]
 
     @classmethod
-    def of(
-        cls,
-        images: Sequence[Image.Image],
-        evaluations: int,
-        reused: int,
-        clip: tuple[float | None, ...] | None,
-    ) -> "Shown":
+    def of(cls, images: Sequence[Image.Image], runs: Mapping[int, RunNumbers]) -> "Shown":
         """A finished cell from its pictures."""
         full = tuple(picture_source(image) for image in images)
         small = tuple(picture_source(_small(image, THUMBNAIL)) for image in images)
-        return cls(small, full, evaluations, reused, clip)
+        return cls(small, full, runs)
+
+    def with_run(self, repeat: int, numbers: RunNumbers) -> "Shown":
+        """The cell with one repeat more."""
+        return replace(self, runs={**self.runs, repeat: numbers})
+
+    @property
+    def first(self) -> RunNumbers:
+        """Of the run whose pictures are shown."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def clip(self) -> Mean | None:
+        """Mean CLIP score over prompts and repeats."""
+        return mean_of([run.clip for run in self.runs.values()])
+
+    @property
+    def distance(self) -> Mean | None:
+        """Mean distance to the independent pictures over prompts and repeats."""
+        return mean_of([run.distance for run in self.runs.values()])
 
 
 def _small(image: Image.Image, side: int) -> Image.Image:
@@ -83,7 +87,7 @@ def grid_table(
         chosen: The cell shown large.
     """
     across, down, shots = grid.across, grid.down, _columns(len(prompts))
-    tile = 116 if shots * len(across.values) <= 4 else 76
+    tile = 116 if shots * len(across.values) <= 4 else 82
     heads = "".join(f'<th scope="col">{escape(across.label(v))}</th>' for v in across.values)
     rows = []
     for below, value in enumerate(down.values):
@@ -115,7 +119,7 @@ def _empty_cell(shots: int, state: str) -> str:
     boxes = "<i></i>" * shots
     return (
         f'<td><div class="sage-cell" data-state="{state}"><span>{boxes}</span>'
-        "<em>&nbsp;</em></div></td>"
+        f"{'<em>&nbsp;</em>' * CELL_LINES}</div></td>"
     )
 
 
@@ -124,11 +128,37 @@ def _done_cell(grid: Grid, cell: int, prompts: Sequence[int], shown: Shown, chos
     pictures = "".join(
         f'<img src="{shown.thumbnails[n]}" alt="P{n + 1}: {escape(texts[n])}">' for n in prompts
     )
+    lines = "".join(f"<em>{line}</em>" for line in _cell_lines(shown))
     return (
         f'<td><button type="button" class="sage-cell" data-cell="{cell}" data-state="done" '
         f'aria-pressed="{str(chosen).lower()}" title="{escape(grid.words(cell))}">'
-        f"<span>{pictures}</span><em>{plural(shown.evaluations, 'evaluation')}</em></button></td>"
+        f"<span>{pictures}</span>{lines}</button></td>"
     )
+
+
+def _cell_lines(shown: Shown) -> list[str]:
+    """What a cell came to, in `CELL_LINES` short lines."""
+    return [
+        plural(shown.first.evaluations, "evaluation"),
+        time_text(shown.first),
+        f"distance {mean_text(shown.distance, 3)}",
+        f"CLIP {mean_text(shown.clip, 2)}",
+    ]
+
+
+def mean_text(mean: Mean | None, digits: int) -> str:
+    """A mean with half its interval, "0.052 ± 0.010"; a dash where there is none."""
+    if mean is None:
+        return "–"
+    half = "" if mean.half is None else f" ± {mean.half:.{digits}f}"
+    return f"{mean.value:.{digits}f}{half}"
+
+
+def time_text(run: RunNumbers) -> str:
+    """Measured seconds of a run, and of how many evaluations if others were done already."""
+    ran = run.evaluations - run.reused
+    seconds = seconds_text(run.seconds + run.around)
+    return seconds if not run.reused else f"{seconds} for {ran} of them"
 
 
 def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) -> str:
@@ -143,9 +173,8 @@ def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) 
     """
     request = grid.requests[cell]
     marks = prompt_marks(plan.rows(0))
-    clips = shown.clip or (None,) * len(request.prompts)
     figures = "".join(
-        _large(n, prompt, shown.pictures[n], marks[n], clips[n])
+        _large(n, prompt, shown.pictures[n], marks[n], shown.first)
         for n, prompt in enumerate(request.prompts)
     )
     varied = {grid.across.name, grid.down.name}
@@ -154,23 +183,43 @@ def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) 
         f"<td>{escape(axis.words(getattr(request, name)))}</td></tr>"
         for name, axis in axes().items()
     )
-    spent = f"{shown.evaluations} evaluations"
-    spent += f", {shown.reused} of them shared with other runs" if shown.reused else ""
+    came = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(words)}</td></tr>"
+        for name, words in _came_to(shown, plan)
+    )
     return (
         f'<div class="sage-chosen"><div class="sage-large">{figures}</div>'
-        f'<div class="sage-facts"><table><tbody>{rows}'
-        f"<tr><th scope='row'>Spent</th><td>{escape(spent)}</td></tr></tbody></table>"
+        f'<div class="sage-facts"><table><tbody>{came}{rows}</tbody></table>'
         f'<p><a class="sage-open" href="{escape(address)}#studio" target="_blank" rel="noopener">'
         f"Open these settings in the Studio</a> <small>(new tab)</small></p></div></div>"
     )
+
+
+def _came_to(shown: Shown, plan: Plan) -> Iterator[tuple[str, str]]:
+    """What a cell came to, each with its name."""
+    run, number, stops = shown.first, len(shown.runs), plan.branch_steps
+    yield "Shared", f"{span_text(stops)} of {plural(plan.steps, 'step')}" if stops else "nothing"
+    spent = plural(run.evaluations, "evaluation")
+    yield "Spent", spent + (f", {run.reused} of them by other runs" if run.reused else "")
+    yield "Arithmetic", flops_text(run.flops)
+    yield "Measured", time_text(run)
+    over = (
+        f", {number} seeds a prompt, with a 95 % interval" if number > 1 else ", one seed a prompt"
+    )
+    yield "Distance", f"{mean_text(shown.distance, 3)} to the pictures made alone{over}"
+    if shown.clip is not None:
+        yield "CLIP score", f"{mean_text(shown.clip, 2)}, mean of the prompts"
 
 
 def _strong(varied: bool) -> str:
     return ' class="sage-varied"' if varied else ""
 
 
-def _large(n: int, prompt: str, source: str, mark: Mark, clip: float | None) -> str:
-    score = f" <small>CLIP {clip:.2f}</small>" if clip is not None else ""
+def _large(n: int, prompt: str, source: str, mark: Mark, run: RunNumbers) -> str:
+    clip, distance = run.clip[n] if run.clip else None, run.distance[n]
+    scores = [f"CLIP {clip:.2f}"] if clip is not None else []
+    scores += [f"distance {distance:.3f}"] if distance is not None else []
+    score = f" <small>{' · '.join(scores)}</small>" if scores else ""
     return (
         f'<figure style="--group:{mark.color}"><img src="{source}" '
         f'alt="P{n + 1}: {escape(prompt)}"><figcaption>{badge(mark)} <b>P{n + 1}</b> '
@@ -181,8 +230,11 @@ def _large(n: int, prompt: str, source: str, mark: Mark, clip: float | None) -> 
 def cost_words(cost: GridCost, seconds: float | None) -> str:
     """A grid's cost in advance, in sentences; `seconds` is an estimate, None if there is none."""
     left = cost.evaluations - cost.reused
-    shared = percent_text(cost.reused / cost.evaluations)
-    saved = f" The other {shared} are shared between runs." if cost.reused else ""
+    counted = f"Counted, {plural(cost.compared, 'run')} alone to compare with among them."
+    if cost.reused:
+        counted += (
+            f" {percent_text(cost.reused / cost.evaluations)} are done once for several runs."
+        )
     time = (
         f"About {seconds_text(seconds)}, estimated from the speed of the last run here."
         if seconds is not None
@@ -191,8 +243,17 @@ def cost_words(cost: GridCost, seconds: float | None) -> str:
     return (
         f'<p class="sage-branch">{plural(cost.runs, "run")} <small>{left} of '
         f"{cost.evaluations} evaluations, {flops_text(cost.flops)}</small></p>"
-        + note(f"Counted.{saved} {time}".strip())
+        + note(f"{counted} {time}")
+        + (note(_alike_words(cost), "warn") if cost.alike else "")
     )
+
+
+def _alike_words(cost: GridCost) -> str:
+    """Why some runs of a grid give the same pictures as others."""
+    same = f"{cost.alike} of {plural(cost.runs, 'run')} give the same pictures as another"
+    if not cost.shares:
+        return f"No two of these prompts share: {same}."
+    return f"{same}: what differs between them changes no step."
 
 
 # -- the tree of steps -----------------------------------------------------------------------------
@@ -285,29 +346,3 @@ def _end(column: int, leaf: _Leaf, picture: Image.Image) -> str:
         f'<img src="{picture_source(_small(picture, TILE))}" '
         f'alt="P{leaf.prompt + 1}, finished: {escape(leaf.text)}"></span>'
     )
-
-
-def save_grid(grid: Grid, done: Mapping[int, Shown], model: str) -> Path:
-    """All cells on one PNG, to download; in the system's folder for temporary files."""
-    base = grid.base
-    varied = {grid.across.name, grid.down.name}
-    fixed = (axis for name, axis in axes().items() if name not in varied)
-    common = [f"{axis.label} {axis.words(getattr(base, axis.name))}" for axis in fixed]
-    notes = [f"{model}; {', '.join(common)}.", f"Prompts: {'; '.join(base.prompts)}."]
-    blocks = [
-        Block(
-            f"{grid.words(cell)}",
-            tuple(SheetShot(_picture(source)) for source in shown.pictures),
-        )
-        for cell, shown in sorted(done.items())
-    ]
-    columns = min(len(grid.across.values), 4 if len(base.prompts) < 3 else 2)
-    sheet = draw_sheet(f"{grid.down.title} and {grid.across.title}", notes, blocks, columns)
-    path = Path(tempfile.mkdtemp(prefix="sage-grid-")) / "sage-grid.png"
-    sheet.save(path)
-    return path
-
-
-def _picture(source: str) -> Image.Image:
-    """A picture back from its source."""
-    return Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1])))

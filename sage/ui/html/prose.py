@@ -1,6 +1,10 @@
 """The page's longer texts. Knows only words."""
 
-TITLE = "<h1>SAGE <small>prompts that mean alike share their start</small></h1>"
+TITLE = """
+<h1>SAGE <small>prompts that mean alike share their start</small></h1>
+<p class="sage-classroom"><span>← → branch point or step, ↑ ↓ slider of the lesson</span>
+<button type="button" data-do="present" aria-pressed="false">Classroom view</button></p>
+"""
 NOTHING_YET = "Nothing rendered yet."
 STOPPING = "Stopping …"
 LEGEND = (
@@ -58,7 +62,8 @@ where, so prompts that mean similar things do nearly the same work in them. SAGE
 3. **Branch point, T\\*.** Until it, each group runs one *trunk* on the mean of its prompts; from it
    on, each prompt *branches* and runs on its own.
 4. **Saving.** `share ratio × (1 − groups / prompts)` of the evaluations, when all groups share the
-   same number of steps. An evaluation is one pass of the denoiser for one trajectory and one step.
+   same number of steps. An evaluation is one look of the denoiser at one trajectory in one step;
+   with guidance it looks twice, with the prompt and without, and both together count as one.
 
 Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
 time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A

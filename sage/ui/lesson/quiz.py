@@ -1,17 +1,22 @@
-"""Questions whose answers are computed: plans are made and counted, nothing is typed in.
+"""Questions on what sharing saves, and on the idea behind it.
 
-Knows plans, their cost and words; nothing of gradio. A question is made again from its number, so
-the page need not remember more than that.
+Every number in them is computed: plans are made and counted, similarities and distances are those
+that the lesson stores. Knows plans, their cost and words; nothing of gradio. A question is made
+again from its number, so the page need not remember more than that.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import combinations
 from random import Random
+from statistics import mean
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan, independent_plan, shared_plan
 from sage.ui.html.palette import ALONE, GROUP_COLORS
 from sage.ui.html.words import percent_text, plural
+from sage.ui.lesson.content import ALIKE, results
+from sage.ui.lesson.content import STEPS as MEASURED_STEPS
 
 STEPS = (10, 20, 30, 40, 50)
 CHOICES = 4
@@ -27,7 +32,7 @@ class Question:
         text: The question; Markdown.
         choices: Answers to pick from, the right one among them.
         answer: The right one.
-        reason: The formula with its numbers; Markdown with LaTeX between dollars.
+        reason: Why, with its numbers; Markdown with LaTeX between dollars.
     """
 
     text: str
@@ -113,7 +118,9 @@ def _the_most(random: Random) -> Question:
 
 def _which_saves_more(random: Random) -> Question:
     steps = random.choice(STEPS[1:])
-    few, many = steps // 5, 2 * steps // 5
+    # Neither always wins: 3/4 of the one share is set against 1/2 of the other.
+    few, many = random.choice([(2, 4), (3, 4), (4, 5), (2, 5), (3, 6), (4, 7), (3, 5), (5, 6)])
+    few, many = steps * few // 10, steps * many // 10
     options = {
         f"one group of 4, {few} of {steps} steps shared": _one_group(4, steps, few),
         f"two groups of 2, {many} of {steps} steps shared": shared_plan(
@@ -127,16 +134,111 @@ def _which_saves_more(random: Random) -> Question:
         "Four prompts. Which way saves the most evaluations?",
         tuple(random.sample(list(options), len(options))),
         best,
-        f"{lines}. More shared steps can outweigh larger groups; what it costs in likeness is "
-        "another matter.",
+        f"{lines}. Larger groups and more shared steps weigh against each other; what either costs "
+        "in likeness is another matter.",
     )
 
 
+# -- the idea --------------------------------------------------------------------------------------
+
+
+def _who_may_share(random: Random) -> Question:
+    stored = results()
+    low, high, similarity = stored["tau_min"], stored["tau_max"], stored["similarity"]
+    pairs = list(combinations(range(len(stored["prompts"])), 2))
+    may = [pair for pair in pairs if low <= similarity[pair[0]][pair[1]] <= high]
+    chosen = random.choice(may)
+    others = random.sample([pair for pair in pairs if pair not in may], CHOICES - 1)
+    names = {pair: _pair_words(pair) for pair in (chosen, *others)}
+    told = " · ".join(f"{names[(i, j)]}: **{similarity[i][j]:.2f}**" for i, j in names)
+    return Question(
+        f"Prompts may share if the similarity of every pair lies between {low} and {high}. "
+        "Which two may share a trunk?",
+        tuple(random.sample(list(names.values()), len(names))),
+        names[chosen],
+        f"{told}. What counts is what the text encoder makes of the whole prompt, not how many "
+        "words are the same.",
+    )
+
+
+def _pair_words(pair: tuple[int, int]) -> str:
+    one, other = (results()["prompts"][n] for n in pair)
+    return f"“{one}” and “{other}”"
+
+
+def _late_branch(random: Random) -> Question:
+    early, late = random.choice((9, 10, 12)), random.choice((22, 24, 25, 27))
+    distance = [mean(each) for each in results()["sharing"]["alike"]["distance"]]
+    right = "more is saved, but the pictures come out too much alike"
+    wrong = (
+        "more is saved, and the pictures stay what they were",
+        "less is saved, because each branch has to start anew",
+        "nothing: what was shared is made up for by the branches",
+    )
+    return Question(
+        f"A group of {plural(len(ALIKE), 'prompt')} parts after **{late} of {MEASURED_STEPS} "
+        f"steps** instead of after {early}. What follows?",
+        *_pick(random, right, list(wrong)),
+        "The trunk follows the mean of the prompts and settles what all their pictures have in "
+        f"common. After {late} steps, {plural(MEASURED_STEPS - late, 'step')} of their own are too "
+        "few for the prompts to become themselves: the distance to the pictures made alone went "
+        f"from **{distance[early]:.3f}** to **{distance[late]:.3f}**.",
+    )
+
+
+def _why_the_start(random: Random) -> Question:
+    i, j = random.choice(list(combinations(sorted(ALIKE), 2)))
+    apart, step = results()["difference"][f"{i}-{j}"], random.choice((4, 5, 6, 8))
+    right = "at first, prompts that are alike are led nearly the same way"
+    wrong = (
+        "the first steps take longer than the last",
+        "the denoiser does not read the prompt in the first steps",
+        "the last steps are the same for all pictures anyway",
+    )
+    return Question(
+        "Why are the first steps shared, and not the last?",
+        *_pick(random, right, list(wrong)),
+        f"Each alone, from the same noise, {_pair_words((i, j))} are after {step} of "
+        f"{MEASURED_STEPS} steps only **{percent_text(apart[step] / apart[-1])}** as far apart as "
+        "they will be. Every step costs the same; what differs is what it decides.",
+    )
+
+
+def _the_rival(random: Random) -> Question:
+    steps, shared, count = random.choice(
+        [(30, 12, 4), (30, 15, 2), (20, 10, 4), (40, 20, 4), (50, 20, 2)]
+    )
+    spent = evaluations(_one_group(count, steps, shared))
+    fewer = spent // count
+    return Question(
+        f"{count} prompts share **{shared} of {plural(steps, 'step')}** and spend "
+        f"**{spent} evaluations**. What shows whether sharing was worth it?",
+        *_pick(
+            random,
+            f"each prompt alone with {fewer} steps comes less close",
+            [
+                f"each prompt alone with {steps} steps takes longer",
+                f"each prompt alone with {shared} steps looks worse",
+                f"one prompt alone takes only {steps} evaluations",
+            ],
+        ),
+        f"{count} prompts with {fewer} steps each spend {count * fewer} evaluations: as much as "
+        "sharing, without any group, and no picture gives up a word of its prompt. So fewer steps "
+        "is the rival: sharing pays only where its pictures come closer to those of "
+        f"**{steps} steps alone**.",
+    )
+
+
+# Arithmetic and idea take turns.
 KINDS: tuple[Callable[[Random], Question], ...] = (
     _saved_by_one_group,
+    _who_may_share,
     _evaluations_of_one_group,
+    _late_branch,
     _saved_by_two_groups,
+    _the_rival,
     _the_most,
+    _why_the_start,
     _which_saves_more,
 )
 

@@ -11,6 +11,7 @@ from sage.jobs.look import Look
 from sage.jobs.prompt_sets import PromptSet, table_of
 from sage.jobs.request import Request, parse_request
 from sage.ui.export.downloads import RunFiles
+from sage.ui.export.links import BESIDE, link_query
 from sage.ui.html.pictures import Row
 from sage.ui.html.strip import Strip
 
@@ -82,6 +83,11 @@ class Form:
     def product(self) -> str:
         """The line that the table was typed as; "" without one."""
         return str(self.prompts).strip() if self.table else ""
+
+    def query(self, request: Request) -> str:
+        """The address that rebuilds the form, whose request this is."""
+        beside = {name: getattr(self, name) for name in BESIDE}
+        return link_query(request, self.model, self.product, beside)
 
     @property
     def sides(self) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
 from sage.ui.examples import ExampleSet
-from sage.ui.export.links import link_query
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
@@ -136,6 +135,7 @@ class Handlers:
             }
         return {
             self.layout.banner: banner(run, request, form.model),
+            self.layout.address: views.address(form.query(request)),
             **self._scrubbing(run, request, form.model),
         }
 
@@ -150,7 +150,7 @@ class Handlers:
             **expectation(page, analysis),
             page.plan: plan_view(analysis, run),
             page.outcome: outcome_view(analysis, run),
-            page.address: views.address(link_query(request, analysis.spec.key, form.product)),
+            page.address: views.address(form.query(request)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
             page.look: gr.Button(interactive=True),

@@ -4,7 +4,6 @@ Run it again when the built-in model, its adapter or an example set has changed;
 """
 
 import argparse
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +16,7 @@ from sage.core.plan import Group
 from sage.jobs.compare import Comparison, compare, sharing_arguments
 from sage.jobs.filmstrip import Frame, filmstrip
 from sage.jobs.job import Job, prepare
-from sage.jobs.models import LoadedModel, ModelSpec, builtin_model, load_model
+from sage.jobs.models import LoadedModel, builtin_model, load_model, weights_digest
 from sage.sd.pipeline import SageStep
 from sage.sd.store import StateStore
 from sage.ui.examples import EXAMPLE_SETS, ExampleSet, example_request
@@ -68,15 +67,6 @@ def trunk_films(job: Job) -> dict[Group, list[Image.Image]]:
             for group in together:
                 films[group].append(previews[group[0]])
     return films
-
-
-def weights_digest(spec: ModelSpec) -> str:
-    """A short digest of a local model's weights and, if it has one, its adapter."""
-    digest = hashlib.sha256()
-    for folder in (spec.source, *([spec.adapter] if spec.adapter else [])):
-        for path in sorted(Path(folder).rglob("*.safetensors")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _logged(frames: Iterator[Frame], name: str) -> Iterator[Frame]:
