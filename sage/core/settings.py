@@ -235,6 +235,7 @@ TRUNKS: Mapping[str, str] = {
     "medoid": "The most central prompt",
     "alternate": "The prompts in turn, step by step",
     "prediction": "Mean of the prompts' predictions",
+    "control_once": "The prompts in turn, corrected by one snapshot (ours)",
 }
 SPACINGS: Mapping[str, str] = {
     "model": "As the model's scheduler says",
@@ -248,7 +249,6 @@ SPACINGS: Mapping[str, str] = {
 # Rules that did not win (study `trunks`), for programs; see `sage.core.lending`.
 TRIED_TRUNKS: Mapping[str, str] = {
     "control": "Members in turn, corrected by snapshots at every third step",
-    "control_once": "Members in turn, corrected by one snapshot",
     "held": "Latents of their own, one evaluated a step, the others hold",
     "extrapolated": "Latents of their own, one evaluated a step, the others extrapolate",
     "borrowed": "Latents of their own, one evaluated a step, the others add its change",
