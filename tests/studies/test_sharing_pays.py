@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from sage.core.lending import ONCE
 from sage.core.metrics import layout
 from sage.core.resampling import Estimate
 from sage.core.settings import TRIED_TRUNKS, Sampling, settings_of
+from sage.jobs.job import adaptive_rule
 from sage.studies import pay_once
 from sage.studies.coherence import agreement, picture_set
 from sage.studies.engine.lab import RESULTS
@@ -80,3 +82,17 @@ def test_the_picture_set_says_what_the_study_found():
     assert found == stored["picture_set"]
     assert f"{found['numbers']['layout']['shared']['value']:.2f}" in found["words"]
     Sampling(**found["settings"])
+
+
+def test_the_corrected_trunk_splits_by_information_and_the_others_by_direction():
+    """Where the noise levels are not known, all of them do."""
+    rules = {
+        (trunk, scheduler): adaptive_rule(
+            Sampling(sharing="adaptive", trunk=trunk, scheduler=scheduler)
+        )
+        for trunk in ("mean", "control_once")
+        for scheduler in ("ddim", "pndm")
+    }
+    by_information = {at for at, rule in rules.items() if rule.compare == "information"}
+    assert by_information == {("control_once", "ddim")}
+    assert rules["control_once", "ddim"].probed_steps(30) == range(0, 12, ONCE)
