@@ -3,19 +3,22 @@
 Before sampling, `branch_step_for` reads a model's calibration. While sampling, an `AdaptiveRule`
 lets the members of a trunk predict from the trunk's own latent, again and again; those whose
 predictions disagree part. The realised plan is a `Plan` like any other. Knows plans, conditions
-and predictions; nothing of texts, pictures or networks. The rule is ours; that there is a moment
-up to which sharing is harmless is theory (arXiv 2402.18491, arXiv 2403.01633).
+and predictions; nothing of texts, pictures or networks. The rules are ours; that there is a moment
+up to which sharing is harmless is theory (arXiv 2402.18491, arXiv 2403.01633), and that what tells
+two prompts apart is the squared difference of their predictions, added up over log SNR, is as well
+(arXiv 2310.07972).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from sage.core.calibration import Calibration, lowest_similarity
 from sage.core.cost import Probed
+from sage.core.lending import RULES
 from sage.core.noise import FreshNoise
 from sage.core.plan import Group, Plan, Row, branch_step_from_ratio
 from sage.core.sampling import State, sample
@@ -23,7 +26,7 @@ from sage.core.solver import Solver
 from sage.core.tree import clusters
 from sage.core.trunk import Denoiser, Trunk
 
-Compare = Literal["direction", "clean"]
+Compare = Literal["direction", "clean", "information"]
 # (x [R, ...], steps [R], conditions [Q, ...], row of each condition [Q]) ->
 # predictions [Q, ...] and, for each row, the prediction without a condition [R, ...] or None
 Probe = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -62,7 +65,10 @@ class AdaptiveRule:
         every: Steps from one probe to the next.
         compare: What is compared. "direction": what a condition changes, ε(c_n) − ε(∅); distance
             1 − cosine, in [0, 2]. (ε itself is mostly the common noise.) "clean": the predicted
-            x0; root mean square difference, in the latents' units.
+            x0; root mean square difference, in the latents' units. "information": nats by which
+            their ways would be told apart after the step, ½ Σ ‖ε_i − ε_j‖² · Δ log SNR from the
+            start on, of which each term is ½ ‖x0_i − x0_j‖² · Δ SNR. Between two probes the last
+            differences count, so that prompts also part there.
         average: Whether a trunk that stays together after a probe follows the mean of its
             probes in that step, which saves its own evaluation. The realised plan then no longer
             says everything about the run.
@@ -88,8 +94,9 @@ class AdaptiveRule:
             )
         if self.every < 1:
             raise ValueError(f"every is {self.every}; allowed is 1 or more.")
-        if self.compare not in ("direction", "clean"):
-            raise ValueError(f"compare is {self.compare!r}; allowed are 'direction' and 'clean'.")
+        if self.compare not in get_args(Compare):
+            allowed = ", ".join(get_args(Compare))
+            raise ValueError(f"compare is {self.compare!r}; allowed are {allowed}.")
 
     def probed_steps(self, steps: int) -> range:
         """The steps at which trunks are probed."""
@@ -111,6 +118,8 @@ class AdaptiveRule:
         if self.compare == "clean":
             flat = cleans.flatten(1).double()
             return (flat[:, None] - flat).square().mean(-1).sqrt()
+        if self.compare == "information":
+            raise ValueError("Information is of all steps so far, not of one.")
         # Guidance only stretches the direction, so the cosine is the same with and without it.
         if base is None:
             raise ValueError("Directions need the prediction without a condition.")
@@ -169,19 +178,32 @@ def sample_adaptively(  # noqa: PLR0913
     """
     plan = _extended([], tuple(map(tuple, groups)), rule, solver.steps)
     probed_steps = rule.probed_steps(solver.steps)
-    states, state, used = None, None, None
+    told = _Told.of(solver, len(cond)) if rule.compare == "information" else None
+    states, state, used, planned = None, None, None, plan
     for i in range(solver.steps):
         here, answers = denoise(i), None
+        if told is not None and i not in probed_steps and i < rule.latest_step(solver.steps):
+            before = [plan.rows(k) for k in range(i)]
+            rows = told.parted(plan.rows(i), i, rule.threshold)
+            plan = _extended(before, rows, rule, solver.steps)
         if i in probed_steps and any(len(row) > 1 for row in plan.rows(i)):
             x = noise[[row[0] for row in plan.rows(i)]] if state is None else state.x
             asked = _Asked.at(plan.rows(i), i, x, cond, probe=probe(i), solver=solver)
             before = [plan.rows(k) for k in range(i)]
-            plan = _extended(before, asked.parted(rule), rule, solver.steps)
+            if told is not None:
+                told.hear(asked)
+                rows = told.parted(plan.rows(i), i, rule.threshold)
+            else:
+                rows = asked.parted(rule)
+            plan = _extended(before, rows, rule, solver.steps)
             # Those who part in the first step start from noise of their own.
             moved = fresh is not None or i == 0
-            answers = asked.answers(plan.rows(i), trunk, rule.average, moved)
+            answers = asked.answers(plan, trunk, rule.average, moved)
             here = answers.fill(here)
-        if here is not used:
+        if told is not None:
+            told.add(i)
+        if here is not used or plan is not planned:
+            planned = plan
             states = sample(here, solver, plan, cond, noise, trunk=trunk, fresh=fresh, start=state)
         assert states is not None  # `here` was another one, or there was none before
         state, used = next(states), here
@@ -243,11 +265,12 @@ class _Asked:
             rows += [tuple(row[m] for m in part) for part in clusters(distance, rule.threshold)]
         return tuple(rows)
 
-    def answers(
-        self, rows: tuple[Row, ...], trunk: Trunk, average: bool, moved: bool
-    ) -> "_Answers":
-        """What need not be asked again of these rows; `moved` rows have another latent now."""
-        wanted = rows
+    def answers(self, plan: Plan, trunk: Trunk, average: bool, moved: bool) -> "_Answers":
+        """What need not be asked again of a plan's rows; `moved` rows have another latent now."""
+        wanted = rows = plan.rows(self.step)
+        if trunk in RULES:
+            wanted = tuple((n,) for n in RULES[trunk].asks(plan, self.step))
+            moved = moved and not self.step  # elsewhere noise is renewed a step later
         if trunk == "prediction":
             wanted = tuple((n,) for row in rows for n in sorted(row))
         stayed = {n for row in rows if row in self.rows or not moved for n in row}
@@ -258,6 +281,51 @@ class _Asked:
         base = 0 if self.base is None else len(self.base)
         cost = Probed(self.step, len(self.outputs), len(known), base)
         return _Answers(len(wanted), known, cost)
+
+
+@dataclass
+class _Told:
+    """How far the ways of any two prompts could be told apart by now, in nats.
+
+    Attributes:
+        gains: For each step, by how much the signal-to-noise ratio rises in it; from 0.
+        apart: [N, N] squared distance of what two prompts last predicted as x0, at one latent.
+        nats: [N, N] the information up to the step before.
+    """
+
+    gains: list[float]
+    apart: Tensor
+    nats: Tensor
+
+    @classmethod
+    def of(cls, solver: Solver, prompts: int) -> "_Told":
+        levels = solver.after.double().cpu()
+        ratio = (levels[:, 0] / levels[:, 1].clamp_min(1e-9)).square()
+        gains = torch.diff(ratio, prepend=torch.zeros(1, dtype=ratio.dtype)).tolist()
+        nothing = torch.zeros(prompts, prompts, dtype=torch.float64)
+        return cls(gains, nothing, nothing.clone())
+
+    def hear(self, asked: "_Asked") -> None:
+        """New differences, of prompts that were probed at one latent."""
+        for row in (row for row in asked.rows if len(row) > 1):
+            cleans = asked.cleans[[asked.place[n] for n in row]].flatten(1).double()
+            index = torch.tensor(row)
+            found = (cleans[:, None] - cleans).square().sum(-1).cpu()
+            self.apart[index[:, None], index] = found
+
+    def parted(self, rows: tuple[Row, ...], step: int, threshold: float) -> tuple[Row, ...]:
+        """The rows in which no two prompts are told apart by more than so many nats."""
+        after = self.nats + self.apart * self.gains[step] / 2
+        parts = []
+        for row in rows:
+            index = torch.tensor(row)
+            found = clusters(after[index[:, None], index], threshold) if len(row) > 1 else ((0,),)
+            parts += [tuple(row[m] for m in part) for part in found]
+        return tuple(parts)
+
+    def add(self, step: int) -> None:
+        """What the step has told."""
+        self.nats = self.nats + self.apart * self.gains[step] / 2
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ For equal shares the saving of evaluations is β·(1 − G/N) (arXiv 2509.15865,
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sage.core.lending import RULES
 from sage.core.plan import Plan
 from sage.core.trunk import Trunk, queries
 
@@ -105,9 +106,57 @@ class Cost:
         return 1 - self.flops.total / self.independent_flops.total
 
 
-def evaluations(plan: Plan) -> int:
-    """Rows through the denoiser, over all steps."""
-    return sum(segment.stop - segment.start for segment in plan.segments)
+def evaluations(plan: Plan, trunk: Trunk = "mean", steps: range | None = None) -> int:
+    """Evaluations of a plan, in all of its steps or in some.
+
+    Args:
+        plan: The plan.
+        trunk: What the trunks follow.
+        steps: Consecutive steps; all without it.
+    """
+    both = _asked(plan, trunk, range(plan.steps) if steps is None else steps)
+    return sum(both)
+
+
+def evaluations_of(plan: Plan, trunk: Trunk, prompt: int) -> float:
+    """A prompt's part of a plan's evaluations: what its rows are asked, divided by their members.
+
+    Args:
+        plan: The plan.
+        trunk: What the trunks follow.
+        prompt: The prompt.
+    """
+    if trunk in RULES:
+        rule, total = RULES[trunk], 0.0
+        for step in range(plan.steps):
+            # Of the row before: where one has just parted, its members may be asked in common.
+            row = next(row for row in plan.rows(max(step - 1, 0)) if prompt in row)
+            total += len(set(rule.asks(plan, step)).intersection(row)) / len(row)
+        return total
+    return sum(
+        (s.stop - s.start) * queries(trunk, [s.members]) / len(s.members)
+        for s in plan.segments
+        if prompt in s.members
+    )
+
+
+def _asked(plan: Plan, trunk: Trunk, steps: range) -> tuple[int, int]:
+    """Evaluations in some steps: those that prompts have in common, and those for one prompt."""
+    if trunk in RULES:
+        rule, shared, alone = RULES[trunk], 0, 0
+        for step in steps:
+            asked = rule.asks(plan, step)
+            single = {n for row in plan.rows(step) if len(row) == 1 for n in row}
+            # A prompt that is alone is asked for itself, unless others with it are not.
+            crews = [row for row in plan.rows(max(step - 1, 0)) if set(row) <= set(asked)]
+            own = sum(n in single for row in crews for n in row)
+            shared, alone = shared + len(asked) - own, alone + own
+        return shared, alone
+    counts = [0, 0]
+    for segment in plan.segments:
+        taken = range(max(segment.start, steps.start), min(segment.stop, steps.stop))
+        counts[len(segment.members) == 1] += queries(trunk, [segment.members]) * len(taken)
+    return counts[0], counts[1]
 
 
 def trunk_evaluations(plan: Plan) -> int:
@@ -134,8 +183,8 @@ def plan_cost(
         probes: What was run beside the plan's own rows.
     """
     steps = range(plan.steps if guided else 0) if isinstance(guided, bool) else guided
-    shared = _Passes.of_rows(plan, steps, trunk, shared=True) + _Passes.of_probes(probes, steps)
-    alone = _Passes.of_rows(plan, steps, trunk, shared=False)
+    shared, alone = _Passes.of_rows(plan, steps, trunk)
+    shared += _Passes.of_probes(probes, steps)
     total = plan.steps * plan.num_prompts
     everything = _Passes(total, 0 if guided is False else total)
     return Cost(
@@ -165,15 +214,11 @@ class _Passes:
         return self.conditional + self.unconditional
 
     @classmethod
-    def of_rows(cls, plan: Plan, guided: range, trunk: Trunk, shared: bool) -> "_Passes":
-        """Passes of the segments that stand for several prompts, or of those for one."""
-        passes = cls(0, 0)
-        for segment in plan.segments:
-            if (len(segment.members) > 1) == shared:
-                each = queries(trunk, [segment.members])
-                both = range(max(segment.start, guided.start), min(segment.stop, guided.stop))
-                passes += cls(each * (segment.stop - segment.start), each * len(both))
-        return passes
+    def of_rows(cls, plan: Plan, guided: range, trunk: Trunk) -> tuple["_Passes", "_Passes"]:
+        """Passes that prompts have in common, and those for one prompt."""
+        asked = _asked(plan, trunk, range(plan.steps))
+        both = _asked(plan, trunk, guided)
+        return cls(asked[0], both[0]), cls(asked[1], both[1])
 
     @classmethod
     def of_probes(cls, probes: Sequence[Probed], guided: range) -> "_Passes":

@@ -178,6 +178,21 @@ def diversity_inside(distances: Tensor, groups: Sequence[Group]) -> Tensor:
     return torch.stack(means) if means else distances.new_zeros(0)
 
 
+def layout(pictures: Tensor, side: int = 8) -> Tensor:
+    """What is light and dark where: features whose cosine is how far two layouts agree.
+
+    Args:
+        pictures: [N, H, W, 3] in [0, 1].
+        side: Cells a side into which a picture is averaged.
+
+    Returns:
+        [N, side²] grey values less their mean; the cosine of two rows is their correlation.
+    """
+    grey = pictures.double().mean(-1)[:, None]
+    small = torch.nn.functional.adaptive_avg_pool2d(grey, side).flatten(1)
+    return small - small.mean(1, keepdim=True)
+
+
 def _mean_pair(distances: Tensor, group: Group) -> Tensor:
     index = torch.tensor(group, device=distances.device)
     first, second = torch.triu_indices(len(group), len(group), 1, device=distances.device)

@@ -87,7 +87,7 @@ class Planning:
             values["errors"] = {k: tuple(map(tuple, v)) for k, v in values["errors"].items()}
             values["weight"] = math.inf if values["weight"] is None else values["weight"]
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a planning: {error}") from error
 
     def write(self, folder: str | Path) -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sage.core.lending import RULES, Answered, Exchange, Kept, Lending
 from sage.core.noise import FreshNoise
 from sage.core.plan import Plan, Row
 from sage.core.solver import Memory, Solver
@@ -28,6 +29,8 @@ class State:
         x: [R, ...] latents after the step.
         denoised: [R, ...] the clean x0 that the step predicted: what a preview shows.
         memory: What the solver remembers, rows first.
+        kept: With a rule of `sage.core.lending` each prompt's latent, what the solver remembers of
+            it and what the rule does; prompts first.
     """
 
     step: int
@@ -35,6 +38,7 @@ class State:
     x: Tensor
     denoised: Tensor
     memory: Memory = ()
+    kept: Kept = ()
 
 
 def sample(
@@ -57,7 +61,8 @@ def sample(
         cond: [N, ...] one condition for each prompt.
         noise: [N, ...] one starting latent for each prompt. A row that stands for several
             prompts starts from that of its first member.
-        trunk: What a row that stands for several prompts follows; see `sage.core.trunk`.
+        trunk: What a row that stands for several prompts follows; see `sage.core.trunk` and
+            `sage.core.lending`.
         fresh: Noise that rows exchange for their own where they branch; None leaves them alike.
         start: A state of a run that began like this one, to go on from; None begins at noise.
 
@@ -77,6 +82,10 @@ def sample(
     first = 0 if start is None else start.step + 1
     if start is not None and start.rows != plan.rows(start.step):
         raise ValueError(f"The state at step {start.step} has other rows than the plan.")
+    if trunk in RULES:
+        prompts = _Prompts(denoise, solver, plan, cond, RULES[trunk], fresh)
+        yield from prompts.sample(noise, start)
+        return
     # Everything that comes from the host is on the device before the loop begins.
     remaining = range(first, plan.steps)
     moves = {i: _Move.at(plan, i, cond) for i in remaining if i == first or plan.splits_at(i)}
@@ -121,6 +130,75 @@ class _Move:
         lead = torch.tensor([row[0] for row in rows], device=cond.device)
         depths = torch.tensor(depth, device=cond.device)
         return cls(rows, parents, lead, depths, any(depth), torch.zeros_like(parents))
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Walks a plan with a latent for each prompt, as rules with a memory think."""
+
+    denoise: Denoiser
+    solver: Solver
+    plan: Plan
+    cond: Tensor  # [N, ...]
+    rule: Lending
+    fresh: FreshNoise | None
+
+    def sample(self, noise: Tensor, start: State | None) -> Iterator[State]:
+        """All steps after `start`, or all."""
+        plan, solver, device = self.plan, self.solver, self.cond.device
+        steps = range(0 if start is None else start.step + 1, plan.steps)
+        turns = [_Turn.at(plan, i, self.rule, device) for i in steps]
+        if start is None:
+            x = noise[turns[0].lead]
+            memory, kept = solver.start(x), self.rule.start(x)
+            denoised = x
+        else:
+            solved = 2 + len(start.memory)
+            (x, denoised, *rest), kept = start.kept[:solved], start.kept[solved:]
+            memory = tuple(rest)
+        for i, turn in zip(steps, turns, strict=True):
+            if self.fresh is not None and turn.parted is not None:
+                x = self.fresh.exchange(x, denoised, solver.after[i - 1], turn.parted, turn.lead)
+            index = turn.index
+            seen = solver.scale_input(x, index)[turn.asked]
+            answers = self.denoise(seen, index[turn.asked], self.cond[turn.asked])
+            output, kept = turn.exchange(Answered(answers, x, index, solver), kept)
+            x, denoised, memory = solver.step(x, output, index, memory, turn.lead)
+            of, held = turn.rows, (x, denoised, *memory, *kept)
+            shown = x[of], denoised[of], tuple(m[of] for m in memory)
+            yield State(i, plan.rows(i), *shown, held)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """One step of `_Prompts`: what is asked, and what comes from the host."""
+
+    asked: Tensor  # [Q] int64
+    exchange: Exchange
+    lead: Tensor  # [N] int64, first member of each prompt's row
+    rows: Tensor  # [R] int64, first member of each row
+    parted: Tensor | None  # [N] how often each prompt has branched, if it did in the step before
+    index: Tensor  # [N] the step
+
+    @classmethod
+    def at(cls, plan: Plan, step: int, rule: Lending, device: torch.device) -> "_Turn":
+        rows = plan.rows(step)
+        first = {n: row[0] for row in rows for n in row}
+        # Noise is renewed a step after the split: a first own step may be common still.
+        depth = plan.branching(step - 1) if step else ()
+        of = {n: d for row, d in zip(plan.rows(max(step - 1, 0)), depth, strict=False) for n in row}
+
+        def tensor(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, device=device)
+
+        return cls(
+            tensor(rule.asks(plan, step)),
+            rule.exchange(plan, step, device),
+            tensor([first[n] for n in range(plan.num_prompts)]),
+            tensor([row[0] for row in rows]),
+            tensor([of[n] for n in range(plan.num_prompts)]) if any(depth) else None,
+            torch.full((plan.num_prompts,), step, device=device),
+        )
 
 
 def in_prompt_order(state: State) -> Tensor:

@@ -146,9 +146,15 @@ class Number(Setting):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Setting):
-    """One of several keys, each with its title."""
+    """One of several keys, each with its title.
+
+    Attributes:
+        titles: Of the keys on the page and in the API.
+        library: Of those that only a program may ask for.
+    """
 
     titles: Mapping[str, str]
+    library: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def allowed(self) -> str:
@@ -157,13 +163,14 @@ class Choice(Setting):
 
     def check(self, value: Any, *, library: bool = False) -> str:
         """The key itself."""
-        if not isinstance(value, str) or value not in self.titles:
+        known = self.titles.keys() | (self.library if library else {}).keys()
+        if not isinstance(value, str) or value not in known:
             raise ValueError(f"{self.subject} is {shortened(value)}; allowed are {self.allowed}.")
         return value
 
     def words(self, value: Any) -> str:
         """The title, without what stands in brackets."""
-        return self.titles[value].split(" (")[0]
+        return ({**self.titles, **self.library})[value].split(" (")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +235,7 @@ TRUNKS: Mapping[str, str] = {
     "medoid": "The most central prompt",
     "alternate": "The prompts in turn, step by step",
     "prediction": "Mean of the prompts' predictions",
+    "control_once": "The prompts in turn, corrected by one snapshot (ours)",
 }
 SPACINGS: Mapping[str, str] = {
     "model": "As the model's scheduler says",
@@ -237,6 +245,13 @@ SPACINGS: Mapping[str, str] = {
     "beta": "Beta",
     "exponential": "Exponential",
     "ays": "Align Your Steps, of Stable Diffusion v1",
+}
+# Rules that did not win (study `trunks`), for programs; see `sage.core.lending`.
+TRIED_TRUNKS: Mapping[str, str] = {
+    "control": "Members in turn, corrected by snapshots at every third step",
+    "held": "Latents of their own, one evaluated a step, the others hold",
+    "extrapolated": "Latents of their own, one evaluated a step, the others extrapolate",
+    "borrowed": "Latents of their own, one evaluated a step, the others add its change",
 }
 SHARING: Mapping[str, str] = {
     "groups": "Groups with one branch point",
@@ -426,6 +441,7 @@ class Sampling:
             help="what a trunk follows while prompts share it.",
             default="mean",
             titles=TRUNKS,
+            library=TRIED_TRUNKS,
             always_linked=False,
             axis=("mean", "norm_mean", "medoid"),
         )

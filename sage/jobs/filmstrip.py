@@ -106,8 +106,8 @@ def _runs(jobs: Sequence[Job], fewer_steps: bool) -> list[_PlannedRun]:
     baseline = longest.independent
     runs = [_PlannedRun("independent", longest.calls, sides.plain, baseline, evaluations(baseline))]
     for job in jobs:
-        before = 0 if job is longest else job.branch_call * len(job.groups)
-        fresh = evaluations(job.plan) - before
+        trunk, known = job.trunk, range(0 if job is longest else job.branch_call)
+        fresh = evaluations(job.plan, trunk) - evaluations(job.plan, trunk, known)
         runs.append(_PlannedRun("shared", job.branch_call, sides.shared, job.plan, fresh))
     if fewer_steps:
         plans = {plan for job in jobs if (plan := job.fewer_plan()) is not None}

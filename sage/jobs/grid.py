@@ -12,10 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from sage.core.cost import Cost
+from sage.core.cost import Cost, evaluations
 from sage.core.plan import Plan, Row
 from sage.core.settings import Number, Setting, settings_of, shortened
-from sage.core.trunk import queries
 from sage.jobs.compare import how_to_share, placing, score
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
@@ -260,7 +259,7 @@ class _Planner:
         # Where a scheduler has no table, its state lies in itself: always from the start.
         resumes = has_table(job.loaded_sides.shared.scheduler)
         known = _steps_known(plan, request.fresh_noise, earlier) if resumes else 0
-        reused = sum(queries(job.trunk, plan.rows(i)) for i in range(known))
+        reused = evaluations(plan, job.trunk, range(known))
         denoising = cost.flops.trunk + cost.flops.branches
         flops = cost.flops.total - denoising * reused / cost.evaluations
         picture = (key, history(plan, plan.steps - 1, request.fresh_noise))

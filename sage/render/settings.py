@@ -40,7 +40,8 @@ class RenderSettings:
         adapter: LoRA to use, in place of the model's own; implies `trained`.
         columns: Names of the file's columns where they are not ours.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "float32", "bf16", "fp16", or "auto": fp16 on a GPU, float32 on a CPU.
+        precision: "float32", "bf16", "fp16", or "auto": what the device computes
+            fastest, fp16 on a GPU, bf16 on a CPU with instructions for it, else float32.
         workers: Processes or actors; None is one for each GPU, or for each `threads` cores.
         threads: Cores of a worker without a GPU.
         rows: Rows in a call of the denoiser, guidance not counted; None is what suits the device.
@@ -73,12 +74,12 @@ class RenderSettings:
 
     def on(self, device_kind: str) -> "RenderSettings":
         """The same with what suits "cpu" or "cuda" where nothing was asked for."""
-        precision = {"cpu": "float32", "cuda": "fp16"}[device_kind]
-        return replace(
-            self,
-            rows=self.rows or ROWS[device_kind],
-            precision=precision if self.precision == "auto" else self.precision,
-        )
+        import torch  # heavy: not needed for --help
+
+        from sage.sd.precision import dtype_for, short_name
+
+        precision = short_name(dtype_for(self.precision, torch.device(device_kind)))
+        return replace(self, rows=self.rows or ROWS[device_kind], precision=precision)
 
     def identity(self, device_kind: str) -> dict[str, Any]:
         """Everything that the pictures depend on, as plain JSON values.

@@ -21,9 +21,9 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from sage.core.cost import evaluations_of
 from sage.core.plan import Plan, independent_plan
 from sage.core.settings import Sampling
-from sage.core.trunk import queries
 from sage.jobs.job import adaptive_rule
 from sage.jobs.models import LoadedModel, describe_device, open_pipeline
 from sage.jobs.sides import variant
@@ -236,12 +236,12 @@ class Worker:
 
     def _cost(self, run: _Sampled, member: int, unit: Unit) -> Mapping[str, Any]:
         """A prompt's way through a run and its share of the cost."""
-        nfe, way = run.probes / run.plan.num_prompts, []
         trunk = unit.trunk or self.recipe.sampling.trunk
+        nfe, way = run.probes / run.plan.num_prompts, []
+        nfe += evaluations_of(run.plan, trunk, member)
         for segment in run.plan.segments:
             if member in segment.members:
                 steps, size = segment.stop - segment.start, len(segment.members)
-                nfe += steps * queries(trunk, [segment.members]) / size
                 way.append(f"{size}x{steps}")
         flops, guided = self.pipe.flops, self.recipe.sampling.guidance_scale > 1
         total = flops.text_encoder + flops.denoiser * nfe * (1 + guided) + flops.decoder

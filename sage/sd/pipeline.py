@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sage.core.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
-from sage.core.cost import Cost, ModelFlops, plan_cost
+from sage.core.cost import Cost, ModelFlops, evaluations, plan_cost
 from sage.core.grouping import Grouping, cosine_similarity, group_prompts
 from sage.core.guidance import guide
 from sage.core.noise import FreshNoise, Streams
@@ -36,7 +36,7 @@ from sage.core.planner import Planned, plan_within, sharing_levels
 from sage.core.sampling import State, in_prompt_order, moved, prompt_rows, sample
 from sage.core.settings import Sampling, settings_of
 from sage.core.solver import Solver
-from sage.core.trunk import Denoiser, Trunk, queries
+from sage.core.trunk import Denoiser, Trunk
 from sage.sd import arguments
 from sage.sd import prompts as texts
 from sage.sd.adapters import plain_network
@@ -542,7 +542,7 @@ class SagePipeline(ModelPipeline):
         # A run that failed, or whose network was changed between two steps, leaves nothing.
         if draft is not None and inputs == self._inputs(run, parts):
             draft.publish()
-        reused = sum(queries(run.trunk, done.plan.rows(i)) for i in range(first))
+        reused = evaluations(done.plan, run.trunk, range(first))
         guided = run.guided if run.guidance > 1 else False
         cost = plan_cost(done.plan, self._flops_of(run.shape), guided, run.trunk, probes)
         extra, seconds = sum(probe.extra for probe in probes), clock.read()

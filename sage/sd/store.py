@@ -131,7 +131,7 @@ class Draft:
 
 
 def _tensors(state: State) -> tuple[Tensor, ...]:
-    return (state.x, state.denoised, *state.memory)
+    return (state.x, state.denoised, *state.memory, *state.kept)
 
 
 def _bytes(state: State) -> int:

@@ -22,4 +22,9 @@ STUDIES = (
     "few-step",
     "diversity",
     "pareto",
+    "trunks",
+    "when",
+    "large-groups",
+    "coherence",
+    "pay-once",
 )

@@ -6,27 +6,18 @@ saving, quality and diversity against the size of a group. The unit of the inter
 
 from typing import Any
 
-from sage.core.grouping import cosine_similarity
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import Figure, caption, metric_panels
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT, RATIO, SAGE, UNTRAINED
-from sage.studies.engine.prompts import bounds
 from sage.studies.engine.results import Result
-from sage.studies.engine.sets import SIZES, WHOLE, cliques, divide
+from sage.studies.engine.sets import SIZES, WHOLE, divide, sets_of
 from sage.studies.engine.study import Study
 
 
 def design(lab: Lab) -> Design:
     """The same prompts in groups of every size, untrained and with the SAGE adapter."""
-    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts))
-    similarity = cosine_similarity(lab.pipe.embed(sample.texts))
-    wanted = max(1, lab.settings.prompts // WHOLE)
-    sets = cliques(similarity.numpy(), bounds(lab.pipe), WHOLE, wanted)
-    if not sets:
-        raise ValueError(f"No {WHOLE} of {len(sample)} captions are all within the bounds.")
-    order = [n for clique in sets for n in clique]
-    prompts, among = lab.painted(sample.take(order)), similarity[order][:, order]
+    prompts, among = sets_of(lab, WHOLE)
     divided = {size: divide(prompts, among, size) for size in SIZES}
     entries = [Entry(INDEPENDENT, lab.recipe(), {"size": 1}, divided[WHOLE])]
     entries += [

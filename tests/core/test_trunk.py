@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.core.cost import ModelFlops, plan_cost
+from sage.core.cost import ModelFlops, evaluations, plan_cost
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
 from sage.core.toy import toy_solver
-from sage.core.trunk import TRUNKS, group_mean, queries, question
+from sage.core.trunk import TRUNKS, group_mean, question
 from tests.core.test_sampling import NoScalarReads, inputs, linear_denoiser
 from tests.strategies import plans
 
@@ -58,7 +58,7 @@ def test_the_denoiser_sees_as_many_rows_as_the_cost_says(trunk, plan):
     assert len(calls) == plan.steps
     cost = plan_cost(plan, ModelFlops(0, 1, 0), False, trunk)
     assert sum(calls) == cost.evaluations == cost.passes == cost.flops.total
-    assert sum(calls) == sum(queries(trunk, plan.rows(i)) for i in range(plan.steps))
+    assert sum(calls) == evaluations(plan, trunk)
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)

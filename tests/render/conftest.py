@@ -60,6 +60,7 @@ def render(tmp_path, tiny_folder, rows):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = Sampling(**(SAMPLING | dict(sampling)))
         options = {"model": str(tiny_folder), "device": "cpu", "workers": 1, "unit": 6, "rows": 4}
+        options["precision"] = "float32"  # the same on every machine
         options |= changes
         settings = RenderSettings(file, tmp_path / name, chosen, **options)
         counts = run(settings, console or Quiet())

@@ -1,6 +1,7 @@
 """Files of prompts as people write them."""
 
 import json
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -220,3 +221,50 @@ def test_every_row_is_there_once_with_an_id_of_its_own(tmp_path):
     assert len({r.id for r in found if isinstance(r, Prompt)}) == 2
     assert found[1].error == "The id 'a' is also that of row 1."
     assert found[3].error == "The id 'row-3' is also that of row 3."
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("p.txt", "", []),
+        ("p.txt", "\ufeff\r\n \t\r\n", []),
+        ("p.jsonl", "\r\n\n", []),
+        ("p.csv", "prompt\r\n", []),
+        ("p.csv", '\ufeff"prompt"\r\na fox\r\n', [("row-1", "a fox")]),
+        ("p.jsonl", '\ufeff{"prompt": "a fox", "id": null}\r\n', [("row-1", "a fox")]),
+        ("p.jsonl", '{"prompt": "a fox"}{"prompt": "a dog"}', [(1, "The line is not JSON")]),
+        ("p.jsonl", '{"prompt": "a fo', [(1, "The line is not JSON")]),
+        ("p.jsonl", '{"prompt": ["a fox"]}', [(1, "The prompt is")]),
+        ("p.jsonl", '{"prompt": "a fox", "negative_prompt": 3}', [(1, "The negative prompt is")]),
+        ("p.jsonl", '{"text": "a fox"}', [(1, "The prompt is empty.")]),
+        ("p.jsonl", '{"prompt": "a fox", "id": "\\udcff"}', [(1, "The id is not valid UTF-8.")]),
+        ("p.csv", "prompt,id\na fox,１\na dog,1\n", [("１", "a fox"), ("1", "a dog")]),
+        ("p.csv", "prompt,prompt\na fox,a dog\n", [("row-1", "a dog")]),
+    ],
+)
+def test_odd_files_have_their_rows_or_their_sentence(tmp_path, name, content, words):
+    found = rows(written(tmp_path, name, content))
+    assert len(found) == len(words)
+    for (place, text), (wanted_place, wanted) in zip(found, words, strict=True):
+        assert place == wanted_place
+        assert text.startswith(wanted)
+
+
+@pytest.mark.parametrize(
+    "seed", [-1, 1.5, "x", True, [1], {"a": 1}, 2**31, 10**400, float("nan"), float("inf")]
+)
+def test_a_seed_of_another_type_is_refused_or_counted_on(tmp_path, seed):
+    line = json.dumps({"prompt": "a fox", "seed": seed})
+    (found,) = read(written(tmp_path, "p.jsonl", line), seed=9)
+    if isinstance(seed, float) and math.isnan(seed):  # a gap in a column of numbers
+        assert found.seed == 9
+    else:
+        assert found.error.startswith("The seed is ")
+
+
+def test_parquet_without_rows_or_with_nested_texts(tmp_path):
+    assert read(parquet(tmp_path, {"prompt": pa.array([], pa.string())})) == []
+    (found,) = read(parquet(tmp_path, {"prompt": [["a fox"]]}))
+    assert found.error.endswith("['a fox']\"; a text is needed.")
+    with pytest.raises(ValueError, match="has the columns caption; a column 'prompt' is needed"):
+        read(parquet(tmp_path, {"caption": ["a fox"]}))

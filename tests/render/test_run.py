@@ -4,11 +4,15 @@ import errno
 import hashlib
 import json
 import os
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from sage.core.plan import independent_plan, shared_plan
@@ -16,6 +20,7 @@ from sage.core.settings import Sampling
 from sage.render import run as run_module
 from sage.render import store as store_module
 from sage.render.command import main
+from sage.render.settings import RenderSettings
 from sage.render.store import SCHEMA, Store, StoreError
 from sage.render.work import Unit
 from sage.render.worker import Recipe, Worker
@@ -386,3 +391,79 @@ def test_a_command_that_makes_no_sense_is_answered_in_a_sentence(
         code = stopped.code
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_an_adapter_changes_the_pictures_and_is_part_of_the_run(
+    render, rows, tiny_folder, tmp_path
+):
+    del rows[4:]
+    adapter = tmp_path / "adapter"
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    torch.manual_seed(0)
+    pipe.unet.add_adapter(
+        LoraConfig(r=2, lora_alpha=32, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    )
+    SagePipeline.save_lora_weights(adapter, unet_lora_layers=get_peft_model_state_dict(pipe.unet))
+    plain = manifest(render("plain"))
+    folder = render("with", adapter=adapter, sampling={"trained": True})
+    lines = manifest(folder)
+    assert [line["error"] for line in lines] == [None] * len(rows)
+    assert {line["sha256"] for line in lines}.isdisjoint(line["sha256"] for line in plain)
+    assert json.loads((folder / "record.json").read_text())["adapter"] == "adapter"
+    groups = {}
+    for n, line in enumerate(lines):
+        groups.setdefault(line["group"], []).append(n)
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    pipe.use_lora(adapter)
+    output = pipe(
+        [line["prompt"] for line in lines],
+        groups=list(groups.values()),
+        seeds=[line["seed"] for line in lines],
+        num_inference_steps=3,
+        guidance_scale=2.0,
+        share_ratio=Sampling().share_ratio,
+    )
+    for line, wanted in zip(lines, output.pictures, strict=True):
+        with Image.open(folder / line["file"]) as picture:
+            off = np.abs(np.asarray(picture, int) - np.asarray(wanted, int))
+        assert off.max() <= 1
+    with pytest.raises(StoreError, match="holds another run: adapter was"):
+        render("with", sampling={"trained": True})
+
+
+def test_a_file_that_changes_between_resumes_is_another_run(render, rows):
+    render(console=Quiet())
+    rows[0]["prompt"] += "!"
+    with pytest.raises(StoreError, match="holds another run: prompts was"):
+        render(console=Quiet())
+
+
+def test_a_picture_that_is_deleted_by_hand_is_made_again_with_its_own_bytes(render):
+    folder = render()
+    before = content(folder)
+    for file in sorted((folder / "pictures").glob("*.png"))[:3]:
+        file.unlink()
+    (folder / "manifest.parquet").unlink()
+    assert content(render()) == before
+
+
+@pytest.mark.parametrize("id_", ["../up", "a/b\\c", "CON", ".", "..", "é\u0301" * 200, "x" * 900])
+def test_odd_ids_have_files_inside_the_folder(render, rows, id_):
+    del rows[3:]
+    rows[0]["id"], rows[1]["id"], rows[2]["id"] = id_, id_.swapcase() + "~", "P"
+    folder = render(unit=8)
+    lines = manifest(folder)
+    assert [line["error"] for line in lines] == [None] * 3
+    files = [(folder / line["file"]).resolve() for line in lines]
+    assert {file.parent for file in files} == {folder.resolve() / "pictures"}
+    assert len({str(file).lower() for file in files}) == 3
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "float32")])
+def test_the_precision_is_what_the_device_computes_fastest(monkeypatch, tmp_path, fast, precision):
+    monkeypatch.setattr("sage.sd.precision.has_fast_bf16", lambda: fast)
+    settings = RenderSettings(tmp_path, tmp_path, Sampling(), "emoji-scenes")
+    assert settings.on("cpu").precision == precision
+    assert replace(settings, precision="float32").on("cpu").precision == "float32"
+    with pytest.raises(ValueError, match="fp16"):
+        replace(settings, precision="fp16").on("cpu")

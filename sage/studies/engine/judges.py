@@ -83,6 +83,21 @@ METRICS = (
         "the same between the pictures of a group and those of all other groups",
     ),
     Metric(
+        "layout", "layout agreement", 1, 4,
+        "mean over groups of the mean correlation of the pictures of a group, as 8 × 8 grey values",
+    ),
+    Metric(
+        "centres", "distance of things", -1, 4,
+        "mean over groups of the mean distance between the places of the things in the pictures of "
+        "a group, in picture sides; a place is the centre of what the probe's most likely thing "
+        "depends on",
+    ),
+    Metric(
+        "sizes", "things of one size", 1, 3,
+        "mean over groups of the share of pairs of pictures in a group whose leftmost things are "
+        "small, normal or big alike, by the probe",
+    ),
+    Metric(
         "twin", "distance to twin", -1, 4,
         "mean 1 − cosine of EfficientNet-Lite0 features between a picture and the untrained "
         "model's independent picture of the same prompt and seed",

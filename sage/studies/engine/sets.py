@@ -51,6 +51,29 @@ def cliques(
     return sets
 
 
+def sets_of(lab: Lab, size: int) -> tuple[PromptSet, Tensor]:
+    """Prompts in sets of one size that all fit each other, and their similarities [N, N].
+
+    Args:
+        lab: Its settings say how many prompts.
+        size: Prompts of a set.
+
+    Raises:
+        ValueError: If there is no such set.
+    """
+    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts))
+    similarity = cosine_similarity(lab.pipe.embed(sample.texts))
+    wanted = max(1, lab.settings.prompts // size)
+    sets = cliques(similarity.numpy(), bounds(lab.pipe), size, wanted)
+    if not sets:
+        raise ValueError(f"No {size} of {len(sample)} captions are all within the bounds.")
+    order = [n for clique in sets for n in clique]
+    among = similarity[order][:, order]
+    prompts = lab.painted(sample.take(order))
+    groups = [tuple(range(i, i + size)) for i in range(0, len(prompts), size)]
+    return regrouped(prompts, among, groups), among
+
+
 def divide(prompts: PromptSet, similarity: Tensor, size: int) -> PromptSet:
     """The prompts of the sets, in groups of one size; the sets are the units."""
     groups = [tuple(range(i, i + size)) for i in range(0, len(prompts), size)]

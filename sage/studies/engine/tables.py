@@ -15,7 +15,10 @@ from sage.studies.engine.study import Study, every
 
 MAIN = "main-table"
 MAP = "map"
-COLUMNS = ("fd", "cmmd", "clip", "clip_l14", "probe", "inside", "between", "twin", "lpips")
+COLUMNS = (
+    *("fd", "cmmd", "clip", "clip_l14", "probe", "inside", "between"),
+    *("layout", "centres", "sizes", "twin", "lpips"),
+)
 ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 
