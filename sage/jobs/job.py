@@ -107,8 +107,7 @@ class Job:
         budget = self.cost.evaluations / self.plan.num_prompts
         if self.planned is not None or planning is None or budget < 1:
             return self.planned
-        levels = sharing_levels(self.groups, self.grouping.similarity)
-        return plan_within(planning, levels, budget, solver_of(self.request))
+        return plan_within(planning, sharing_levels(self.groups), budget, solver_of(self.request))
 
     @property
     def independent(self) -> Plan:
@@ -212,14 +211,14 @@ def arrange(
     Raises:
         ValueError: If a tree cannot keep to the budget.
     """
+    members = tuple(tuple(group) for group in groups or grouping.groups)
+    if request.budget:
+        return _arrange_within(grouping, request, spec, flops, members)
     calls = calls_of(request)
     if request.sharing == "tree":
         plan = budget_plan(dendrogram(grouping.similarity), calls, request.spend)
         trunks = plan.rows(0)
         return Job(request, spec, grouping, trunks, plan, (None,) * len(trunks), flops)
-    members = tuple(tuple(group) for group in groups or grouping.groups)
-    if request.budget:
-        return _arrange_within(grouping, request, spec, flops, members)
     calibration = calibration_of(spec)
     verdicts = tuple(
         verdict_of(grouping.similarity, group, request, calls, calibration) for group in members
@@ -243,7 +242,9 @@ def _arrange_within(
         raise ValueError("An adaptive run finds its own plan: it excludes a budget.")
     scheduler = make_scheduler(request.scheduler, like=DDIMScheduler())
     check_timesteps(planning.levels, scheduler)
-    levels = sharing_levels(groups, grouping.similarity)
+    # Sides of a group may share on where a tree is asked for; the study `map` judged groups only.
+    near = grouping.similarity if request.sharing == "tree" else None
+    levels = sharing_levels(groups, near)
     planned = plan_within(planning, levels, request.budget, solver_key(scheduler))
     return Job(
         request,

@@ -242,7 +242,8 @@ def _within_budget(
     solver, budget, found = solver_of(sampling), sampling.budget, []
     for members in groups:
         own = tuple(range(len(members)))
-        near = cosine_similarity(embeddings[list(members)]) if len(members) > 3 else None
+        tree = sampling.sharing == "tree" and len(members) > 3
+        near = cosine_similarity(embeddings[list(members)]) if tree else None
         levels = tuple(sharing_levels([own], near))
         found.append(_one_budget(planning, levels, budget, solver))
     several = [p for p, group in zip(found, groups, strict=True) if len(group) > 1]

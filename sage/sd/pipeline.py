@@ -448,8 +448,9 @@ class SagePipeline(ModelPipeline):
             raise ValueError(UNPLANNED)
         check_timesteps(planning.levels, self.scheduler)
         parts = self._groups_of(prompts, seeds or range(len(prompts)), sampling, groups)
-        levels = sharing_levels(parts, cosine_similarity(self.embed(prompts)))
-        return plan_within(planning, levels, sampling.budget, solver_key(self.scheduler))
+        return plan_within(
+            planning, sharing_levels(parts), sampling.budget, solver_key(self.scheduler)
+        )
 
     def _placed(
         self, timesteps: Sequence[int] | None, plan: Plan, spacing: str

@@ -121,7 +121,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     page.branch_call.input(
         handlers.keep_ratio,
         [page.branch_call, *calls],
-        [page.share_ratio],
+        [page.share_ratio, set_by["budget"]],
         api_name="on_ratio",
         **QUICK,
     )

@@ -200,3 +200,12 @@ def test_what_is_estimated_is_what_a_run_spends(tiny_folder, scheduler):
 def test_a_job_whose_model_is_not_loaded_says_so(arranged):
     with pytest.raises(ValueError, match="not loaded"):
         next(compare(arranged()))
+
+
+def test_a_tree_within_a_budget_may_pass_through_the_sides_of_a_group(arranged, monkeypatch):
+    monkeypatch.setattr(jobs, "planning_of", lambda _: planning(0.0))
+    job = arranged(groups=[[0, 1, 2, 3]], budget=2.0, sharing="tree")
+    whole = arranged(groups=[[0, 1, 2, 3]], budget=2.0)
+    assert job.planned.evaluations <= 2
+    assert job.planned.loss <= whole.planned.loss
+    assert len(whole.plan.branch_steps) == 1

@@ -107,9 +107,9 @@ class Handlers:
         return self._estimate(analysis, form, run)
 
     def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> Any:
-        """The share ratio that a visitor chose with the branch slider."""
+        """The share ratio that a visitor chose with the branch slider, which overrides a budget."""
         calls = self._calls(steps, scheduler)
-        return branch_call / calls if calls else gr.skip()
+        return branch_call / calls if calls else gr.skip(), Sampling.budget
 
     def resize(self, steps: float, scheduler: str, share_ratio: float) -> Updates:
         """Keeps the share ratio when the number of calls changes."""
