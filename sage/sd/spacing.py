@@ -64,6 +64,7 @@ def _by_diffusers(steps: int, scheduler: Scheduler, options: dict) -> list[int]:
     so: between that level and the next all of these spacings would waste most of their steps.
     """
     config = dict(scheduler.config) | {"algorithm_type": "dpmsolver++", "solver_order": 2}
+    config.pop("_use_default_values", None)  # else diffusers takes these for unset
     if config.get("rescale_betas_zero_snr"):
         config |= {"rescale_betas_zero_snr": False, "trained_betas": None}
     levels: Scheduler = DPMSolverMultistepScheduler.from_config(config | options)

@@ -46,6 +46,13 @@ def test_every_spacing_is_so_many_descending_timesteps(spacing, steps, more):
     assert found[-1] >= 0
 
 
+@pytest.mark.parametrize("key", ["ddim", "dpm++2m", "euler"])
+def test_spacings_differ_and_do_not_depend_on_the_scheduler(key):
+    found = {name: timesteps_of(name, 8, scheduler(key, **ZERO_SNR), None) for name in NAMED}
+    assert len(set(found.values())) == len(NAMED)
+    assert found == {n: timesteps_of(n, 8, scheduler(**ZERO_SNR), None) for n in NAMED}
+
+
 def test_the_model_keeps_its_own():
     assert timesteps_of("model", 5, scheduler(), None) is None
 

@@ -545,7 +545,7 @@ def _draw_tiles(canvas: _Canvas, tiles: Tiles) -> None:
         canvas.text(place, canvas.y + 17, f"\N{BLACK SQUARE} {name}", f"f{colour}", size=LABEL_SIZE)
         place += (len(name) + 4) * LABEL_SIZE * LETTER
     canvas.y += 18 if tiles.names else 0
-    left, right = LEFT + 22, WIDTH - 16
+    left, right = LEFT + 36, WIDTH - 16
     width, top = (right - left) / len(tiles.columns), canvas.y + 8
     middle = top + len(tiles.rows) * TILE_HEIGHT / 2
     for i, line in enumerate(textwrap.wrap(tiles.y_title, 8)):

@@ -237,6 +237,8 @@ class Lab:
             for family in missing:
                 reuse = StateStore() if len(family) > 1 else None
                 for cell in family:
+                    if self._key(cell) in self.store:  # another process has made it meanwhile
+                        continue
                     self.store.put(self._key(cell), **self.renderer.render(cell, reuse, bar.update))
 
     def _plan(self, cells: int, missing: int, total: int) -> str:
