@@ -44,6 +44,7 @@ from sage.studies.schedules import planning_for
 BUDGETS = (3, 4, 5, 6, 8, 12)
 FIT_SETS = 2  # of each kind
 ALONE, SHARED, FIXED = "independent steps", "best shared plan", "fixed ratio (paper)"
+PLANNED = "the planner's choice"
 PROMISED = {"planned_to_alone": ALONE, "planned_to_fixed": FIXED}
 NORMAL = NormalDist()
 EVERY, LOOSE, TIGHT = "all", "loose", "tight"
@@ -96,12 +97,20 @@ class _Table:
         levels = sharing_levels(self.by_size[size].groups[:1])
         return plan_within(self.planning, levels, budget, solver, weight=self.fit.weight)
 
+    def planned(self, budget: int, size: int) -> Recipe:
+        """What the planner takes, at its own places."""
+        if self.chosen(budget, size).shared_steps:
+            return self.shared(budget, size)[0]
+        how = (self.planning, self.fit.scheduler, "planned", budget)
+        return alone(self.lab, *how, guidance=self.fit.alone_at(budget))
+
     def entries(self) -> list[Entry]:
         """All lines."""
         lines = []
         for budget in BUDGETS:
             recipe = self.alone(budget)
             lines += [self._entry(ALONE, recipe, budget, 1, k) for k in (EVERY, LOOSE, TIGHT)]
+            lines.append(self._entry(PLANNED, self.planned(budget, 1), budget, 1, EVERY))
             for size in SIZES:
                 recipe, plan = self.shared(budget, size)
                 takes = bool(self.chosen(budget, size).shared_steps)
@@ -111,6 +120,9 @@ class _Table:
                 ]
                 lines[-3:] = [replace(line, values={**line.values, **more}) for line in lines[-3:]]
                 lines.append(self._entry(FIXED, self.fixed(budget, size), budget, size, EVERY))
+                if takes:
+                    own = self.planned(budget, size)
+                    lines.append(self._entry(PLANNED, own, budget, size, EVERY))
         return lines
 
     def _entry(self, name: str, recipe: Recipe, budget: int, size: int, kind: str) -> Entry:
@@ -172,7 +184,8 @@ def cells(comparison: Comparison) -> list[dict[str, Any]]:
         cell = at | {"taken": line.values["taken"], "sharing": _gap(line.measured, rival.measured)}
         if at["kind"] == EVERY:
             fixed = comparison.one(FIXED, budget=at["budget"], size=at["size"]).measured
-            taken = line.measured if cell["taken"] else rival.measured
+            own = at["size"] if cell["taken"] else 1
+            taken = comparison.one(PLANNED, budget=at["budget"], size=own).measured
             cell["planned_to_alone"] = _gap(taken, rival.measured)
             cell["planned_to_fixed"] = _gap(taken, fixed)
         found.append(cell)

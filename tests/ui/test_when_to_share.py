@@ -1,0 +1,19 @@
+"""The lesson's last step says what the stored map says, and nothing where there is none."""
+
+import json
+from html import escape
+
+from sage.ui.lesson.when import RESULTS, when_to_share
+
+
+def test_every_sentence_of_the_map_is_on_the_page():
+    told = json.loads((RESULTS / "map.json").read_text("utf-8"))
+    html = when_to_share()
+    for sentence in told["sentences"]:
+        assert escape(sentence) in html
+    assert told["conditions"]["model"] in html
+    assert "map.svg" in html
+
+
+def test_without_a_map_there_is_no_step(tmp_path):
+    assert when_to_share(tmp_path) == ""
