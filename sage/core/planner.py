@@ -10,7 +10,7 @@ sharing adds on the way, both measured on the model beforehand in one unit
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,7 +42,8 @@ class Planning:
         weight: What a unit of bias counts beside a unit of error; infinite never shares. Chosen
             by the judges of quality on other prompts than those of the promise.
         power: To which errors and biases are raised before they are added up.
-        guidance: Best guidance scale by number of evaluations a picture, ascending pairs.
+        places: For a kind of solver the timesteps of 1, 2, 3, ... independent steps that the
+            judges liked better than the planned ones, on the prompts of the fit; may be empty.
         conditions: Model, prompts, teacher: where the numbers are from.
 
     Raises:
@@ -57,6 +58,7 @@ class Planning:
     weight: float
     power: float
     conditions: dict
+    places: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         number = len(self.levels)
@@ -85,6 +87,8 @@ class Planning:
                 values[name] = tuple(values[name])
             values["bias"] = tuple(map(tuple, values["bias"]))
             values["errors"] = {k: tuple(map(tuple, v)) for k, v in values["errors"].items()}
+            places = values.get("places", {})
+            values["places"] = {k: tuple(map(tuple, v)) for k, v in places.items()}
             values["weight"] = math.inf if values["weight"] is None else values["weight"]
             return cls(**values)
         except (LookupError, TypeError, AttributeError, ValueError) as error:
@@ -222,6 +226,9 @@ def plan_within(
     alone_loss = _alone_loss(planning, solver, alone_steps)
     plan = Plan.from_rows([rows[level] for _, level in path])
     timesteps = tuple(planning.levels[i] for i, _ in path)
+    liked = planning.places.get(solver, ())
+    if not plan.branch_steps and plan.steps <= len(liked):
+        timesteps = liked[plan.steps - 1]
     return Planned(plan, timesteps, planning.trunk, budget, alone_steps, loss, alone_loss)
 
 

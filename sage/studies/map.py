@@ -41,7 +41,7 @@ from sage.studies.engine.sets import (
 from sage.studies.engine.study import Study
 from sage.studies.schedules import planning_for
 
-BUDGETS = (3, 4, 5, 6, 8, 12)
+BUDGETS = (3, 4, 5, 6)
 FIT_SETS = 2  # of each kind
 ALONE, SHARED, FIXED = "independent steps", "best shared plan", "fixed ratio (paper)"
 PLANNED = "the planner's choice"
@@ -98,11 +98,9 @@ class _Table:
         return plan_within(self.planning, levels, budget, solver, weight=self.fit.weight)
 
     def planned(self, budget: int, size: int) -> Recipe:
-        """What the planner takes, at its own places."""
-        if self.chosen(budget, size).shared_steps:
-            return self.shared(budget, size)[0]
-        how = (self.planning, self.fit.scheduler, "planned", budget)
-        return alone(self.lab, *how, guidance=self.fit.alone_at(budget))
+        """What the planner takes; alone, its steps lie where the judges of the fit prefer them."""
+        shares = self.chosen(budget, size).shared_steps
+        return self.shared(budget, size)[0] if shares else self.alone(budget)
 
     def entries(self) -> list[Entry]:
         """All lines."""
@@ -307,8 +305,9 @@ def promise(result: Result) -> str:
     told = []
     for pair, rival in PROMISED.items():
         faults, number = worse(result, pair)
-        single = "; ".join(words for words, _ in faults) or "none"
-        told.append(f"against {rival} {len(faults)} of {number} single intervals ({single})")
+        single = f" ({'; '.join(words for words, _ in faults)})" if faults else ""
+        same = "" if number else ", being the same run in every cell"
+        told.append(f"against {rival} {len(faults)} of {number} single intervals{single}{same}")
     return (
         "The planner is nowhere worse beyond chance, all comparisons taken together; on the wrong "
         f"side by themselves lie {' and '.join(told)}, where chance alone puts 2.5 %."
@@ -391,5 +390,5 @@ STUDY = Study(
     finding=finding,
     figure=figure,
     columns={"budget": "budget", "size": "prompts in a group", "kind": "sets"},
-    defaults={"pictures": 96, "seeds": 1, "steps": max(BUDGETS)},
+    defaults={"pictures": 96, "seeds": 1, "steps": 12},
 )

@@ -1,6 +1,7 @@
 """The planner: budgets are kept, nothing cheaper is better, and to share nothing is an answer."""
 
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -112,6 +113,13 @@ def test_many_prompts_keep_to_their_budget():
     groups = [tuple(range(i, i + 3)) for i in range(0, 99, 3)] + [(99,)]
     chosen = plan_within(planning(0.1), [groups], 2.5, "ddim")
     assert 2 < chosen.evaluations <= 2.5
+
+
+def test_alone_its_steps_lie_where_the_judges_liked_them():
+    known = replace(planning(math.inf), places={"ddim": ((999,), (999, 500))})
+    assert plan_within(known, [((0, 1),)], 2.0, "ddim").timesteps == (999, 500)
+    assert plan_within(known, [((0, 1),)], 3.0, "ddim").timesteps == known.timesteps(3, "ddim")
+    assert plan_within(known, [((0, 1),)], 2.0, "dpm++2m").timesteps != (999, 500)
 
 
 def test_less_than_a_step_is_refused():
