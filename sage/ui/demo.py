@@ -133,13 +133,17 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         api_name="on_steps",
         **QUICK,
     ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
-    page.model.input(
-        handlers.pick_model,
-        [page.model, set_by["scheduler"]],
-        [*own, page.branch_call, page.model_note, page.share_ratio],
-        api_name="on_model",
-        **QUICK,
-    )
+    for event, pick, name in (
+        (page.model.input, handlers.pick_model, "on_model"),
+        (page.other.click, handlers.pick_other, "on_other"),
+    ):
+        event(
+            pick,
+            [page.model, set_by["scheduler"]],
+            [*own, page.branch_call, page.model_note, page.share_ratio],
+            api_name=name,
+            **QUICK,
+        ).then(handlers.analyze, asked, follows, api_name=f"after_{name[3:]}", **QUICK)
     page.random_seed.click(
         handlers.random_seed, None, [set_by["seed"]], api_name="on_random", **QUICK
     )
@@ -172,7 +176,8 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
 
 def busy_parts(page: Layout) -> list[Component]:
     """What says that something is rendered, or no longer."""
-    return [page.turn, page.progress, page.render, page.scrub, page.look, page.finish, page.stop]
+    buttons = [page.render, page.scrub, page.look, page.finish, page.other, page.stop]
+    return [page.turn, page.progress, *buttons]
 
 
 def _wire_looking(page: Layout, looking: Looking) -> None:

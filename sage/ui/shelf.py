@@ -5,12 +5,14 @@ A visitor names a model by its key only; a folder or a repository id from outsid
 
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from statistics import median
 from threading import Lock
 from typing import Any
 
+from sage.core.plan import independent_plan
 from sage.jobs.models import LoadedModel, ModelSpec, find_model, zero_gpu
 from sage.ui.lease import Lease
 from sage.ui.server.errors import explain, is_cut_file, tidy
@@ -18,6 +20,7 @@ from sage.ui.server.lanes import require_listener
 from sage.ui.server.limits import BOUNDS
 
 log = logging.getLogger(__name__)
+MEASURED = (4, 2)  # prompts and steps of the run that measures a model's speed
 
 
 class Shelf:
@@ -35,6 +38,7 @@ class Shelf:
         self._load = load
         self._loaded: dict[str, LoadedModel] = {}
         self._failed: dict[str, tuple[float, str]] = {}  # when, and the sentence
+        self._speeds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=5))
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # loading one blocks no other
 
     @property
@@ -66,6 +70,28 @@ class Shelf:
             return "The model is still being loaded; this starts as soon as it is there."
         return "Waiting for its turn …"
 
+    def fast(self, key: str) -> ModelSpec | None:
+        """The same network in few steps, or the one in many if the key is of the fast one.
+
+        None where there is no such pair on the shelf.
+        """
+        own = self.spec(key)
+        pair = (one for one in self.specs if one.source == own.source and one.key != key)
+        return next((one for one in pair if bool(one.student) != bool(own.student)), None)
+
+    def note_speed(self, key: str, flops: float, seconds: float) -> None:
+        """Remembers what a run took; what is expected of the next one is made of the latest few."""
+        if flops > 0 and seconds > 0:
+            self._speeds[self.spec(key).source].append(flops / seconds)
+
+    def expected_seconds(self, key: str, flops: float) -> float | None:
+        """How long so much work is likely to take here; None before anything has been measured.
+
+        Models of one network share what is known: a student makes fewer steps of the same size.
+        """
+        known = self._speeds[self.spec(key).source]
+        return flops / median(known) if known else None
+
     def warm_up(self) -> None:
         """Loads the default model and runs it at the sizes of the examples, for the log only.
 
@@ -78,6 +104,9 @@ class Shelf:
             return
         for rows in () if zero_gpu() else (1, 2, 4):  # CUDA is there only while it is leased
             model.pipe.warm_up(rows)
+        if not zero_gpu():  # a first measurement, so that the page can say what Render will take
+            run = model.pipe([""] * MEASURED[0], plan=independent_plan(*MEASURED))
+            self.note_speed(self.default.key, run.cost.flops.total, run.timings.total)
 
     def get(self, key: str) -> LoadedModel:
         """The model of a key, loaded now if it is not yet.

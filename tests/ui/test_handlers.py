@@ -1,6 +1,7 @@
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gradio as gr
@@ -14,9 +15,10 @@ from sage.ui.html.prose import STOPPING
 from sage.ui.kit import acknowledge_stop
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form
-from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, known_words
+from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, Handlers, known_words
+from sage.ui.studio.layout import build_layout
 from sage.ui.studio.looking import Looking
-from sage.ui.studio.rendering import done_words
+from sage.ui.studio.rendering import Rendering, done_words
 from sage.ui.studio.results import REUSED
 
 from .conftest import PROMPTS, changed, raises_sentence, values_of
@@ -525,3 +527,30 @@ def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, for
         assert not touched
         assert "those from before" in stopped[layout.progress]
         assert before.files.folder.exists()
+
+
+def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, form):
+    fast = replace(
+        shelf.default,
+        key="fast",
+        student=Path("somewhere"),
+        settings=replace(shelf.default.settings, steps=4, guidance_scale=1.0),
+    )
+    both = Shelf([shelf.default, fast], shelf._load)
+    with gr.Blocks():
+        page = Handlers(build_layout(both), both)
+    layout = page.layout
+    before = page.analyze(*values(form))
+    assert "takes" not in before[layout.pace]
+    assert before[layout.other].value == "Fast model, 4 steps"
+    _, run = rendered(Rendering(layout, both), form)
+    cost = run.report["flops"]
+    both.note_speed("tiny", cost["independent"]["total"], 10.0)
+    both.note_speed("tiny", cost["independent"]["total"], 10.0)
+    both.note_speed("tiny", cost["independent"]["total"], 10.0)
+    after = page.analyze(*values(form, run))
+    assert "Render takes about 28 s here." in after[layout.pace]  # 10 alone, twice 9 shared
+    assert after[layout.other].value == "Fast model, 4 steps: about 6 s"
+    assert both.fast("fast") == shelf.default
+    back = page.pick_other("fast", "ddim")
+    assert (back[layout.model], back[layout.branch_call].value) == ("tiny", 12)

@@ -25,6 +25,15 @@ def seconds_text(seconds: float) -> str:
     return f"{three_digits(seconds)} s" if seconds >= 0.1 else f"{1000 * seconds:.0f} ms"
 
 
+def about_text(seconds: float | None) -> str:
+    """Expected seconds in round numbers, "about 5 s" or "about 2 min"; "" if they are unknown."""
+    if seconds is None:
+        return ""
+    if seconds >= 100:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds:.0f} s" if seconds >= 3 else f"about {seconds:.1g} s"
+
+
 def percent_text(share: float) -> str:
     """A share as a percentage, e.g. "27 %"."""
     return f"{100 * share:.0f} %"

@@ -14,7 +14,7 @@ import gradio as gr
 
 from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, SEED, Sampling
-from sage.jobs.job import calls_of
+from sage.jobs.job import Job, calls_of
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
@@ -36,6 +36,7 @@ from sage.ui.studio.analysis import Analysis, analyze, strip_of
 from sage.ui.studio.first import Stored, find_stored
 from sage.ui.studio.form import Form, Run
 from sage.ui.studio.layout import Layout
+from sage.ui.studio.pace import expected, other_label
 
 TEASER = "Type two or more prompts, one a line, to see how similar they are."
 EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
@@ -147,7 +148,7 @@ class Handlers:
         }
 
     def _estimate(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
-        page, request = self.layout, analysis.request
+        page, request, job = self.layout, analysis.request, analysis.job
         shown = self._stored(analysis, run) if analysis.stored else {}
         run = shown.get(page.run, run)
         shown = {**self._pictures(analysis, form, run), **shown}
@@ -160,6 +161,7 @@ class Handlers:
             page.address: views.address(form.query(request)),
             page.banner: banner(run, request, analysis.spec.key),
             page.render: gr.Button(interactive=True),
+            **pace(page, self.shelf, job, form),
             page.look: gr.Button(interactive=True),
             page.finish: finish_button(run if run and run.fits(request, form.model) else None),
             **self._scrubbing(run, request, analysis.spec.key),
@@ -265,6 +267,13 @@ class Handlers:
             **self._own(spec),
             **self.resize(spec.steps, scheduler, spec.share_ratio),
         }
+
+    def pick_other(self, key: str, scheduler: str) -> Updates:
+        """The same network in few steps, or back."""
+        other = self.shelf.fast(key)
+        if other is None:
+            return {self.layout.model: gr.skip()}
+        return {self.layout.model: other.key, **self.pick_model(other.key, scheduler)}
 
     def _own(self, spec: ModelSpec) -> Updates:
         page = self.layout
@@ -412,6 +421,16 @@ def finish_button(run: Run | None, ticked: Collection[int] | None = None) -> gr.
     number = len(set(first_ticks(seen) if ticked is None else ticked) & set(seen.open))
     label = f"Finish {number} of {len(seen.pictures)}" if number else "Finish"
     return gr.Button(label, visible=True, interactive=bool(number))
+
+
+def pace(page: Layout, shelf: Shelf, job: Job, form: Form) -> Updates:
+    """What Render and the same network in few steps are likely to take."""
+    seconds, other = expected(shelf, job, form), other_label(shelf, job, form)
+    button = gr.Button(other, visible=True) if other else gr.Button(visible=False)
+    return {
+        page.pace: views.note(f"Render takes {seconds} here." if seconds else ""),
+        page.other: button,
+    }
 
 
 def no_costs(page: Layout) -> Updates:

@@ -210,6 +210,10 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
             page.control("seed", shelf)
             random = gr.Button("Random", size="md", elem_id="random-seed", min_width=80)
             page.add("random_seed", random)
+        with gr.Row(elem_id="sage-pace"):
+            page.add("pace", kit.html("pace"), Role.FOLLOWS | Role.RESULT)
+            other = gr.Button("Fast model", size="sm", visible=False, elem_id="other-model")
+            page.add("other", other, Role.FOLLOWS | Role.RESULT)
         progress = kit.html("progress", views.progress(0, 1, NOTHING_YET))
         page.add("progress", progress, Role.RESULT)
         page.add("scrub_note", kit.html("scrub-note"), Role.RESULT)

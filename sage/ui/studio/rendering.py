@@ -14,7 +14,6 @@ import gradio as gr
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
 from sage.jobs.job import calls_of
-from sage.jobs.repeats import REPEATS
 from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
@@ -35,11 +34,13 @@ from sage.ui.studio.handlers import (
     finish_button,
     no_costs,
     outcome_view,
+    pace,
     plan_view,
     scrub_words,
     split,
 )
 from sage.ui.studio.layout import DOWNLOADS, Layout
+from sage.ui.studio.pace import work_of
 from sage.ui.turns import Turns
 from sage.ui.work import compare_request, filmstrip_request
 
@@ -71,6 +72,7 @@ class Rendering:
             page.render: gr.Button(RENDERING, interactive=False),
             page.scrub: gr.Button(interactive=False),
             page.look: gr.Button(interactive=False),
+            page.other: gr.Button(interactive=False),
             page.finish: gr.Button(interactive=False),
             page.stop: gr.Button("Stop", interactive=True),
         }
@@ -126,6 +128,7 @@ class Rendering:
             page.render: gr.Button("Render", interactive=True),
             page.scrub: gr.Button(interactive=run is not None and run.can_scrub),
             page.look: gr.Button(interactive=True),
+            page.other: gr.Button(interactive=True),
             page.finish: finish_button(run),
             page.stop: gr.Button("Stop", interactive=False),
         }
@@ -143,14 +146,14 @@ class Rendering:
             compare_request,
             form.model,
             request,
-            flops=_expected_flops(analysis, form),
+            flops=work_of(analysis.job, form),
             fewer_steps=form.fewer_steps,
             keep=self.states,
             measure=form.measure,
             repeats=form.repeats,
         ):
             if isinstance(item, Comparison):
-                yield self._finished(run, item, analysis)
+                yield self._finished(run, item, analysis, form)
             elif time.monotonic() - shown > PREVIEW_SECONDS:
                 shown = time.monotonic()
                 yield reset | self._preview(replace(run, step=item.step), item, analysis, form)
@@ -187,8 +190,12 @@ class Rendering:
             page.pictures: live_grid(run.request.prompts, groups, sides, step.step, run.table),
         }
 
-    def _finished(self, run: Run, done: Comparison, analysis: Analysis) -> Updates:
+    def _finished(self, run: Run, done: Comparison, analysis: Analysis, form: Form) -> Updates:
         page, request = self.layout, done.request
+        for side in ("shared", "independent"):  # seconds of steps that were reused say nothing
+            if not done.report["reused"][side]:
+                amounts = (done.report[kind][side]["total"] for kind in ("flops", "seconds"))
+                self.shelf.note_speed(run.model, *amounts)
         files = save_run(done, self.shelf.spec(run.model))
         run = replace(
             run,
@@ -214,6 +221,7 @@ class Rendering:
             page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
             **filled(page, files),
             **self.ready(run),
+            **pace(page, self.shelf, analysis.job, form),
         }
 
     # -- all branch points -------------------------------------------------------------------
@@ -277,14 +285,6 @@ def filled(page: Layout, files: RunFiles) -> Updates:
         getattr(page, name): gr.DownloadButton(value=str(getattr(files, name)), interactive=True)
         for name in DOWNLOADS
     }
-
-
-def _expected_flops(analysis: Analysis, form: Form) -> float:
-    """What all sides cost; fewer steps cost as much as the shared side."""
-    cost = analysis.job.cost
-    shared, alone = cost.flops.total, cost.independent_flops.total
-    once = alone + shared * (2 if form.fewer_steps else 1)
-    return once * (form.repeats if form.measure and form.repeats in REPEATS else 1)
 
 
 def done_words(done: Comparison) -> str:
