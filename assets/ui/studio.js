@@ -262,6 +262,11 @@
   };
   const pointWords = (point) => {
     const { steps, best } = plan;
+    const stops = plan.segments.filter(({ members }) => members.length > 1).map(({ stop }) => stop);
+    const most = Math.max(0, ...stops); // the guard may part the groups earlier than asked for
+    const alike = plan.groups.some((group) => group.length > 1);
+    if (plan.sharing === "groups" && alike && point === plan.point && most < point)
+      return `${most || "no"} of ${steps} steps shared: ${point} would change the pictures too much`;
     const shared = point ? `${point} of ${steps} steps shared` : "nothing shared: each prompt on its own";
     if (point && point === best) return `${shared}: recommended`;
     return point >= LATE * steps ? `${shared}: too late to part` : shared;

@@ -1,6 +1,8 @@
 import pytest
 
 from sage.ui.html.words import (
+    about_text,
+    flagged_words,
     flops_text,
     percent_text,
     plural,
@@ -73,3 +75,11 @@ def test_a_span_of_one_number_is_that_number():
 
 def test_plural():
     assert (plural(1, "step"), plural(3, "step")) == ("1 step", "3 steps")
+
+
+def test_expected_seconds_are_round_and_flagged_pictures_are_named():
+    said = {None: "", 0.42: "about 0.4 s", 4.7: "about 5 s", 200.0: "about 3 min"}
+    assert {seconds: about_text(seconds) for seconds in said} == said
+    assert flagged_words([]) == ""
+    assert "picture was flagged" in flagged_words([1])
+    assert flagged_words([3, 0, 3]).endswith("made black: P1 and P4.")

@@ -34,6 +34,16 @@ def about_text(seconds: float | None) -> str:
     return f"about {seconds:.0f} s" if seconds >= 3 else f"about {seconds:.1g} s"
 
 
+def flagged_words(flagged: Iterable[int]) -> str:
+    """Whose pictures a model's safety checker has blacked out, as a sentence; "" if none."""
+    names = [f"P{n + 1}" for n in sorted(set(flagged))]
+    if not names:
+        return ""
+    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    was = "picture was" if len(names) == 1 else "pictures were"
+    return f" The {was} flagged by the model's safety checker and made black: {listed}."
+
+
 def percent_text(share: float) -> str:
     """A share as a percentage, e.g. "27 %"."""
     return f"{100 * share:.0f} %"

@@ -426,7 +426,7 @@ def finish_button(run: Run | None, ticked: Collection[int] | None = None) -> gr.
 def pace(page: Layout, shelf: Shelf, job: Job, form: Form) -> Updates:
     """What Render and the same network in few steps are likely to take."""
     seconds, other = expected(shelf, job, form), other_label(shelf, job, form)
-    button = gr.Button(other, visible=True) if other else gr.Button(visible=False)
+    button = gr.Button(other, visible=True, interactive=True) if other else gr.Button(visible=False)
     return {
         page.pace: views.note(f"Render takes {seconds} here." if seconds else ""),
         page.other: button,

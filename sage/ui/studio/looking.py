@@ -14,13 +14,13 @@ import gradio as gr
 from PIL import Image
 
 from sage.jobs.job import calls_of
-from sage.jobs.look import Look, LookStep, look_step
+from sage.jobs.look import Look, LookStep, look_report, look_step
 from sage.jobs.prompt_sets import PromptSet
 from sage.ui.export.downloads import remove_run, save_look
 from sage.ui.html import views
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
 from sage.ui.html.pictures import EMPTY, Grown, Row, Shot, picture_grid, picture_source
-from sage.ui.html.words import plural
+from sage.ui.html.words import flagged_words, plural
 from sage.ui.kit import Running, Updates
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze
@@ -121,6 +121,10 @@ class Looking:
         line = f"Looked after step {seen.step} of {seen.job.calls}."
         if seen.finishes:
             line = f"Done: {plural(len(seen.finished), 'picture')} finished."
+        black = (
+            n for f in seen.finishes for n, bad in zip(f.prompts, f.flagged, strict=True) if bad
+        )
+        line += flagged_words((*black, *(n for n, bad in enumerate(seen.flagged) if bad)))
         return {
             page.run: run,
             page.progress: views.progress(seen.step, seen.job.calls, line, "done"),

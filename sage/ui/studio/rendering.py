@@ -19,7 +19,7 @@ from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.outcome import outcome_of, outcome_words
 from sage.ui.html.pictures import live_grid, picture_grid, strip_rows
-from sage.ui.html.words import plural
+from sage.ui.html.words import flagged_words, plural
 from sage.ui.kit import Running, Updates
 from sage.ui.server.errors import explain
 from sage.ui.server.lanes import require_admission
@@ -291,8 +291,10 @@ def done_words(done: Comparison) -> str:
     """What was done, in a line."""
     request, reused = done.request, sum(done.report["reused"].values())
     again = f" {plural(reused, 'evaluation')} reused." if reused else ""
+    sides = done.report["flagged"].values()
+    black = flagged_words(n for side in sides for n, flag in enumerate(side) if flag)
     trained = " The shared pictures are from the model trained for sharing."
     return (
         f"Done: {plural(request.steps, 'step')}, seeds {request.seeds[0]} to "
-        f"{request.seeds[-1]}.{trained if request.trained else ''}{again}"
+        f"{request.seeds[-1]}.{trained if request.trained else ''}{again}{black}"
     )
