@@ -184,7 +184,8 @@
   let plan = null, planText = null, preview = null; // preview: a point that is only shown
   let live = { key: "", step: 0, seen: new Map() }; // previews of trunks, gathered while rendering
   const slider = () => one("#branch-step input[type=range]");
-  const pointNow = () => preview ?? (leads ? Number(knob().ariaValueNow) : Number(slider()?.value ?? plan?.point ?? 0));
+  // A budget chooses the point itself, in steps of its own plan: the form's slider does not follow.
+  const pointNow = () => preview ?? (!leads && plan?.planned ? plan.point : null) ?? (leads ? Number(knob().ariaValueNow) : Number(slider()?.value ?? plan?.point ?? 0));
   const knob = () => one("#branch .sage-knob");
   const readPlan = () => {
     const text = one("#plan [data-plan]")?.dataset.plan ?? null;
@@ -268,6 +269,7 @@
     if (plan.sharing === "groups" && alike && point === plan.point && most < point)
       return `${most || "no"} of ${steps} steps shared: ${point} would change the pictures too much`;
     const shared = point ? `${point} of ${steps} steps shared` : "nothing shared: each prompt on its own";
+    if (plan.planned && point === plan.point) return `${shared}: chosen within the budget`;
     if (point && point === best) return `${shared}: recommended`;
     return point >= LATE * steps ? `${shared}: too late to part` : shared;
   };

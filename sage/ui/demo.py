@@ -125,6 +125,8 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         api_name="on_ratio",
         **QUICK,
     )
+    # The handle overrules the planner: whoever moves it decides the branch point.
+    page.branch_call.input(lambda: 0.0, None, [set_by["budget"]], api_name="on_handle", **QUICK)
     gr.on(
         changes(calls),
         handlers.resize,

@@ -727,3 +727,16 @@ def test_a_lesson_step_has_an_address_and_back_returns(arrive):
     page.wait_for_function("location.hash === '#lesson/2'")
     page.go_back()
     shows(page, ".lesson-where", "Step 1")
+
+
+def test_a_budget_stands_beside_the_handle_and_the_handle_overrules_it(arrive):
+    page = arrive()
+    shows(page, "#advice", "evaluations a picture")
+    box = find(page, "#budget input[type=number]")
+    box.fill("5")
+    box.press("Enter")
+    shows(page, "#branch output", "chosen within the budget")
+    shows(page, "#advice", "5 evaluations a picture")
+    find(page, "#branch .sage-knob").press("ArrowRight")
+    expect(box).to_have_value("0")
+    expect(find(page, "#branch output")).not_to_contain_text("budget")

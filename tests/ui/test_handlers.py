@@ -554,3 +554,15 @@ def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, 
     assert both.fast("fast") == shelf.default
     back = page.pick_other("fast", "ddim")
     assert (back[layout.model], back[layout.branch_call].value) == ("tiny", 12)
+
+
+def test_what_is_greyed_says_why_beside_it(page, form):
+    layout = page.layout
+    refused = page.mark_earlier(*values(changed(form, seed=None)))
+    assert "seed" in refused[layout.scrub_note]
+    assert refused[layout.render].interactive is False
+    assert layout.prompts_note not in refused
+    assert page.mark_earlier(*values(form))[layout.render].interactive is True
+    waiting = page.analyze(*values(changed(form, prompts="one fox")))
+    assert "Render waits: There is one prompt" in waiting[layout.scrub_note]
+    assert "once Render" in page.analyze(*values(form))[layout.scrub_note]

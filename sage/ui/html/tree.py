@@ -22,6 +22,7 @@ def plan_tree(
     point: int = 0,
     sharing: str = "groups",
     best: int | None = None,
+    planned: bool = False,
 ) -> str:
     """The plan as an empty figure with the data that the script draws.
 
@@ -35,6 +36,7 @@ def plan_tree(
         sharing: How prompts share: the browser can redraw "groups" while the handle moves, and a
             "tree" has no handle.
         best: The branch point that is recommended; None if there is none.
+        planned: Whether a budget chose steps and branch point, and not the handle.
     """
     order = list(order or [n for group in groups for n in group])
     data = {
@@ -47,6 +49,7 @@ def plan_tree(
         "point": point,
         "sharing": sharing,
         "best": best,
+        "planned": planned,
     }
     return (
         f'<div class="sage-plan" data-plan="{escape(json.dumps(data))}" style="--n:{len(order)}">'

@@ -92,7 +92,7 @@ def group_chips(job: Job, unseen: Sequence[str], guarded: bool) -> str:
         for group, mark, verdict in parts
     )
     advice = "" if job.shares else note(_advice(job), "warn")
-    return f'{advice}<ul class="sage-chips">{chips}</ul>{planner_words(job)}'
+    return f'{advice}<ul class="sage-chips">{chips}</ul>'
 
 
 def planner_words(job: Job) -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 
 from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, SEED, Sampling
-from sage.jobs.job import Job, calls_of
+from sage.jobs.job import Job, calls_of, planning_of
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
@@ -42,6 +42,7 @@ TEASER = "Type two or more prompts, one a line, to see how similar they are."
 EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
 UNFINISHED = "Stopped: these pictures are unfinished."
 AGAIN = "The pictures of these prompts, from before."
+AFTER = "All branch points can be rendered once Render has made these pictures."
 NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
 
 
@@ -137,11 +138,15 @@ class Handlers:
         try:
             request = form.check()
         except ValueError as error:
-            return {
-                self.layout.prompts_note: views.note(str(error), "error"),
+            return {  # said beside the seed, whose change this is
+                self.layout.scrub_note: views.note(str(error), "error"),
+                self.layout.render: gr.Button(interactive=False),
+                self.layout.look: gr.Button(interactive=False),
                 self.layout.banner: banner(run, None, form.model),
             }
         return {
+            self.layout.render: gr.Button(interactive=True),
+            self.layout.look: gr.Button(interactive=True),
             self.layout.banner: banner(run, request, form.model),
             self.layout.address: views.address(form.query(request)),
             **self._scrubbing(run, request, form.model),
@@ -222,7 +227,7 @@ class Handlers:
         """Whether the branch points can be rendered, or are there already."""
         page = self.layout
         if run is None or not (run.done and run.fits(request, model)):
-            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note("")}
+            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(AFTER)}
         if run.look is not None:
             words = finish_words(run.look, first_ticks(run.look)) if run.look.open else ""
             return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(words)}
@@ -249,6 +254,7 @@ class Handlers:
             page.render: gr.Button(interactive=False),
             page.look: gr.Button(interactive=False),
             page.finish: gr.Button(visible=False),
+            page.scrub_note: views.note("" if empty else f"Render waits: {sentence}", "warn"),
             page.scrub: gr.Button(interactive=False),
         }
 
@@ -280,6 +286,7 @@ class Handlers:
         return {
             page.model: spec.key,
             **kit.own_values(page.controls, spec),
+            page.budget_box: gr.Column(visible=planning_of(spec) is not None),
             page.known_box: gr.Accordion(visible=spec.settings.known_words is not None),
             page.known: views.known_things(known_words(spec.settings)),
         }
@@ -366,6 +373,7 @@ def plan_view(analysis: Analysis, run: Run | None) -> str:
         point=point,
         sharing=sharing,
         best=analysis.best,
+        planned=job.planned is not None,
     )
 
 
@@ -388,7 +396,8 @@ def expectation(page: Layout, analysis: Analysis) -> Updates:
     """Who will share, whether that is safe, and what it will cost."""
     job = analysis.job
     chips = views.group_chips(job, analysis.unseen, analysis.request.guarded)
-    return {page.chips: chips, page.estimate: views.estimate(job)}
+    told = {page.chips: chips, page.estimate: views.estimate(job)}
+    return told | {page.advice: views.planner_words(job)}
 
 
 def scrub_words(run: Run) -> str:

@@ -8,6 +8,7 @@ from gradio.components import Component
 
 from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, settings_of
+from sage.jobs.job import planning_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request
 from sage.ui import kit
@@ -174,6 +175,11 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
             page.add("plan", kit.html("plan"), Role.RESULT)
             page.add("pictures", kit.html("pictures"), Role.RESULT)
             kit.html("branch", HANDLE)
+            known = planning_of(own) is not None
+            with gr.Column(elem_id="sage-budget", visible=known) as box:
+                page.add("budget_box", box, Role.OWN)
+                page.control("budget", shelf)
+                page.add("advice", kit.html("advice"), Role.FOLLOWS | Role.RESULT)
         # What the handle on the tree moves; the form reads it.
         slider = kit.Slider(
             point.low,

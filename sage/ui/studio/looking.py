@@ -14,7 +14,7 @@ import gradio as gr
 from PIL import Image
 
 from sage.jobs.job import calls_of
-from sage.jobs.look import Look, LookStep, look_report, look_step
+from sage.jobs.look import Look, LookStep, look_step
 from sage.jobs.prompt_sets import PromptSet
 from sage.ui.export.downloads import remove_run, save_look
 from sage.ui.html import views
