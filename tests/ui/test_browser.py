@@ -421,7 +421,14 @@ def test_on_a_phone_title_both_sides_handle_and_outcome_stand_in_the_first_view(
 
 def test_a_desktop_shows_everything_in_one_view(arrive):
     page = arrive(1440, 900)
-    parts = ("#prompts textarea", "#similarity table", "#sage-tree", "#branch .sage-knob")
+    shows(page, "#advice", "evaluations a picture")  # beside the dial of the budget
+    parts = (
+        "#prompts textarea",
+        "#similarity table",
+        "#sage-tree",
+        "#branch .sage-knob",
+        "#budget",
+    )
     boxes = {part: find(page, part).bounding_box() for part in (*parts, "#outcome", "#render")}
     assert all(box["y"] >= 0 and box["y"] + box["height"] <= 900 for box in boxes.values()), boxes
     assert boxes["#sage-tree"]["x"] > boxes["#prompts textarea"]["x"] + 200
@@ -727,16 +734,3 @@ def test_a_lesson_step_has_an_address_and_back_returns(arrive):
     page.wait_for_function("location.hash === '#lesson/2'")
     page.go_back()
     shows(page, ".lesson-where", "Step 1")
-
-
-def test_a_budget_stands_beside_the_handle_and_the_handle_overrules_it(arrive):
-    page = arrive()
-    shows(page, "#advice", "evaluations a picture")
-    box = find(page, "#budget input[type=number]")
-    box.fill("5")
-    box.press("Enter")
-    shows(page, "#branch output", "chosen within the budget")
-    shows(page, "#advice", "5 evaluations a picture")
-    find(page, "#branch .sage-knob").press("ArrowRight")
-    expect(box).to_have_value("0")
-    expect(find(page, "#branch output")).not_to_contain_text("budget")

@@ -63,3 +63,8 @@ def test_the_plan_is_said_in_words():
 def test_hostile_texts_stay_text():
     assert Reader(plan_tree(TREE, [(0, 1, 2, 3)], previews={0: HOSTILE})).is_safe
     assert Reader(empty_tree(HOSTILE)).is_safe
+
+
+def test_what_a_budget_chose_is_told_apart_from_what_the_handle_asks():
+    assert plan_data(plan_tree(TREE, [(0, 1, 2, 3)], planned=True))["planned"] is True
+    assert plan_data(plan_tree(TREE, [(0, 1, 2, 3)]))["planned"] is False
