@@ -426,8 +426,11 @@ def test_the_form_and_the_layout_have_one_order(page):
 @pytest.mark.parametrize("trained", [False, True])
 def test_what_was_done_says_whether_the_adapter_took_part(form, trained):
     request = replace(form.check(), trained=trained)
-    done = SimpleNamespace(request=request, report={"reused": {}})
+    done = SimpleNamespace(
+        request=request, report={"reused": {}, "flagged": {"shared": [False, True]}}
+    )
     assert ("trained for sharing" in done_words(done)) == trained
+    assert "made black: P2." in done_words(done)
 
 
 def test_braces_make_a_set_and_say_so(page, form):
