@@ -29,7 +29,8 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_files(
     whole = render("whole", workers=1, unit=2)
     out, model = str(tmp_path / "killed"), str(tiny_folder)
     flags = [f"--{n.replace('_', '-')}={v}" for n, v in SAMPLING.items()]
-    places = ["--model", model, "--device", "cpu", "--workers", "2", "--unit", "2", "--rows", "4"]
+    places = ["--model", model, "--device", "cpu", "--precision", "float32"]
+    places += ["--workers", "2", "--unit", "2", "--rows", "4"]
     file = str(tmp_path / "prompts.jsonl")
     command = [sys.executable, "-m", "sage.render", file, "--out", out, *places, *flags]
     process = subprocess.Popen(command)
