@@ -116,7 +116,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("given", "words"), WRONG, ids=[str(given)[:60] for given, _ in WRONG])
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=[" ".join(given) for given, _ in WRONG])
 def test_wrong_arguments_are_refused_before_anything_runs(idle, given, words):
     for call in (idle, idle.stream):
         with pytest.raises(ValueError, match=words) as error:
