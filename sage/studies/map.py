@@ -41,7 +41,7 @@ from sage.studies.engine.sets import (
 from sage.studies.engine.study import Study
 from sage.studies.schedules import planning_for
 
-BUDGETS = (3, 4, 5, 6)
+BUDGETS = (3, 4, 5, 6, 8, 12)
 FIT_SETS = 2  # of each kind
 ALONE, SHARED, FIXED = "independent steps", "best shared plan", "fixed ratio (paper)"
 PLANNED = "the planner's choice"
