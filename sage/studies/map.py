@@ -45,7 +45,9 @@ BUDGETS = (3, 4, 5, 6, 8, 12)
 FIT_SETS = 2  # of each kind
 ALONE, SHARED, FIXED = "independent steps", "best shared plan", "fixed ratio (paper)"
 PLANNED = "the planner's choice"
-PROMISED = {"planned_to_alone": ALONE, "planned_to_fixed": FIXED}
+ELSEWHERE = "independent steps elsewhere"
+RIVALS = ("planned", "trailing")  # spacings beside the one that the fit chose
+PROMISED = {"planned_to_alone": ALONE, "planned_to_fixed": FIXED, "planned_to_elsewhere": ELSEWHERE}
 NORMAL = NormalDist()
 EVERY, LOOSE, TIGHT = "all", "loose", "tight"
 SHOWN = QUALITY  # in the figure
@@ -69,9 +71,12 @@ class _Table:
 
     def alone(self, budget: int) -> Recipe:
         """Independent steps at their best."""
-        fit = self.fit
-        how = (self.planning, fit.scheduler, fit.spacing, budget)
-        return alone(self.lab, *how, guidance=fit.alone_at(budget))
+        return self.placed(budget, self.fit.spacing)
+
+    def placed(self, budget: int, spacing: str) -> Recipe:
+        """Independent steps at some places."""
+        how = (self.planning, self.fit.scheduler, spacing, budget)
+        return alone(self.lab, *how, guidance=self.fit.alone_at(budget))
 
     def shared(self, budget: int, size: int) -> tuple[Recipe, Planned]:
         """The best plan that shares."""
@@ -109,6 +114,11 @@ class _Table:
             recipe = self.alone(budget)
             lines += [self._entry(ALONE, recipe, budget, 1, k) for k in (EVERY, LOOSE, TIGHT)]
             lines.append(self._entry(PLANNED, self.planned(budget, 1), budget, 1, EVERY))
+            for spacing in RIVALS:
+                if spacing != self.fit.spacing:
+                    line = self._entry(ELSEWHERE, self.placed(budget, spacing), budget, 1, EVERY)
+                    label = f"{budget} evaluations, {spacing}"
+                    lines.append(replace(line, values={**line.values, "label": label}))
             for size in SIZES:
                 recipe, plan = self.shared(budget, size)
                 takes = bool(self.chosen(budget, size).shared_steps)
@@ -163,7 +173,7 @@ def affordable(lab: Lab, fitted: PromptSet, number: int) -> int:
         return number
     seconds = lab.evaluation_seconds(fitted)
     before = fit_evaluations(len(fitted)) * len(lab.seeds) * seconds
-    each = 2 * WHOLE * len(lab.seeds) * sum(BUDGETS) * (1 + 2 * len(SIZES)) * seconds
+    each = 2 * WHOLE * len(lab.seeds) * sum(BUDGETS) * (1 + len(RIVALS) + 2 * len(SIZES)) * seconds
     paid = int((60 * minutes - before) // each)
     if paid < 1:
         least = (before + each) / 60
@@ -190,6 +200,17 @@ def cells(comparison: Comparison) -> list[dict[str, Any]]:
     return found
 
 
+def elsewhere(comparison: Comparison) -> list[dict[str, Any]]:
+    """What the planner takes alone against as many steps at other places, on these prompts."""
+    found = []
+    for line in comparison.all(ELSEWHERE):
+        budget = line.values["budget"]
+        taken = comparison.one(PLANNED, budget=budget, size=1).measured
+        gap = _gap(taken, line.measured)
+        found.append({"label": line.label, "budget": budget, "planned_to_elsewhere": gap})
+    return found
+
+
 def _gap(first: Measured, second: Measured) -> dict[str, dict[str, float]]:
     """First minus second in every judge, with its interval and who is better beyond chance."""
     return {
@@ -202,7 +223,8 @@ def _gap(first: Measured, second: Measured) -> dict[str, dict[str, float]]:
 
 def more(comparison: Comparison) -> dict[str, Any]:
     """The cells, and what was chosen beforehand."""
-    found = {"cells": cells(comparison), **comparison.design.facts}
+    found = {"cells": cells(comparison), "elsewhere": elsewhere(comparison)}
+    found |= comparison.design.facts
     model = {"conditions": {"model": comparison.lab.title}}
     return found | {"sentences": sentences(found | model)}
 
@@ -267,18 +289,20 @@ def worse(result: Result, pair: str) -> tuple[list[Fault], int]:
 
     Args:
         result: Of this study.
-        pair: "planned_to_alone" or "planned_to_fixed".
+        pair: A key of `PROMISED`.
 
     Returns:
         The faults, and how many comparisons there were in which the two differ at all.
     """
     told, number = [], 0
-    for cell in result["cells"]:
+    for cell in [*result["cells"], *result.get("elsewhere", ())]:
         for judge, gap in cell.get(pair, {}).items():
             spread = gap["high"] - gap["low"]
             number += bool(spread)
             if gap["sign"] < 0:
-                where = f"{cell['budget']} evaluations, groups of {cell['size']}"
+                where = cell.get("label") or (
+                    f"{cell['budget']} evaluations, groups of {cell['size']}"
+                )
                 errors = abs(gap["value"]) / (spread / (2 * NORMAL.inv_cdf((1 + LEVEL) / 2)))
                 told.append((f"{METRIC[judge].title} at {where}", errors))
     return told, number
@@ -310,7 +334,7 @@ def promise(result: Result) -> str:
         told.append(f"against {rival} {len(faults)} of {number} single intervals{single}{same}")
     return (
         "The planner is nowhere worse beyond chance, all comparisons taken together; on the wrong "
-        f"side by themselves lie {' and '.join(told)}, where chance alone puts 2.5 %."
+        f"side by themselves lie {', '.join(told)}, where chance alone puts 2.5 %."
     )
 
 
@@ -322,7 +346,8 @@ def in_words(result: Result) -> str:
 def finding(comparison: Comparison) -> str:
     """The same, of what was just measured."""
     model = {"conditions": {"model": comparison.lab.title}}
-    return in_words({"cells": cells(comparison)} | model)
+    found = {"cells": cells(comparison), "elsewhere": elsewhere(comparison)}
+    return in_words(found | model)
 
 
 # -- as a figure ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ CELLS = {(c["budget"], c["size"]): c for c in STORED["cells"] if c["kind"] == st
 
 def test_every_budget_and_every_size_was_measured():
     assert set(CELLS) == {(b, n) for b in study.BUDGETS for n in (2, 4, 8, 16)}
-    assert len(study.BUDGETS) >= 4
+    assert study.BUDGETS == (3, 4, 5, 6, 8, 12)
     for cell in CELLS.values():
         assert {"fd", "clip", "probe"} <= set(cell["planned_to_alone"])
         assert {"fd", "clip", "probe"} <= set(cell["planned_to_fixed"])
@@ -33,6 +33,13 @@ def test_the_planned_run_is_nowhere_worse_than_independent_steps_or_the_fixed_ra
     for pair in study.PROMISED:  # and no more single intervals than chance puts there, about
         faults, number = study.worse(STORED, pair)
         assert len(faults) <= max(1, 0.05 * number)
+
+
+def test_the_places_that_the_fit_liked_are_no_worse_than_others_on_fresh_prompts():
+    labels = {place["label"] for place in STORED["elsewhere"]}
+    others = [s for s in study.RIVALS if s != STORED["fit"]["spacing"]]
+    assert labels == {f"{b} evaluations, {s}" for b in study.BUDGETS for s in others}
+    assert study.worse(STORED, "planned_to_elsewhere")[1] >= len(labels)
 
 
 def test_nobody_spends_more_than_the_budget():
@@ -155,6 +162,18 @@ def test_a_broken_promise_is_said():
               for n in range(20)]  # fmt: skip
     assert study.broken({"cells": [cell, *others]}) == []  # one of 21 may be chance
     assert told in study.promise({"cells": [cell, *others]})
+
+
+def test_other_places_count_in_the_promise():
+    gap = {"sign": -1, "value": 1.0, "low": 0.2, "high": 1.8}
+    place = {"label": "3 evaluations, trailing", "budget": 3, "planned_to_elsewhere": {"fd": gap}}
+    assert study.broken({"cells": [], "elsewhere": [place]}) == [
+        "FD-EffLite0 at 3 evaluations, trailing: worse than independent steps elsewhere"
+    ]
+
+
+def test_the_caption_names_every_guidance():
+    assert "guidance 1.5 to 2, fitted to the budget" in svg(study.figure(STORED))
 
 
 def test_minutes_buy_sets(few, monkeypatch):

@@ -256,6 +256,16 @@ def line_figure(
     return figure
 
 
+def guidance_words(conditions: Mapping[str, Any]) -> str:
+    """The guidance of a result: one scale, or the least and the largest where budgets differ."""
+    chosen = conditions.get("guidance_by_budget", {}).values()
+    scales = {scale for some in chosen for scale in some.values()}
+    scales = scales or {conditions["guidance_scale"]}
+    if len(scales) == 1:
+        return f"guidance {scales.pop():g}"
+    return f"guidance {min(scales):g} to {max(scales):g}, fitted to the budget"
+
+
 def caption(result: Result) -> str:
     """The conditions of a result in one line."""
     c = result["conditions"]
@@ -265,7 +275,7 @@ def caption(result: Result) -> str:
         c["model"],
         f"{count} pictures a row" if count else "",
         f"{c['steps']} DDIM steps" if c["scheduler"].startswith("DDIM") else f"{c['steps']} steps",
-        f"guidance {c['guidance_scale']:g}",
+        guidance_words(c),
         f"{c['noise_seeds']} noise seed{'s' if c['noise_seeds'] > 1 else ''}",
         "95 % intervals over groups" if count else "",
     ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sage.studies.engine.figures import guidance_words
 from sage.studies.engine.judges import FID, METRIC, METRICS
 from sage.studies.engine.methods import FEWER, IN_TURN, RATIO, SAGE
 from sage.studies.engine.results import Result, Row, percent, read
@@ -273,10 +274,7 @@ def study_conditions(result: Result) -> str:
 
 
 def _sampling(c: Mapping[str, Any]) -> str:
-    return (
-        f"{c['steps']} steps of {c['scheduler']}, guidance {c['guidance_scale']:g}; "
-        f"{c['precision']}"
-    )
+    return f"{c['steps']} steps of {c['scheduler']}, {guidance_words(c)}; {c['precision']}"
 
 
 def _where(c: Mapping[str, Any]) -> str:
