@@ -267,8 +267,10 @@ def sentences(result: Result) -> list[str]:
         )
     taken = [c for c in result["cells"] if c["kind"] == EVERY and c["taken"]]
     budgets = sorted({(c["budget"], c["size"]) for c in taken})
-    how = f"shares in {len(taken)} of them{_where(budgets)}" if taken else "never shares"
-    told.append(f"On the model *{model}*, the planner {how}, and takes fewer steps elsewhere.")
+    how = "never shares: it takes fewer steps everywhere"
+    if taken:
+        how = f"shares in {len(taken)} of them{_where(budgets)}, and takes fewer steps elsewhere"
+    told.append(f"On the model *{model}*, the planner {how}.")
     return told
 
 
@@ -369,9 +371,10 @@ def figure(result: Result) -> Figure:
         rows = [
             (str(n), [_tile(by_place[b, n], judge, plans[b, n]) for b in BUDGETS]) for n in SIZES
         ]
+        wins = len(verdicts(result, judge)[1])
         panels.append(
             Tiles(
-                METRIC[judge].title,
+                f"{METRIC[judge].title}: sharing wins in {wins} of {len(by_place)}",
                 "evaluations a picture",
                 [str(b) for b in BUDGETS],
                 "prompts in a group",
