@@ -24,8 +24,8 @@ from sage.studies.engine.prompts import (
     ungrouped,
 )
 from sage.studies.engine.results import read, write
+from sage.studies.engine.sets import cliques
 from sage.studies.engine.study import every, load
-from sage.studies.group_size import cliques
 from sage.studies.grouping import random_pairs
 from sage.studies.loss_forks import changes
 from sage.studies.main_table import verdict
