@@ -233,7 +233,7 @@ def test_without_torchmetrics_nothing_is_rendered(settings, monkeypatch):
 
 def test_mistakes_on_the_command_line_are_sentences(settings, capsys):
     assert main(["nothing"]) == 2
-    assert "allowed are main-table" in capsys.readouterr().err
+    assert "allowed are map, schedules, main-table" in capsys.readouterr().err
     assert main(["main-table", "--pictures", "0"]) == 2
     assert "pictures is 0" in capsys.readouterr().err
     assert main(["main-table", "--model", "nowhere/at-all", "--device", "cpu"]) == 2
