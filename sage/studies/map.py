@@ -1,4 +1,4 @@
-"""When does sharing pay? The best plan that shares against fewer steps, at equal evaluations.
+"""When does the best plan that shares beat fewer steps, at equal evaluations?
 
 For every budget and group size: the best plan that shares (`sage.core.planner`), independent
 sampling with as many steps at the best places, and the paper's fixed ratio with no more
@@ -7,7 +7,7 @@ prompts, for each side its own. What the planner takes of the first two is its p
 worse beyond chance than independent steps, and than the fixed ratio.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -310,34 +310,43 @@ def worse(result: Result, pair: str) -> tuple[list[Fault], int]:
     return told, number
 
 
-def broken(result: Result) -> list[str]:
+def broken(result: Result, pairs: Iterable[str] = PROMISED) -> list[str]:
     """Where the planner's promise does not hold, in words; none if it holds.
 
     So many comparisons are made that some lie on the wrong side by chance alone; a fault is one
     that would not among all of its kind (Šidák's correction, 95 % for all of them together).
+
+    Args:
+        result: Of this study.
+        pairs: Keys of `PROMISED`.
     """
     told = []
-    for pair, rival in PROMISED.items():
+    for pair in pairs:
         faults, number = worse(result, pair)
         bound = NORMAL.inv_cdf((1 + LEVEL ** (1 / max(number, 1))) / 2)
-        told += [f"{words}: worse than {rival}" for words, errors in faults if errors > bound]
+        told += [f"{words}: worse than {PROMISED[pair]}" for words, e in faults if e > bound]
     return told
 
 
 def promise(result: Result) -> str:
-    """Whether the planner keeps its promise, and what lies on the wrong side by itself."""
-    if faults := broken(result):
-        return f"The planner's promise is broken: {'; '.join(faults)}."
-    told = []
+    """Where the planner keeps its promise and where not, and single intervals on the wrong side."""
+    kept = []
     for pair, rival in PROMISED.items():
         faults, number = worse(result, pair)
+        if broken(result, [pair]):
+            continue
         single = f" ({'; '.join(words for words, _ in faults)})" if faults else ""
         same = "" if number else ", being the same run in every cell"
-        told.append(f"against {rival} {len(faults)} of {number} single intervals{single}{same}")
-    return (
-        "The planner is nowhere worse beyond chance, all comparisons taken together; on the wrong "
-        f"side by themselves lie {', '.join(told)}, where chance alone puts 2.5 %."
-    )
+        kept.append(f"{rival}: {len(faults)} of {number} single intervals{single}{same}")
+    told = ""
+    if kept:
+        told = (
+            "The planner is nowhere worse beyond chance, all comparisons taken together, than "
+            f"these (by themselves lie on the wrong side, where chance puts 2.5 %): "
+            f"{'; '.join(kept)}."
+        )
+    faults = broken(result)
+    return f"{told} Its promise is broken: {'; '.join(faults)}.".strip() if faults else told
 
 
 def in_words(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Where should few steps lie? Eight planned steps against twelve uniform ones, and the others.
+"""Where should few steps lie, and are eight planned ones as good as twelve uniform ones?
 
 The planned places are the best path through a teacher's steps (`sage.core.timesteps`; GITS, arXiv
 2405.11326; OSS, arXiv 2503.21774); beside them what diffusers offers. Independent sampling only,
