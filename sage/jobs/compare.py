@@ -38,6 +38,7 @@ class CompareStep:
         shared: N previews.
         independent: N previews.
         fewer: N previews, or none where that side does not run.
+        repeat: Which repeat of the comparison, from 0.
     """
 
     step: int
@@ -46,6 +47,7 @@ class CompareStep:
     shared: list[Image.Image]
     independent: list[Image.Image]
     fewer: list[Image.Image]
+    repeat: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ Knows requests, plans and pictures; nothing of pages or files.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, stdev
 from typing import Any
 
 from PIL import Image
@@ -18,7 +17,7 @@ from sage.core.settings import Number, Setting, settings_of, shortened
 from sage.jobs.compare import how_to_share, placing, score
 from sage.jobs.job import Job, prepare
 from sage.jobs.models import LoadedModel
-from sage.jobs.repeats import check_repeats
+from sage.jobs.repeats import check_repeats, repeated
 from sage.jobs.request import Request
 from sage.sd.pipeline import SageOutput, SageStep
 from sage.sd.schedulers import has_table
@@ -121,10 +120,6 @@ class Grid:
             for right in self.across.values
         )
 
-    def repeated(self, request: Request, repeat: int) -> Request:
-        """A cell's request with the seeds of a repeat, which no earlier repeat has used."""
-        return replace(request, seed=request.seed + repeat * len(request.prompts))
-
     def words(self, cell: int) -> str:
         """What is special about a cell."""
         below, right = divmod(cell, len(self.across.values))
@@ -210,7 +205,7 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
         ValueError: If the model cannot do what is asked for.
     """
     wanted = [
-        (place, repeat, replace(job, request=grid.repeated(job.request, repeat)))
+        (place, repeat, replace(job, request=repeated(job.request, repeat)))
         for place, job in enumerate([prepare(model, request) for request in grid.requests])
         for repeat in range(grid.repeats)
     ]
@@ -406,39 +401,6 @@ def _done(cell: Cell, place: int, output: SageOutput, twins: SageOutput) -> Cell
         scores.twin,
     )
     return CellDone(place, cell.repeat, output.pictures, output.plan, numbers)
-
-
-# -- what a cell comes to, over its repeats --------------------------------------------------------
-
-# Student's t at 97.5 %, by the number of values: with so few, the normal 1.96 would be too narrow.
-_STUDENT = {3: 4.303, 5: 2.776}
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over repeats; `half` is half its 95 % interval, None for a single value."""
-
-    value: float
-    half: float | None
-
-
-def mean_of(scores: Sequence[Sequence[float | None] | None]) -> Mean | None:
-    """The mean over prompts and repeats, with an interval over the repeats.
-
-    Args:
-        scores: For each repeat, one number a prompt; those of pictures that a checker blacked out
-            are None and don't count.
-
-    Returns:
-        None where no repeat has a number. The interval is Student's over the repeats' means.
-    """
-    known = [[v for v in one if v is not None] for one in scores if one is not None]
-    means = [mean(one) for one in known if one]
-    if not means:
-        return None
-    factor = _STUDENT.get(len(means))
-    half = factor * stdev(means) / len(means) ** 0.5 if factor else None
-    return Mean(mean(means), half)
 
 
 # -- one run, step by step -------------------------------------------------------------------------

@@ -1,13 +1,21 @@
-"""A measured comparison several times over, so that its seconds have a spread."""
+"""A measured comparison several times over, so that its seconds and scores have a spread.
 
-from collections.abc import Iterator
-from dataclasses import replace
+Every repeat has seeds of its own: what holds for one noise need not hold for the next.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
 from typing import Any
 
 from sage.jobs.compare import CompareStep, Comparison, compare
 from sage.jobs.job import Job
+from sage.jobs.request import Request
 
 REPEATS = (1, 3, 5)
+
+# Student's t at 97.5 %, by the number of values: with so few, the normal 1.96 would be too narrow.
+_STUDENT = {3: 4.303, 5: 2.776}
 
 
 def check_repeats(repeats: Any) -> int:
@@ -22,10 +30,19 @@ def check_repeats(repeats: Any) -> int:
     return int(repeats)
 
 
+def repeated(request: Request, repeat: int) -> Request:
+    """The request with the seeds of a repeat, which no earlier repeat has used.
+
+    Raises:
+        ValueError: If there are no such seeds.
+    """
+    return replace(request, seed=request.seed + repeat * len(request.prompts))
+
+
 def compare_repeatedly(
     job: Job, repeats: int = 1, **options: Any
 ) -> Iterator[CompareStep | Comparison]:
-    """Renders both sides once with previews, and measures them as often as is asked for.
+    """Renders both sides of a job, and as often as is asked for with other seeds.
 
     Args:
         job: From `sage.jobs.job.prepare`.
@@ -33,22 +50,143 @@ def compare_repeatedly(
         options: Of `sage.jobs.compare.compare`; what is not measured is not repeated.
 
     Yields:
-        A CompareStep for every step of every repeat, then the first Comparison; its report's
-        "repeats" hold each side's seconds, in total, in the order they were measured.
+        A CompareStep for every step of every repeat, then the first Comparison. Its report's
+        "repeats" hold each side's seconds, in total, in the order they were measured; with several,
+        "over_seeds" holds the first seed of each repeat, what its shared side spent, and the scores
+        of each prompt.
 
     Raises:
-        ValueError: If so many repeats are not on offer.
+        ValueError: If so many repeats are not on offer, or there are not so many seeds.
     """
-    check_repeats(repeats)
-    first: Comparison | None = None
-    seconds: dict[str, list[float]] = {"shared": [], "independent": []}
-    for _ in range(repeats if options.get("measure", True) else 1):
-        for item in compare(job, **options):
+    number = check_repeats(repeats) if options.get("measure", True) else 1
+    jobs = [replace(job, request=repeated(job.request, n)) for n in range(number)]
+    done: list[Comparison] = []
+    for n, one in enumerate(jobs):
+        # Later runs of the form start from its own seeds, so only their states are worth keeping.
+        how: dict[str, Any] = {**options, "keep": None} if n else options
+        for item in compare(one, **how):
             if isinstance(item, CompareStep):
-                yield item
-                continue
-            first = first or item
-            for side, times in seconds.items():
-                times.append(item.report["seconds"][side]["total"])
-    if first is not None:
-        yield replace(first, report={**first.report, "repeats": seconds})
+                yield replace(item, repeat=n)
+            else:
+                done.append(item if n == 0 else replace(item, outputs={}, forks={}))
+    seconds = {
+        side: [one.report["seconds"][side]["total"] for one in done]
+        for side in ("shared", "independent")
+    }
+    seeds = {"over_seeds": _over_seeds(done)} if number > 1 else {}
+    yield replace(done[0], report={**done[0].report, "repeats": seconds, **seeds})
+
+
+def _over_seeds(done: Sequence[Comparison]) -> dict[str, Any]:
+    sides = [side for side in done[0].scores if all(side in one.scores for one in done)]
+    clips = {side: [one.scores[side].clip for one in done] for side in sides}
+    known = all(clip is not None for each in clips.values() for clip in each)
+    return {
+        "seeds": [one.request.seed for one in done],
+        "evaluations": [one.report["evaluations"]["shared"] for one in done],
+        "twin_distance": {
+            side: [list(one.scores[side].twin) for one in done]
+            for side in sides
+            if side != "independent"
+        },
+        "clip_score": {s: [list(c or ()) for c in each] for s, each in clips.items()}
+        if known
+        else None,
+    }
+
+
+# -- what repeats come to --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over repeats; `half` is half its 95 % interval, None for a single value."""
+
+    value: float
+    half: float | None
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether, as a difference, it may as well be none: zero lies in its interval."""
+        return self.half is None or abs(self.value) <= self.half
+
+
+def mean_of(scores: Sequence[Sequence[float | None] | None]) -> Mean | None:
+    """The mean over prompts and repeats, with an interval over the repeats.
+
+    Args:
+        scores: For each repeat, one number a prompt; those of pictures that a checker blacked out
+            are None and don't count.
+
+    Returns:
+        None where no repeat has a number. The interval is Student's over the repeats' means.
+    """
+    known = [[v for v in one if v is not None] for one in scores if one is not None]
+    means = [mean(one) for one in known if one]
+    if not means:
+        return None
+    factor = _STUDENT.get(len(means))
+    half = factor * stdev(means) / len(means) ** 0.5 if factor else None
+    return Mean(mean(means), half)
+
+
+@dataclass(frozen=True)
+class SeedScores:
+    """Scores over several seeds, of prompts that share.
+
+    Attributes:
+        seeds: How many.
+        distance: Of the shared pictures to the independent ones.
+        fewer: Of the equal-NFE baseline's pictures to the same; None if it did not run.
+        nearer: How much nearer the shared ones are, from differences within each prompt and seed.
+        clip: CLIP score of the shared pictures; None without an image encoder.
+        alone: Of the independent ones.
+        gain: The former less the latter, likewise from differences.
+    """
+
+    seeds: int
+    distance: Mean | None
+    fewer: Mean | None = None
+    nearer: Mean | None = None
+    clip: Mean | None = None
+    alone: Mean | None = None
+    gain: Mean | None = None
+
+
+def seed_scores(report: Mapping[str, Any], prompts: Sequence[int]) -> SeedScores | None:
+    """What the repeats of a report say of some prompts; None without repeats or prompts.
+
+    Args:
+        report: Of a comparison from `compare_repeatedly`.
+        prompts: Indices of the prompts that count.
+    """
+    found = report.get("over_seeds")
+    if found is None or not prompts:
+        return None
+    near = {side: _only(each, prompts) for side, each in found["twin_distance"].items()}
+    clip = {side: _only(each, prompts) for side, each in (found["clip_score"] or {}).items()}
+    shared, fewer = near["shared"], near.get("fewer", [])
+    return SeedScores(
+        len(found["seeds"]),
+        mean_of(shared),
+        mean_of(fewer),
+        mean_of(_differences(fewer, shared)) if fewer else None,
+        mean_of(clip.get("shared", [])),
+        mean_of(clip.get("independent", [])),
+        mean_of(_differences(clip["shared"], clip["independent"])) if clip else None,
+    )
+
+
+_Scores = list[list[float | None]]
+
+
+def _only(scores: Sequence[Sequence[float | None]], prompts: Sequence[int]) -> _Scores:
+    return [[one[n] for n in prompts] for one in scores]
+
+
+def _differences(these: _Scores, those: _Scores) -> _Scores:
+    """Within each repeat and prompt, where neither is missing."""
+    return [
+        [None if a is None or b is None else a - b for a, b in zip(one, other, strict=True)]
+        for one, other in zip(these, those, strict=True)
+    ]

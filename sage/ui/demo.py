@@ -118,6 +118,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)
     calls = [set_by["steps"], set_by["scheduler"]]
     # Only a visitor's own hand changes the ratio; the slider also moves when the steps change.
+    # The handle overrules the planner: whoever moves it decides the branch point.
     page.branch_call.input(
         handlers.keep_ratio,
         [page.branch_call, *calls],
@@ -125,8 +126,6 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         api_name="on_ratio",
         **QUICK,
     )
-    # The handle overrules the planner: whoever moves it decides the branch point.
-    page.branch_call.input(lambda: 0.0, None, [set_by["budget"]], api_name="on_handle", **QUICK)
     gr.on(
         changes(calls),
         handlers.resize,

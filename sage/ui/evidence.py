@@ -12,7 +12,9 @@ from typing import Any
 
 import gradio as gr
 
+from sage.core.settings import TRUNKS
 from sage.ui import kit
+from sage.ui.html.views import note
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "results"
 FIRST = ("map", "main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
@@ -49,6 +51,25 @@ def study_html(name: str, folder: Path = FOLDER) -> str:
         f"<details><summary>Numbers and conditions</summary>{_table(study['rows'])}"
         f'<p class="sage-note">{escape(_conditions(study.get("conditions", {})))}</p></details>'
         "</article>"
+    )
+
+
+@cache
+def picture_set_words(folder: Path = FOLDER) -> str:
+    """What sharing gives a set of pictures, one composition, as the study `coherence` measured it.
+
+    Returns:
+        A note of two sentences, with the figure and its conditions; "" without that study.
+    """
+    path = folder / "coherence.json"
+    study = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if "picture_set" not in study:
+        return ""
+    found, sizes = study["picture_set"], study["conditions"]["prompts"]["sizes"]
+    groups = " and ".join(f"{number} groups of {size}" for size, number in sizes.items())
+    trunk = TRUNKS[found["settings"]["trunk"]]
+    return note(
+        f"{found['title']}: {found['words']} Measured on {groups} prompts, trunk “{trunk}”."
     )
 
 

@@ -10,11 +10,9 @@ from sage.jobs.grid import (
     CellStep,
     Grid,
     GridCost,
-    Mean,
     RowFrame,
     Trace,
     axes,
-    mean_of,
     plan_grid,
     render_grid,
     shown_steps,
@@ -22,6 +20,7 @@ from sage.jobs.grid import (
 )
 from sage.jobs.job import prepare
 from sage.jobs.models import LoadedModel, ModelSpec
+from sage.jobs.repeats import Mean, mean_of
 from sage.jobs.request import Request, parse_request
 
 PROMPTS = "a fox\na dog\na whale"

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sage.ui.evidence import FOLDER, study_html, study_names
+from sage.core.settings import TRUNKS
+from sage.ui.evidence import FOLDER, picture_set_words, study_html, study_names
 from sage.ui.server.preview import SENTENCE, TITLE, own_preview
 
 from .reader import Reader
@@ -26,6 +27,23 @@ def test_a_study_shows_finding_figure_numbers_and_conditions(name):
     assert study["conditions"]["model"] in said
     assert reader.all("img")[0]["src"].endswith(f"{name}.svg")
     assert reader.tags.count("tr") == len(study["rows"]) + 1
+
+
+def test_what_sharing_gives_a_set_is_the_studys_figure_with_its_conditions(tmp_path):
+    study = json.loads((FOLDER / "coherence.json").read_text("utf-8"))
+    said = " ".join(Reader(picture_set_words()).texts)
+    for number in ("shared", "own_noise", "one_noise"):
+        value = study["picture_set"]["numbers"]["layout"][number]
+        assert f"{value['value'] if number == 'shared' else value:.2f}" in said
+    assert "One composition for all" in said
+    assert f"{study['conditions']['prompts']['groups']} groups of " in said
+    assert "built-in model" in said
+    assert TRUNKS[study["picture_set"]["settings"]["trunk"]] in said
+    assert picture_set_words(tmp_path) == ""
+    study["picture_set"]["words"] = "Something else was found."
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "coherence.json").write_text(json.dumps(study), "utf-8")
+    assert "Something else was found." in picture_set_words(tmp_path / "new")
 
 
 PAGE = b"""<html><head><meta property="og:title" content="Gradio" />

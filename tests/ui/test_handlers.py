@@ -20,6 +20,7 @@ from sage.ui.studio.layout import build_layout
 from sage.ui.studio.looking import Looking
 from sage.ui.studio.rendering import Rendering, done_words
 from sage.ui.studio.results import REUSED
+from tests.core.test_planner import planning
 
 from .conftest import PROMPTS, changed, raises_sentence, values_of
 from .reader import plan_data
@@ -45,6 +46,7 @@ def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
     layout = page.layout
     assert set(updates) <= set(layout.consequences)
     assert "P1" in updates[layout.chips]
+    assert "One composition for all" in updates[layout.chips]
     assert "same group" in updates[layout.pairs]
     assert "4 of 10 steps shared" in updates[layout.estimate]
     assert "Never seen" in updates[layout.prompts_note]
@@ -61,6 +63,33 @@ def test_the_estimate_follows_the_branch_point_and_leaves_the_groups_alone(page,
     assert page.keep_ratio(10, 10, "ddim") == (1, 0.0)  # and no budget
     assert layout.similarity not in updates
     assert layout.prompts_note not in updates
+
+
+def listeners(demo, name, event):
+    """The functions that an event of a component sets off, with what they write."""
+    (part,) = (b for b in demo.blocks.values() if getattr(b, "elem_id", None) == name)
+    return [fn for fn in demo.fns.values() if (part._id, event) in fn.targets]
+
+
+def test_moving_the_branch_handle_takes_the_budget_back(demo):
+    (moved,) = listeners(demo, "branch-step", "input")
+    assert [part.elem_id for part in moved.inputs] == ["branch-step", "steps", "scheduler"]
+    assert moved.outputs[1].elem_id == "budget"
+    assert moved.fn(3, 10, "ddim") == (0.3, 0.0)
+    assert moved.fn(3, None, "ddim")[1] == 0.0
+
+
+def test_turning_the_dial_of_the_budget_updates_the_reason(demo, form, monkeypatch):
+    monkeypatch.setattr("sage.jobs.job.planning_of", lambda _: planning(0.0))
+    near = changed(form, tau_min=-1.0)
+    (turned,) = listeners(demo, "budget", "change")
+    (advice,) = (part for part in turned.outputs if part.elem_id == "advice")
+    first, second = (
+        turned.fn(*values(changed(near, budget=budget)))[advice] for budget in (2.0, 3.0)
+    )
+    assert "for 2 evaluations a picture" in first
+    assert "for 3 evaluations a picture" in second
+    assert first.split(": ", 1)[1] != second.split(": ", 1)[1]
 
 
 def test_changing_the_steps_keeps_the_share(page):

@@ -9,6 +9,7 @@ import pytest
 
 from sage.core.calibration import Calibration
 from sage.core.settings import SCHEDULERS, TRUNKS
+from sage.jobs.repeats import mean_of
 from sage.ui.html.words import flops_text, seconds_text, three_digits
 
 from .conftest import changed, values_of
@@ -91,8 +92,24 @@ def check_outcome(text, record):
         each = [side[0]] if len(side) == 1 else [median(side), min(side), max(side)]
         expected += [n for one in each for n in numbers(seconds_text(one))]
     assert numbers(first) == expected
+    check_seeds(text, record)
     rival = re.search(r"alone with only (\d+) step", text)
     assert (rival is None) or int(rival[1]) == record["fewer_steps"]["steps"]
+
+
+def check_seeds(text, record):
+    told = re.search(r"Over (\d+) sets of seeds.*?: (.*)$", text)
+    assert (told is not None) == ("over_seeds" in record)
+    if told is None:
+        return
+    seeds = record["over_seeds"]
+    sharing = [n for n in range(len(record["prompts"])) if branch_steps(record, n)]
+    expected = []
+    assert seeds["clip_score"] is None  # of this model
+    for side in ("shared", "fewer"):
+        found = mean_of([[one[n] for n in sharing] for one in seeds["twin_distance"][side]])
+        expected += [f"{found.value:.3f}", f"{found.half:.3f}"]
+    assert (int(told[1]), numbers(told[2])) == (len(seeds["seeds"]), expected)
 
 
 def check_saving(text, record):

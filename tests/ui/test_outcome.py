@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sage.jobs.repeats import Mean, SeedScores
 from sage.ui.html.outcome import (
     FAR,
     NEARNESS,
@@ -94,3 +95,37 @@ def test_fewer_steps_are_judged_by_the_same_measure(theirs, verdict):
     words = outcome_words(replace(PLAIN, fewer=(22, (theirs, theirs))))
     assert f"only 22 steps {verdict}" in words
     assert nearness([theirs]) in words
+
+
+SURE = SeedScores(
+    3,
+    Mean(0.031, 0.004),
+    Mean(0.052, 0.006),
+    Mean(0.021, 0.003),
+    Mean(0.61, 0.02),
+    Mean(0.63, 0.02),
+    Mean(-0.02, 0.005),
+)
+
+
+def test_several_seeds_give_intervals_beside_both_rivals():
+    words = outcome_words(replace(PLAIN, fewer=(22, (0.02, 0.03)), seeds=SURE))
+    assert "Over 3 sets of seeds" in words
+    assert "distance 0.031 ± 0.004 (fewer steps: 0.052 ± 0.006)" in words
+    assert "CLIP score 0.610 ± 0.020 (alone: 0.630 ± 0.020)" in words
+    assert "within noise" not in words
+    assert "only 22 steps comes less close" in words  # by the seeds, not by the one that is shown
+    assert "sets of seeds" not in outcome_words(PLAIN)
+
+
+def test_a_difference_whose_interval_holds_none_is_called_noise():
+    unsure = replace(SURE, nearer=Mean(0.021, 0.03), gain=Mean(-0.02, 0.02))
+    words = outcome_words(replace(PLAIN, fewer=(22, (0.1, 0.1)), seeds=unsure))
+    assert "(fewer steps: 0.052 ± 0.006, within noise)" in words
+    assert "(alone: 0.630 ± 0.020, within noise)" in words
+    assert "only 22 steps comes as close, within noise" in words
+
+
+def test_without_an_image_encoder_or_a_baseline_the_distance_is_told_alone():
+    words = outcome_words(replace(PLAIN, seeds=SeedScores(5, Mean(0.031, 0.004))))
+    assert "of the mean: distance 0.031 ± 0.004.</p>" in words

@@ -175,6 +175,22 @@ def test_work_counts_within_the_limits_whatever_was_sent(steps, counted):
     assert (kind, units) == ("compare tiny", 2 * counted * 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ("a {fox|owl|cat} {in snow|at sea}", 6),
+        ("a {fox|owl}\na dog", 3),
+        ("a {fox|owl", 1),  # refused later
+        ("{a|b|c|d|e} {a|b|c|d|e}\nx", 2),  # likewise: too many
+        ("{a|b}" * 10**5, 1),
+        ("fox\n" * 40, 16),
+    ],
+)
+def test_braces_count_as_the_prompts_they_make(text, prompts):
+    _, units = work_of(listener("prompts", "steps", "model"), [text, 10, "tiny"])
+    assert units == 10 * prompts
+
+
 def test_what_is_remembered_of_clients_is_bounded(clock):
     admission = Admission(ROOMY, clock)
     for n in range(BOUNDS.clients + 50):

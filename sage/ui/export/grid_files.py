@@ -15,9 +15,11 @@ from typing import Any
 from PIL import Image
 
 from sage.core.plan import Plan
-from sage.jobs.grid import Grid, Mean, RunNumbers, axes
-from sage.ui.html.grids import Shown, mean_text
+from sage.jobs.grid import Grid, RunNumbers, axes
+from sage.jobs.repeats import Mean
+from sage.ui.html.grids import Shown
 from sage.ui.html.sheet import Block, Shot, draw_sheet
+from sage.ui.html.words import mean_text
 from sage.ui.server.files import fresh_folder
 
 

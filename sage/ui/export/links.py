@@ -25,7 +25,7 @@ BESIDE: Mapping[str, Setting] = {
         name="repeats",
         subject="The number of repeats",
         label="Repeats of the measurement",
-        help="how often both sides are measured.",
+        help="how often both sides are measured, each time with other seeds.",
         default=str(REPEATS[0]),
         titles={str(number): str(number) for number in REPEATS},
     ),

@@ -10,12 +10,13 @@ from html import escape
 from PIL import Image
 
 from sage.core.plan import Plan, Row
-from sage.jobs.grid import Grid, GridCost, Mean, RowFrame, RunNumbers, Trace, axes, mean_of
+from sage.jobs.grid import Grid, GridCost, RowFrame, RunNumbers, Trace, axes
+from sage.jobs.repeats import Mean, mean_of
 from sage.jobs.request import Request
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.pictures import picture_source
 from sage.ui.html.views import badge, note
-from sage.ui.html.words import flops_text, percent_text, plural, seconds_text, span_text
+from sage.ui.html.words import flops_text, mean_text, percent_text, plural, seconds_text, span_text
 
 THUMBNAIL = 160  # pixels; larger pictures are made smaller for the grid
 FORK = "sage-trunk sage-fork"  # a trunk whose branches stand in the next column
@@ -144,14 +145,6 @@ def _cell_lines(shown: Shown) -> list[str]:
         f"distance {mean_text(shown.distance, 3)}",
         f"CLIP {mean_text(shown.clip, 2)}",
     ]
-
-
-def mean_text(mean: Mean | None, digits: int) -> str:
-    """A mean with half its interval, "0.052 ± 0.010"; a dash where there is none."""
-    if mean is None:
-        return "–"
-    half = "" if mean.half is None else f" ± {mean.half:.{digits}f}"
-    return f"{mean.value:.{digits}f}{half}"
 
 
 def time_text(run: RunNumbers) -> str:

@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from sage.core.cost import Cost
-from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
+from sage.jobs.repeats import SeedScores, seed_scores
+from sage.ui.html.words import mean_text, percent_text, plural, saved_text, seconds_text
 
 # Root mean square pixel differences up to which two pictures are called so; seen on the built-in
 # model's strips. The last words hold beyond all of them.
@@ -49,6 +50,7 @@ class Outcome:
         seconds: Measured times; None if nothing comparable was measured.
         fewer: Steps of the equal-NFE baseline, and its distances; None if it did not run.
         at: Branch point of the pictures, in calls; None where there is no single one.
+        seeds: Scores over several seeds of what is shown; None if there was one only.
     """
 
     evaluations: tuple[int, int]
@@ -57,6 +59,7 @@ class Outcome:
     seconds: Seconds | None = None
     fewer: tuple[int, tuple[float, ...]] | None = None
     at: int | None = None
+    seeds: SeedScores | None = None
 
 
 def outcome_of(report: Mapping[str, Any]) -> Outcome:
@@ -72,6 +75,7 @@ def outcome_of(report: Mapping[str, Any]) -> Outcome:
         seconds_of(report, at),
         (fewer["steps"], known(fewer["twin_distance"], sharing)) if fewer else None,
         at,
+        seed_scores(report, sharing),
     )
 
 
@@ -106,9 +110,12 @@ def expected_words(cost: Cost, *, settled: bool = True) -> str:
 
 
 def outcome_words(outcome: Outcome) -> str:
-    """What is saved and how near the pictures are, and what fewer steps would have done."""
-    fewer = _fewer_words(outcome)
-    second = f'<p class="sage-rival">{fewer}</p>' if fewer else ""
+    """What is saved and how near the pictures are, and what fewer steps would have done.
+
+    Where several seeds were run, their means follow with their intervals.
+    """
+    lines = (_fewer_words(outcome), _seeds_words(outcome.seeds) if outcome.seeds else "")
+    second = "".join(f'<p class="sage-rival">{line}</p>' for line in lines if line)
     place = "" if outcome.at is None else f' data-point="{outcome.at}"'
     return (
         f'<div class="sage-outcome"{place}><p class="sage-result">{_saved_words(outcome)}</p>'
@@ -181,9 +188,35 @@ def _fewer_words(outcome: Outcome) -> str:
         return ""
     theirs, ours = sum(distances) / len(distances), sum(outcome.near) / len(outcome.near)
     verdict = "comes closer" if theirs < ours else "comes less close"
-    if nearness(distances) == nearness(outcome.near):
+    nearer = outcome.seeds.nearer if outcome.seeds else None
+    if nearer is not None and nearer.half is not None:
+        verdict = "comes closer" if nearer.value < 0 else "comes less close"
+        if nearer.is_noise:
+            verdict = "comes as close, within noise"
+    elif nearness(distances) == nearness(outcome.near):
         verdict = "comes about as close"
     return (
         f"For the same cost, each prompt alone with only {plural(steps, 'step')} {verdict}: "
         f"{nearness(distances)}."
+    )
+
+
+def _seeds_words(seeds: SeedScores) -> str:
+    """Means over several seeds; differences whose interval holds zero are called noise."""
+    parts = []
+    if seeds.distance is not None:
+        rival = ""
+        if seeds.fewer is not None and seeds.nearer is not None:
+            noise = ", within noise" if seeds.nearer.is_noise else ""
+            rival = f" (fewer steps: {mean_text(seeds.fewer, 3)}{noise})"
+        parts.append(f"distance {mean_text(seeds.distance, 3)}{rival}")
+    if seeds.clip is not None and seeds.gain is not None:
+        noise = ", within noise" if seeds.gain.is_noise else ""
+        alone = f" (alone: {mean_text(seeds.alone, 3)}{noise})"
+        parts.append(f"CLIP score {mean_text(seeds.clip, 3)}{alone}")
+    if not parts:
+        return ""
+    return (
+        f"Over {plural(seeds.seeds, 'set')} of seeds, with 95 % intervals of the mean: "
+        f"{'; '.join(parts)}."
     )

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from sage.jobs.repeats import Mean
+
 STAGES = ("encode", "trunk", "branches", "decode")
 STAGE_WORDS = {
     "encode": "reading the prompts",
@@ -55,6 +57,14 @@ def saved_text(share: float, word: str = "less") -> str:
     if not rounded:
         return "the same"
     return f"{abs(rounded)} % {word if rounded > 0 else 'more'}"
+
+
+def mean_text(mean: Mean | None, digits: int) -> str:
+    """A mean with half its interval, "0.052 ± 0.010"; a dash where there is none."""
+    if mean is None:
+        return "–"
+    half = "" if mean.half is None else f" ± {mean.half:.{digits}f}"
+    return f"{mean.value:.{digits}f}{half}"
 
 
 def shorten(text: str, length: int) -> str:

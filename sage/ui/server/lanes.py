@@ -20,8 +20,9 @@ from gradio.queueing import Event, Queue
 from gradio.server_messages import EventMessage, ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
-from sage.core.settings import NUM_PROMPTS, Number, settings_of
+from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Number, settings_of
 from sage.jobs.grid import PER_AXIS
+from sage.jobs.prompt_sets import expand_sets
 from sage.jobs.repeats import REPEATS
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.errors import UnheardError
@@ -71,14 +72,22 @@ def work_of(fn: BlockFunction, data: Sequence[Any]) -> tuple[str, float]:
     for block, value in zip(fn.inputs, data, strict=False):
         name = getattr(block, "elem_id", None) or getattr(block, "label", None) or ""
         given[str(name).removeprefix("explore-")] = value
-    prompts = str(given.get("prompts", "")).strip().count("\n") + 1
-    units = float(min(NUM_PROMPTS.high, prompts)) * _steps(given.get("steps"))
+    units = float(_prompts(str(given.get("prompts", "")))) * _steps(given.get("steps"))
     for axis in ("across-values", "down-values"):
         values = given.get(axis)
         units *= min(PER_AXIS.high, max(1, len(values))) if isinstance(values, list) else 1
     repeats = given.get("repeats")
     units *= repeats if type(repeats) is int and repeats in REPEATS else 1
     return f"{fn.api_name} {str(given.get('model') or '')[:MODEL_CHARS]}", units
+
+
+def _prompts(text: str) -> int:
+    """How many prompts a text stands for, those of its braces among them, within the limits."""
+    number = text.strip().count("\n") + 1
+    if "{" in text and len(text) <= NUM_PROMPTS.high * (PROMPT_CHARS.high + 1):
+        with suppress(ValueError):  # braces that don't match are refused later, and cost nothing
+            number = len(expand_sets(text).texts)
+    return int(min(NUM_PROMPTS.high, max(1, number)))
 
 
 def _steps(value: Any) -> float:

@@ -20,6 +20,7 @@ from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
+from sage.ui.evidence import picture_set_words
 from sage.ui.examples import ExampleSet
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
@@ -396,6 +397,7 @@ def expectation(page: Layout, analysis: Analysis) -> Updates:
     """Who will share, whether that is safe, and what it will cost."""
     job = analysis.job
     chips = views.group_chips(job, analysis.unseen, analysis.request.guarded)
+    chips += picture_set_words() if job.shares else ""
     told = {page.chips: chips, page.estimate: views.estimate(job)}
     return told | {page.advice: views.planner_words(job)}
 

@@ -288,7 +288,7 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
             [(str(number), number) for number in REPEATS],
             value=REPEATS[0],
             label="Repeats of the measurement",
-            info="Three and more give a median and a range.",
+            info="Each with other seeds: seconds get a range, scores an interval.",
             elem_id="repeats",
             filterable=False,
         ),

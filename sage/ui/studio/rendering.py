@@ -181,6 +181,8 @@ class Rendering:
         page = self.layout
         words = "shared" if step.stage == "trunk" else "each prompt on its own"
         line = f"Step {step.step} of {step.steps}, {words}"
+        if step.repeat:
+            line = f"Repeat {step.repeat + 1} of {form.repeats}, other seeds: {line}"
         sides = {side: getattr(step, side) for side in form.sides}
         groups = analysis.job.groups
         return {

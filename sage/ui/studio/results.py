@@ -14,6 +14,7 @@ from sage.core.plan import Group, Plan
 from sage.jobs.compare import Comparison, Scores
 from sage.jobs.filmstrip import Frame
 from sage.jobs.job import Job
+from sage.jobs.repeats import seed_scores
 from sage.sd.pipeline import SageOutput
 from sage.ui.html import cost_bars
 from sage.ui.html.cost_bars import Bar
@@ -69,6 +70,12 @@ def strip_outcome(job: Job, strip: Strip, report: Mapping[str, Any] | None, poin
     """What one of them comes to."""
     cost, row, fewer = job.at(point).cost, strip.shared(point), strip.fewer(point)
     together = [n for group in job.groups if len(group) > 1 and point for n in group]
+    # Other seeds were run at the branch point of the run only, which the guard may have shortened.
+    asked = (point, cost.evaluations)
+    if report and (report["branch_step"], report["evaluations"]["shared"]) == asked:
+        seeds = seed_scores(report, together)
+    else:
+        seeds = None
     outcome = Outcome(
         (cost.evaluations, cost.independent_evaluations),
         (cost.flops.total, cost.independent_flops.total),
@@ -76,6 +83,7 @@ def strip_outcome(job: Job, strip: Strip, report: Mapping[str, Any] | None, poin
         seconds_of(report, report["branch_step"]) if report else None,
         (fewer.at, known(fewer.twin, together)) if fewer else None,
         point,
+        seeds,
     )
     return outcome_words(outcome)
 
