@@ -23,16 +23,18 @@ def when_to_share(folder: Path = RESULTS) -> str:
         return ""
     told = json.loads(path.read_text("utf-8"))
     figure = f"/gradio_api/file={folder / f'{NAME}.svg'}"
-    found = "".join(f"<li>{escape(sentence)}</li>" for sentence in told["sentences"])
+    found = "".join(
+        f"<li>{escape(sentence.replace('*', ''))}</li>" for sentence in told["sentences"]
+    )
     return (
         '<section class="sage-card lesson-panel" id="lesson-when">'
-        "<h3>When should I share?</h3>"
+        f'<img loading="lazy" src="{escape(figure)}" alt="Map: who wins at equal evaluations">'
+        "<div><h3>When should I share?</h3>"
         "<p>Sharing spends fewer evaluations on the trunk; the same evaluations could pay more "
         "independent steps. So the question is who makes better pictures <b>at equal cost</b>. "
         "Measured on the built-in model, over budgets and group sizes:</p>"
-        f'<img loading="lazy" src="{escape(figure)}" alt="Map: who wins at equal evaluations">'
         f"<ul>{found}</ul>"
         "<p>Set <b>Evaluations a picture</b> in the Studio, or call "
         "<code>pipe(prompts, budget=5)</code>: the planner takes the better of the two.</p>"
-        "</section>"
+        "</div></section>"
     )
