@@ -236,7 +236,7 @@ def test_the_queue_is_bounded_and_closed_to_direct_calls(demo):
     assert demo.api_open is False
     rendering = [f for f in demo.fns.values() if f.concurrency_id == "render"]
     assert {f.api_name for f in rendering} == {
-        *("render", "scrub", "compare"),
+        *("render", "scrub", "compare", "look", "finish"),
         *("explore", "explore_steps"),
     }
     assert {f.concurrency_limit for f in rendering} == {1}

@@ -45,7 +45,7 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     find(page, "[data-do=present]").click()
     expect(find(page, "[data-do=present]")).to_have_attribute("aria-pressed", "true")
     assert find(page, "#card-compare").bounding_box()["width"] > 1800
-    assert page.evaluate(SMALL) == []
+    page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)  # type grows in a while
     knob = find(page, "#branch .sage-knob")
     before = int(knob.get_attribute("aria-valuenow"))
     page.keyboard.press("ArrowRight")
@@ -60,7 +60,7 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     expect(find(page, "#branch-out")).to_have_text("13 of 30")
     axes = find(page, "#branch-chart svg line.axis")
     expect(axes).to_have_count(2)
-    assert page.evaluate(SMALL) == []
+    page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)
     page.reload()
     expect(find(page, "#lesson-tab-5")).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
     expect(find(page, "[data-do=present]")).to_have_attribute("aria-pressed", "true")
