@@ -7,9 +7,10 @@ it. Knows numbers and one file; nothing of texts, pictures or networks.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -18,6 +19,26 @@ from torch import Tensor
 from sage.core.plan import Group
 
 FILE_NAME = "calibration.json"
+T = TypeVar("T")
+
+
+def read_stored(path: Path, what: str, build: Callable[[Any], T]) -> T | None:
+    """What a JSON file holds; None if there is no such file.
+
+    Args:
+        path: Of the file.
+        what: It should be, with its article, for the sentence.
+        build: Makes it of the JSON's value.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return build(json.loads(path.read_text("utf-8")))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as {what}: {error}") from error
 
 
 def lowest_similarity(similarity: Tensor, group: Group) -> float:
@@ -97,17 +118,14 @@ class Calibration:
         Raises:
             ValueError: If the file is damaged.
         """
-        path = Path(folder) / FILE_NAME
-        if not path.is_file():
-            return None
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            for name in ("similarity", "share_ratio"):
-                values[name] = tuple(values[name])
-            values["distance"] = tuple(map(tuple, values["distance"]))
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a calibration: {error}") from error
+        return read_stored(Path(folder) / FILE_NAME, "a calibration", cls._of_json)
+
+    @classmethod
+    def _of_json(cls, values: dict[str, Any]) -> "Calibration":
+        for name in ("similarity", "share_ratio"):
+            values[name] = tuple(values[name])
+        values["distance"] = tuple(map(tuple, values["distance"]))
+        return cls(**values)
 
     def write(self, folder: str | Path) -> Path:
         """Writes the file into a folder."""

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sage.core.calibration import read_stored
 from sage.core.plan import Group, Plan, Row
 from sage.core.timesteps import best_paths
 from sage.core.tree import dendrogram
@@ -78,21 +80,18 @@ class Planning:
         Raises:
             ValueError: If the file is damaged.
         """
-        path = Path(folder) / FILE_NAME
-        if not path.is_file():
-            return None
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            for name in ("levels", "sizes"):
-                values[name] = tuple(values[name])
-            values["bias"] = tuple(map(tuple, values["bias"]))
-            values["errors"] = {k: tuple(map(tuple, v)) for k, v in values["errors"].items()}
-            places = values.get("places", {})
-            values["places"] = {k: tuple(map(tuple, v)) for k, v in places.items()}
-            values["weight"] = math.inf if values["weight"] is None else values["weight"]
-            return cls(**values)
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a planning: {error}") from error
+        return read_stored(Path(folder) / FILE_NAME, "a planning", cls._of_json)
+
+    @classmethod
+    def _of_json(cls, values: dict[str, Any]) -> "Planning":
+        for name in ("levels", "sizes"):
+            values[name] = tuple(values[name])
+        values["bias"] = tuple(map(tuple, values["bias"]))
+        values["errors"] = {k: tuple(map(tuple, v)) for k, v in values["errors"].items()}
+        places = values.get("places", {})
+        values["places"] = {k: tuple(map(tuple, v)) for k, v in places.items()}
+        values["weight"] = math.inf if values["weight"] is None else values["weight"]
+        return cls(**values)
 
     def write(self, folder: str | Path) -> Path:
         """Writes the file into a folder."""
