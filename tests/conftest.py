@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A busy machine takes longer for an example, and that is no fault.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # Tiny networks gain nothing from more threads, and lose much where threads are few.
 torch.set_num_threads(1)

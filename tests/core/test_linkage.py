@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -49,7 +49,6 @@ def few_values(draw):
     return s
 
 
-@settings(deadline=None)
 @given(
     st.one_of(similarities(), few_values()),
     st.sampled_from([(-1.0, 1.0), (0.3, 0.9), (0.5, 0.75)]),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -139,7 +139,6 @@ class Remembering:
         return x, x0, (output,)
 
 
-@settings(deadline=None)
 @given(st.integers(2, 8), st.data())
 def test_a_solver_with_memory_runs_the_same_whether_or_not_the_run_is_split(steps, data):
     """Two equal prompts with equal noise: the branch must carry the trunk's memory along."""

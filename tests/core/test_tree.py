@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
@@ -35,7 +35,6 @@ def fork_height(fork, i, j):
     return fork.height
 
 
-@settings(deadline=None)
 @given(similarities(), st.integers(1, 12), st.floats(0.01, 2))
 def test_the_rows_of_a_step_are_scipys_clusters_at_the_falling_cut(s, steps, tau):
     """Decatur et al.: at step k the clusters are those of the tree cut at τ·(1 − k/T)."""

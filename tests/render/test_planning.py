@@ -170,7 +170,7 @@ def test_a_budget_below_one_trunk_for_each_group_is_refused():
         forest_plans(trees, 10, 0.7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 12), st.floats(0.1, 1))
 def test_a_forest_never_spends_more_than_its_budget(sizes, calls, budget):
     trees = [dendrogram(cosine_similarity(unit_vectors(n, 4, n + k))) for k, n in enumerate(sizes)]
