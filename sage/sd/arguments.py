@@ -272,3 +272,13 @@ def check_clip_skip(clip_skip: Any, layers: int) -> int | None:
         ValueError: If there are not so many.
     """
     return None if clip_skip is None else _whole("clip_skip", clip_skip, 0, layers - 1)
+
+
+def check_exact(exact: Any) -> None:
+    """That `exact` is a yes, a no or left open.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if exact is not None and not isinstance(exact, bool):
+        raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")

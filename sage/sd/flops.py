@@ -90,7 +90,7 @@ class PeakBytes(TorchDispatchMode):
 
 def on_meta(module: Network) -> Network:
     """A twin of a diffusers or transformers network without weights, from its configuration."""
-    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps
+    module = getattr(module, "_orig_mod", module)
     kind: Any = type(module)
     with torch.device("meta"):
         if hasattr(kind, "from_config"):
@@ -127,28 +127,38 @@ def model_flops(
     )
 
 
-class FlopsCache:
-    """Counts that were made, by the configurations they follow from."""
+_KEPT = 256  # counts; a session asks for a few
+_counts: dict[Hashable, Any] = {}  # what was counted, by all that it follows from; of the process
 
-    def __init__(self) -> None:
-        self._counted: dict[Hashable, ModelFlops] = {}
 
-    def count(
-        self,
-        text_encoder: nn.Module,
-        unet: nn.Module,
-        vae: nn.Module,
-        tokens: int,
-        latent_size: tuple[int, int],
-    ) -> ModelFlops:
-        """As `model_flops`; for parts of a configuration that was seen before, from memory."""
-        parts = (text_encoder, unet, vae)
-        plain = [getattr(part, "_orig_mod", part) for part in parts]
-        configs = tuple((type(part), repr(part.config)) for part in plain)
-        key = (configs, tokens, latent_size)
-        if key not in self._counted:
-            self._counted[key] = model_flops(*parts, tokens=tokens, latent_size=latent_size)
-        return self._counted[key]
+def _once(key: Hashable, count: Callable[[], Any]) -> Any:
+    """A count, from memory where it was made before; all are forgotten where there are too many."""
+    value = _counts.get(key)  # not `in` and then a look-up: another thread may forget in between
+    if value is None:
+        value = count()
+        if len(_counts) >= _KEPT:
+            _counts.clear()
+        _counts[key] = value
+    return value
+
+
+def _kind(network: Any) -> Hashable:
+    """What a network's counts follow from."""
+    plain = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    return type(plain), repr(plain.config)
+
+
+def model_flops_once(
+    text_encoder: nn.Module,
+    unet: nn.Module,
+    vae: nn.Module,
+    tokens: int,
+    latent_size: tuple[int, int],
+) -> ModelFlops:
+    """As `model_flops`; for parts of a configuration that was seen before, from memory."""
+    parts = (text_encoder, unet, vae)
+    key = (*map(_kind, parts), tokens, latent_size)
+    return _once(key, lambda: model_flops(*parts, tokens=tokens, latent_size=latent_size))
 
 
 def count_bytes(
@@ -161,7 +171,14 @@ def count_bytes(
         latent: Shape [C, h, w] of a latent.
         cond: Shape [L, D] of a condition; None for a decoder.
     """
-    twin = on_meta(network)  # in float32
+    shapes = tuple(latent), None if cond is None else tuple(cond)
+    peak = _once(("bytes", _kind(network), shapes), lambda: _peak_bytes(network, *shapes))
+    return peak * network.dtype.itemsize / 4
+
+
+def _peak_bytes(network: Network, latent: tuple[int, ...], cond: tuple[int, ...] | None) -> int:
+    """Bytes of a row in float32."""
+    twin = on_meta(network)
     z = torch.zeros(1, *latent, device="meta")
     with torch.no_grad(), PeakBytes() as memory:
         if cond is None:
@@ -169,4 +186,4 @@ def count_bytes(
         else:
             t = torch.zeros(1, dtype=torch.long, device="meta")
             twin(z, t, torch.zeros(1, *cond, device="meta"))
-    return memory.peak * network.dtype.itemsize / 4
+    return memory.peak

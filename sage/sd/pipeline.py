@@ -42,7 +42,7 @@ from sage.sd import prompts as texts
 from sage.sd.adapters import plain_network
 from sage.sd.arguments import OutputType
 from sage.sd.execution import Execution, Known, Part, structure
-from sage.sd.flops import FlopsCache, count_bytes
+from sage.sd.flops import count_bytes, model_flops_once
 from sage.sd.identity import arithmetic, digest, fingerprint
 from sage.sd.kinds import check_components
 from sage.sd.loading import ModelPipeline
@@ -175,10 +175,6 @@ class SagePipeline(ModelPipeline):
         return Known()
 
     @cached_property
-    def _flops(self) -> FlopsCache:
-        return FlopsCache()
-
-    @cached_property
     def _previews(self) -> Previews:
         return Previews()
 
@@ -250,7 +246,7 @@ class SagePipeline(ModelPipeline):
 
     def _flops_of(self, latent: tuple[int, int, int]) -> ModelFlops:
         length = self.tokenizer.model_max_length
-        return self._flops.count(self.text_encoder, self.unet, self.vae, length, latent[1:])
+        return model_flops_once(self.text_encoder, self.unet, self.vae, length, latent[1:])
 
     def truncated(self, prompts: Sequence[str]) -> tuple[int, ...]:
         """Prompts that are longer than the tokenizer reads; their end is ignored."""
@@ -385,10 +381,8 @@ class SagePipeline(ModelPipeline):
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
         skip = arguments.check_clip_skip(clip_skip, layers)
         shape = self._latent_shape(height, width)
-        if exact is not None and not isinstance(exact, bool):
-            raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
-        if reuse is not None and not isinstance(reuse, StateStore):
-            raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
+        arguments.check_exact(exact)
+        _check_reuse(reuse)
         _check_rule(adaptive, plan, reuse)
         _check_start(start, plan, reuse, has_table(self.scheduler))
         if timesteps is not None:
@@ -509,14 +503,8 @@ class SagePipeline(ModelPipeline):
         # 1. Condition, noise and solver.
         parts = self._parts(run, clock)
         # 2. Trunks and branches, one step at a time.
-        if isinstance(parts.solver, WrappedScheduler):
-            reuse = None  # its counters are not in the state
-        inputs = None if reuse is None else self._inputs(run, parts)
-        state = run.start and moved(run.start, self._execution_device)
-        if reuse is not None:
-            state = reuse.latest(inputs, run.plan, run.share_renewed)
-        draft = None if reuse is None else Draft(reuse, inputs, run.plan, run.share_renewed)
-        execution = parts.execution
+        draft, execution = self._draft(run, parts, reuse), parts.execution
+        state = draft.latest() if draft else run.start and moved(run.start, parts.noise.device)
         first = 0 if state is None else state.step + 1
         done = Adapted(cast(State, state), run.plan)  # without one there is a first step
         walk, probes = self._walk(run, parts, state), []
@@ -530,40 +518,41 @@ class SagePipeline(ModelPipeline):
             if draft is not None and (run.exact or not execution.retries):
                 draft.add(done.state, execution.finite)
             try:
-                state = done.state
-                yield SageStep(i + 1, run.plan.steps, state, self.preview, self.has_checker)
+                yield SageStep(i + 1, run.plan.steps, done.state, self.preview, self.has_checker)
             except GeneratorExit:  # stopped: what was done is good for a later run
-                if draft is not None and inputs == self._inputs(run, parts):
+                if draft is not None:
                     draft.publish()
                 raise
         # 3. Pictures.
         latents = in_prompt_order(done.state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
             images, flagged = self._decode(latents, output_type, execution)
-        # A run that failed, or whose network was changed between two steps, leaves nothing.
-        if draft is not None and inputs == self._inputs(run, parts):
+        if draft is not None:
             draft.publish()
-        reused = evaluations(done.plan, run.trunk, range(first))
         guided = run.guided if run.guidance > 1 else False
-        cost = plan_cost(done.plan, self._flops_of(run.shape), guided, run.trunk, probes)
-        extra, seconds = sum(probe.extra for probe in probes), clock.read()
         self.maybe_free_model_hooks()
         yield SageOutput(
-            images,
-            done.plan,
-            cost,
-            seconds,
-            latents,
-            run.seeds,
-            flagged,
-            reused,
-            extra,
+            images=images,
+            plan=done.plan,
+            cost=plan_cost(done.plan, self._flops_of(run.shape), guided, run.trunk, probes),
+            timings=clock.read(),
+            latents=latents,
+            seeds=run.seeds,
+            flagged=flagged,
+            reused=evaluations(done.plan, run.trunk, range(first)),
+            probes=sum(probe.extra for probe in probes),
             memory_retries=execution.retries,
             rows=execution.largest,
             exact=run.exact,
             timesteps=tuple(parts.solver.timesteps.tolist()),
             planned=run.planned,
         )
+
+    def _draft(self, run: "_Run", parts: "_Parts", reuse: StateStore | None) -> Draft | None:
+        """Where a run keeps its states; a wrapped scheduler's are not whole: its counters lack."""
+        if reuse is None or isinstance(parts.solver, WrappedScheduler):
+            return None
+        return Draft(reuse, lambda: self._inputs(run, parts), run.plan, run.share_renewed)
 
     def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
         """All steps after a state, by a plan or by a rule."""
@@ -588,11 +577,11 @@ class SagePipeline(ModelPipeline):
         # A probe compares with the unconditional prediction whether or not the run is guided.
         needed = run.guided or (run.adaptive and run.adaptive.compare == "direction")
         execution = self._execution(run.exact)
-        encode = partial(self.encode, clip_skip=run.clip_skip)
+        encode = partial(texts.encode, self, clip_skip=run.clip_skip, device=device)
         encoder = Part("text encoder", encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
             cond = torch.cat(execution.one_by_one(encoder, run.prompts))  # (N, L, D)
-            uncond = self.encode([run.negative_prompt]) if needed else None  # (1, L, D)
+            uncond = encode([run.negative_prompt], clip_skip=None) if needed else None  # (1, L, D)
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
         solver = solver_for(self.scheduler, run.asked, device, streams, run.timesteps)
@@ -799,7 +788,9 @@ class SagePipeline(ModelPipeline):
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         if self.has_checker:
             return withheld(len(latents), (width, height))
-        known, device = self.settings.latent_rgb, self._execution_device
+        known = self.settings.latent_rgb
+        # Where the decoder runs takes a search to find out, and only a fit asks for it.
+        device = None if known is not None else self._execution_device
         return self._previews.colours(self.vae, known, device).pictures(latents, (width, height))
 
     @property
@@ -842,6 +833,11 @@ class SagePipeline(ModelPipeline):
 
 
 _NO_CHECKER = StableDiffusionPipeline.run_safety_checker
+
+
+def _check_reuse(reuse: StateStore | None) -> None:
+    if reuse is not None and not isinstance(reuse, StateStore):
+        raise ValueError(f"reuse is a {type(reuse).__name__}; it must be a StateStore.")
 
 
 def _check_rule(rule: AdaptiveRule | None, plan: Plan | None, reuse: StateStore | None) -> None:

@@ -16,8 +16,10 @@ from sage.sd.identity import arithmetic, fingerprint
 KEPT = 4096  # embeddings; about 10 MB, and a visitor's session is far smaller
 
 
-def tokenize(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-    """Token ids [N, L] and, where the text encoder uses one, the mask [N, L]."""
+def tokenize(
+    pipe: StableDiffusionPipeline, prompts: Sequence[str], device: torch.device | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Token ids [N, L] and, where the text encoder uses one, the mask [N, L]; for `encode`."""
     # A textual inversion of several vectors is one word here and several tokens there.
     texts = pipe.maybe_convert_prompt(list(prompts), pipe.tokenizer)
     tokens = pipe.tokenizer(
@@ -26,7 +28,7 @@ def tokenize(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[Ten
         max_length=pipe.tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
-    ).to(pipe._execution_device)
+    ).to(pipe._execution_device if device is None else device)
     use_mask = getattr(pipe.text_encoder.config, "use_attention_mask", False)
     return tokens.input_ids, tokens.attention_mask if use_mask else None
 
@@ -39,7 +41,10 @@ def truncated(pipe: StableDiffusionPipeline, prompts: Sequence[str]) -> tuple[in
 
 
 def encode(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], clip_skip: int | None = None
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    clip_skip: int | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Text-encoder hidden states c_n of prompts [N, L, D].
 
@@ -47,8 +52,10 @@ def encode(
         pipe: Its tokenizer and text encoder are used.
         prompts: N texts.
         clip_skip: How many of the last layers are left out; None and 0 leave out none.
+        device: Where the text encoder runs, if the caller has found out: the pipeline looks for
+            offloading hooks in every layer of every network, each time it is asked.
     """
-    ids, mask = tokenize(pipe, prompts)
+    ids, mask = tokenize(pipe, prompts, device)
     if not clip_skip:
         return pipe.text_encoder(ids, attention_mask=mask)[0]
     hidden = pipe.text_encoder(ids, attention_mask=mask, output_hidden_states=True).hidden_states

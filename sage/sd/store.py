@@ -6,7 +6,7 @@ branch point re-runs the branches only. Bounded; what was least recently used go
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from threading import Lock
 
 import torch
@@ -87,23 +87,33 @@ class Draft:
     """The states of a run that is under way, kept apart until they are known to be good.
 
     Each state is checked when it is added, by a flag that stays on the device; the flags are read
-    once, when the states are published. A run that fails publishes nothing.
+    once, when the states are published. A run that fails publishes nothing, nor does one whose
+    inputs have changed since it began.
 
     Args:
         store: Where they go.
-        inputs: As for `StateStore.add`.
+        inputs: What a state depends on, read anew: as for `StateStore.add`.
         plan: The run's plan.
         branch_inputs: As for `StateStore.add`.
     """
 
     def __init__(
-        self, store: StateStore, inputs: Hashable, plan: Plan, branch_inputs: Hashable = None
+        self,
+        store: StateStore,
+        inputs: Callable[[], Hashable],
+        plan: Plan,
+        branch_inputs: Hashable = None,
     ) -> None:
         self.store = store
-        self._where = inputs, plan
+        self._read_inputs = inputs
+        self._where = inputs(), plan
         self._branch_inputs = branch_inputs
         self._states: deque[tuple[State, Tensor]] = deque()
         self._bytes = 0
+
+    def latest(self) -> State | None:
+        """The furthest state of an earlier run from which this one can go on, or None."""
+        return self.store.latest(*self._where, self._branch_inputs)
 
     def add(self, state: State, finite: Tensor | bool = True) -> None:
         """Notes a state after its step.
@@ -120,7 +130,7 @@ class Draft:
 
     def publish(self) -> None:
         """Gives the store every state up to the first that is not finite; waits for a GPU."""
-        if not self._states:
+        if not self._states or self._read_inputs() != self._where[0]:
             return
         flags = torch.stack([good for _, good in self._states]).tolist()
         for (state, _), good in zip(self._states, flags, strict=True):

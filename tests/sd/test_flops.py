@@ -7,7 +7,9 @@ from torch import nn
 
 from sage.core.cost import plan_cost
 from sage.core.plan import independent_plan, shared_plan
-from sage.sd.flops import count_flops, model_flops
+from sage.sd import flops as counts
+from sage.sd.flops import count_bytes, count_flops, model_flops
+from sage.sd.pipeline import SagePipeline
 
 
 def flops_by_hand(module, call):
@@ -97,3 +99,17 @@ def test_a_whole_run_costs_what_the_cost_model_says(tiny):
             lambda plan=plan: tiny(["a fox", "a dog", "a cat"], plan=plan, guidance_scale=5.0)
         )
         assert counted == pytest.approx(plan_cost(plan, model).flops.total, rel=1e-3)
+
+
+def test_what_follows_from_a_configuration_is_counted_once_in_a_process(
+    tiny, tiny_folder, monkeypatch
+):
+    before = tiny.flops, count_bytes(tiny.vae, (4, 8, 8))
+    monkeypatch.setattr(counts, "count_flops", None)
+    monkeypatch.setattr(counts, "PeakBytes", None)
+    other = SagePipeline.from_pretrained(tiny_folder)
+    assert (other.flops, count_bytes(other.vae, (4, 8, 8))) == before
+    other.to(torch.bfloat16)
+    assert (other.flops, count_bytes(other.vae, (4, 8, 8))) == (before[0], before[1] / 2)
+    with pytest.raises(TypeError, match="not callable"):  # another shape is another count
+        other.cost(independent_plan(1, 1), height=32)
