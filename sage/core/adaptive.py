@@ -181,24 +181,19 @@ def sample_adaptively(  # noqa: PLR0913
     told = _Told.of(solver, len(cond)) if rule.compare == "information" else None
     states, state, used, planned = None, None, None, plan
     for i in range(solver.steps):
-        here, answers = denoise(i), None
-        if told is not None and i not in probed_steps and i < rule.latest_step(solver.steps):
-            before = [plan.rows(k) for k in range(i)]
-            rows = told.parted(plan.rows(i), i, rule.threshold)
+        here, answers, asked = denoise(i), None, None
+        before, rows = [plan.rows(k) for k in range(i)], plan.rows(i)
+        if i in probed_steps and any(len(row) > 1 for row in rows):
+            x = noise[[row[0] for row in rows]] if state is None else state.x
+            asked = _Asked.at(rows, i, x, cond, probe=probe(i), solver=solver)
+            rows = asked.parted(rule) if told is None else told.parted_by(asked, rule.threshold)
+        elif told is not None and i < rule.latest_step(solver.steps):
+            rows = told.parted(rows, i, rule.threshold)
+        if rows != plan.rows(i):
             plan = _extended(before, rows, rule, solver.steps)
-        if i in probed_steps and any(len(row) > 1 for row in plan.rows(i)):
-            x = noise[[row[0] for row in plan.rows(i)]] if state is None else state.x
-            asked = _Asked.at(plan.rows(i), i, x, cond, probe=probe(i), solver=solver)
-            before = [plan.rows(k) for k in range(i)]
-            if told is not None:
-                told.hear(asked)
-                rows = told.parted(plan.rows(i), i, rule.threshold)
-            else:
-                rows = asked.parted(rule)
-            plan = _extended(before, rows, rule, solver.steps)
+        if asked is not None:
             # Those who part in the first step start from noise of their own.
-            moved = fresh is not None or i == 0
-            answers = asked.answers(plan, trunk, rule.average, moved)
+            answers = asked.answers(plan, trunk, rule.average, fresh is not None or i == 0)
             here = answers.fill(here)
         if told is not None:
             told.add(i)
@@ -312,6 +307,11 @@ class _Told:
             index = torch.tensor(row)
             found = (cleans[:, None] - cleans).square().sum(-1).cpu()
             self.apart[index[:, None], index] = found
+
+    def parted_by(self, asked: "_Asked", threshold: float) -> tuple[Row, ...]:
+        """The rows after a probe, with what it has told of their prompts."""
+        self.hear(asked)
+        return self.parted(asked.rows, asked.step, threshold)
 
     def parted(self, rows: tuple[Row, ...], step: int, threshold: float) -> tuple[Row, ...]:
         """The rows in which no two prompts are told apart by more than so many nats."""

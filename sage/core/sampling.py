@@ -72,16 +72,8 @@ def sample(
     Raises:
         ValueError: If the numbers of steps or prompts disagree, or `start` has other rows.
     """
-    if solver.steps != plan.steps:
-        raise ValueError(f"The solver has {solver.steps} steps, the plan {plan.steps}.")
-    if not len(cond) == len(noise) == plan.num_prompts:
-        raise ValueError(
-            f"The plan has {plan.num_prompts} prompts, but there are {len(cond)} conditions "
-            f"and {len(noise)} starting latents."
-        )
+    _check(solver, plan, len(cond), len(noise), start)
     first = 0 if start is None else start.step + 1
-    if start is not None and start.rows != plan.rows(start.step):
-        raise ValueError(f"The state at step {start.step} has other rows than the plan.")
     if trunk in RULES:
         prompts = _Prompts(denoise, solver, plan, cond, RULES[trunk], fresh)
         yield from prompts.sample(noise, start)
@@ -110,6 +102,19 @@ def sample(
         output = ask(denoise, solver.scale_input(x, index), index)
         x, denoised, memory = solver.step(x, output, index, memory, move.lead)
         yield State(i, move.rows, x, denoised, memory)
+
+
+def _check(solver: Solver, plan: Plan, conditions: int, noises: int, start: State | None) -> None:
+    """That the numbers of steps and prompts agree, and that a start has the plan's rows."""
+    if solver.steps != plan.steps:
+        raise ValueError(f"The solver has {solver.steps} steps, the plan {plan.steps}.")
+    if not conditions == noises == plan.num_prompts:
+        raise ValueError(
+            f"The plan has {plan.num_prompts} prompts, but there are {conditions} conditions "
+            f"and {noises} starting latents."
+        )
+    if start is not None and start.rows != plan.rows(start.step):
+        raise ValueError(f"The state at step {start.step} has other rows than the plan.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,10 @@ class _Prompts:
             memory, kept = solver.start(x), self.rule.start(x)
             denoised = x
         else:
+            if not start.kept:
+                raise ValueError(
+                    "The state to start from was made by a trunk rule of another kind."
+                )
             solved = 2 + len(start.memory)
             (x, denoised, *rest), kept = start.kept[:solved], start.kept[solved:]
             memory = tuple(rest)
@@ -226,16 +235,20 @@ def only(state: State, prompts: Sequence[int]) -> State:
     if missing := [n for n in prompts if n not in place]:
         raise ValueError(f"Prompt {missing[0]} is not alone after step {state.step}.")
     rows = torch.tensor([place[n] for n in prompts], device=state.x.device)
+    own = torch.tensor(list(prompts), device=state.x.device)
     return State(
         state.step,
         tuple((n,) for n in range(len(prompts))),
         state.x[rows],
         state.denoised[rows],
         tuple(m[rows] for m in state.memory),
+        tuple(k[own] for k in state.kept),
     )
 
 
 def moved(state: State, device: torch.device | str) -> State:
     """The state with its tensors on a device."""
-    x, denoised = state.x.to(device), state.denoised.to(device)
-    return State(state.step, state.rows, x, denoised, tuple(m.to(device) for m in state.memory))
+    memory, kept = (tuple(t.to(device) for t in some) for some in (state.memory, state.kept))
+    return State(
+        state.step, state.rows, state.x.to(device), state.denoised.to(device), memory, kept
+    )

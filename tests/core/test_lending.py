@@ -13,7 +13,7 @@ from sage.core.cost import ModelFlops, evaluations, evaluations_of, plan_cost
 from sage.core.lending import RULES, Control, Held
 from sage.core.noise import fresh_noise
 from sage.core.plan import independent_plan, shared_plan
-from sage.core.sampling import in_prompt_order, sample
+from sage.core.sampling import in_prompt_order, moved, only, sample
 from sage.core.toy import cosine_alphas, toy_solver
 from sage.core.tree import shared_steps
 from tests.core.test_sampling import NoScalarReads, inputs, linear_denoiser
@@ -149,6 +149,27 @@ def test_a_run_goes_on_from_any_of_its_states(trunk):
         assert torch.equal(last.x, states[-1].x)
         assert state.rows == plan.rows(state.step)
         assert len(state.x) == len(state.rows)
+
+
+@pytest.mark.parametrize("trunk", RULES)
+def test_some_prompts_go_on_alone_from_a_state_of_all(trunk):
+    cond, noise = inputs(4)
+    plan, denoise = shared_plan([(0, 1, 2), (3,)], 7, 4), linear_denoiser()
+    states = list(sample(denoise, toy_solver(7), plan, cond, noise, trunk=trunk))
+    chosen = [2, 3]
+    start = moved(only(states[4], chosen), "cpu")
+    rest = (independent_plan(2, 7), cond[chosen], noise[chosen])
+    *_, last = sample(denoise, toy_solver(7), *rest, trunk=trunk, start=start)
+    assert torch.allclose(last.x, states[-1].x[chosen], atol=1e-12)
+
+
+@pytest.mark.parametrize("trunk", RULES)
+def test_a_state_of_another_kind_of_rule_is_refused(trunk):
+    cond, noise = inputs(2)
+    plan, denoise = shared_plan([(0, 1)], 5, 2), linear_denoiser()
+    state = next(sample(denoise, toy_solver(5), plan, cond, noise))
+    with pytest.raises(ValueError, match="rule of another kind"):
+        next(sample(denoise, toy_solver(5), plan, cond, noise, trunk=trunk, start=state))
 
 
 @pytest.mark.parametrize("trunk", RULES)

@@ -9,6 +9,7 @@ import torch
 from sage.core.cost import evaluations
 from sage.core.plan import shared_plan
 from sage.core.sampling import only
+from sage.core.settings import TRUNKS
 from sage.jobs.job import prepare
 from sage.jobs.look import Look, LookStep, finish, look, look_report, look_step
 from sage.jobs.models import load_model
@@ -50,6 +51,7 @@ def whole(job):
         {"scheduler": "euler_a", "fresh_noise": 0.4},
         {"sharing": "tree", "budget": 0.7},
         {"share_ratio": 0.0},
+        *({"trunk": trunk} for trunk in TRUNKS),
     ],
 )
 def test_finished_pictures_are_those_of_a_run_in_one_go(model, settings):
