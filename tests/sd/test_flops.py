@@ -113,3 +113,18 @@ def test_what_follows_from_a_configuration_is_counted_once_in_a_process(
     assert (other.flops, count_bytes(other.vae, (4, 8, 8))) == (before[0], before[1] / 2)
     with pytest.raises(TypeError, match="not callable"):  # another shape is another count
         other.cost(independent_plan(1, 1), height=32)
+
+
+def test_counting_leaves_other_threads_their_kernels():
+    """Attention's kernels are the whole process's choice, and last bits depend on it."""
+    seen = []
+
+    def look():
+        torch.zeros(1)
+        seen.append(
+            (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled())
+        )
+
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+    count_flops(look)
+    assert seen == [before]
