@@ -4,11 +4,16 @@ Knows embeddings and numbers; nothing of texts, files or pictures. Two steps: fo
 neighbours within [tau_min, tau_max], found block by block; then groups inside these neighbourhoods
 in which *every* pair lies within the bounds, as in `sage.core.grouping`.
 
-Prompts are dealt into blocks by the leading bits of a random mark. The preference "any" takes the
-candidates whose marks are nearest by exclusive or, and all of block `a ^ x` are nearer to block `a`
+The preference "any" deals prompts into blocks by the leading bits of a random mark and takes the
+candidates whose marks are nearest by exclusive or. All of block `a ^ x` are nearer to block `a`
 than those of `a ^ (x + 1)`: blocks are met in that order, and a prompt that has its neighbours
-takes no further part. So the search ends early where many pairs fit; where few do, and with
-"closest", every pair is computed once.
+takes no further part. So the search ends early where many pairs fit; where few do, every pair is
+computed once.
+
+"closest" puts similar prompts into one block, by halving them again and again along the direction
+in which they differ most. A block meets the blocks nearest to it, until each of its prompts has met
+`MET` others: so every pair is computed up to that many prompts, and beyond it the work grows with
+the number of prompts, not with its square. A neighbour can then be missed.
 
 The arrays need at most `memory_bound` bytes: 3.2 GB for 600,000 prompts of width 768 and 32
 neighbours, of which the embeddings are 1.8 GB. A test counts them.
@@ -35,6 +40,10 @@ NEAR_BLOCK, BLOCK = 256, 2048
 # Bytes that live at once for each pair of a block: a similarity, masks, and for the pairs that may
 # be of use (few, but for near blocks) their places, their keys, and what sorting adds.
 PAIR_BYTES = 24
+MET = 65_536  # others that a prompt meets at least with "closest", if there are so many
+SAMPLED, ALONG = 1024, 65_536  # prompts that tell a direction, and that are laid along it at once
+TURNS = 8  # of the power iteration for a direction; it need not be exact
+ROUNDS = 64  # of "closest" after the near blocks, for progress only
 MARK_BITS = 31
 LIMIT = 2**MARK_BITS - 1  # more prompts than that have no room in a key
 NOBODY = 2**63 - 1  # key of a candidate that is not there
@@ -122,11 +131,29 @@ class _Neighbours:
         self.least = torch.full((number,), rule.tau_min, device=device)
 
     def blocks(self, size: int) -> list[Tensor]:
-        """Prompts, ascending, by the leading bits of their marks: 2^n blocks of up to this size."""
+        """Prompts in 2^n blocks of up to this size on average, what is near in near blocks."""
         bits = max(0, math.ceil(math.log2(max(len(self.marks), 1) / size)))
+        if self.rule.prefer == "closest":
+            return _halved(self.embeddings, bits)
         block_of = self.marks >> (MARK_BITS - bits)
         order = block_of.sort(stable=True).indices
         return list(order.split(block_of.long().bincount(minlength=2**bits).tolist()))
+
+    def rounds(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Who meets whom, near blocks first; all prompts have a part in a round of "any"."""
+        small = self.blocks(min(NEAR_BLOCK, BLOCK))
+        ratio = len(small) // 2 ** max(0, math.ceil(math.log2(max(len(self.marks), 1) / BLOCK)))
+        large = [torch.cat(small[n : n + ratio]) for n in range(0, len(small), ratio)]
+        for x in range(ratio):
+            yield _pairs_apart(small, x)
+        if self.rule.prefer == "any":
+            for x in range(1, len(large)):
+                yield _pairs_apart(large, x)
+            return
+        pairs = _nearest_blocks(self.embeddings, large)
+        size = -(-len(pairs) // ROUNDS)
+        for start in range(0, len(pairs), max(size, 1)):
+            yield [(large[a], large[b]) for a, b in pairs[start : start + size]]
 
     def meet(self, rows: Tensor, columns: Tensor) -> None:
         """Let the prompts of two blocks, or of one, become candidates of each other."""
@@ -215,20 +242,62 @@ def find_neighbours(
         one. See `unpacked`.
     """
     search = _Neighbours(embeddings, owners, rule)
-    small, large = search.blocks(min(NEAR_BLOCK, BLOCK)), search.blocks(BLOCK)
-    ratio = len(small) // len(large)  # small blocks in a large one
-    rounds = [(small, x) for x in range(ratio)] + [(large, x) for x in range(1, len(large))]
-    done = 0.0
-    for blocks, x in rounds:
-        for a in range(len(blocks)):
-            if a <= a ^ x:
-                search.meet(blocks[a], blocks[a ^ x])
-        done += 1 / len(blocks)
+    rounds = list(search.rounds())
+    met, every = 0, sum(len(a) * len(b) for meetings in rounds for a, b in meetings)
+    for meetings in rounds:
+        for rows, columns in meetings:
+            search.meet(rows, columns)
+            met += len(rows) * len(columns)
         if report is not None:
-            report(min(done, 1.0))
+            report(met / max(every, 1))
         if bool((search.least == math.inf).all()):
             break
     return search.best
+
+
+def _pairs_apart(blocks: list[Tensor], x: int) -> list[tuple[Tensor, Tensor]]:
+    """Every block with that whose number is its own by exclusive or with x; each pair once."""
+    return [(blocks[a], blocks[a ^ x]) for a in range(len(blocks)) if a <= a ^ x]
+
+
+def _halved(embeddings: Tensor, times: int) -> list[Tensor]:
+    """Prompts in 2^times parts of one size, neighbours in the list being near each other."""
+    parts = [torch.arange(len(embeddings), device=embeddings.device)]
+    for _ in range(times):
+        parts = [half for part in parts for half in _halves(embeddings, part)]
+    return parts
+
+
+def _halves(embeddings: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """Two halves of some prompts, apart along the direction in which a sample differs most."""
+    sample = embeddings[part[:: max(1, len(part) // SAMPLED)]]
+    sample = sample - sample.mean(0)
+    direction = sample[sample.square().sum(1).argmax()] if len(sample) else embeddings.new_zeros(0)
+    for _ in range(TURNS if len(sample) else 0):  # towards the first principal component
+        direction = torch.nn.functional.normalize(sample.T @ (sample @ direction), dim=0)
+    if not len(part):
+        return part, part
+    along = torch.cat([embeddings[some] @ direction for some in part.split(ALONG)])
+    order, middle = along.sort(stable=True).indices, len(part) // 2
+    return part[order[:middle]], part[order[middle:]]
+
+
+def _nearest_blocks(embeddings: Tensor, blocks: list[Tensor]) -> list[tuple[int, int]]:
+    """Pairs of blocks that meet, nearest first; each block is in so many that `MET` is kept."""
+    number = len(blocks)
+    if number < 2:
+        return []
+    centres = torch.stack([embeddings[block].mean(0) for block in blocks])
+    nearness = torch.nn.functional.normalize(centres, dim=1)
+    nearness = nearness @ nearness.T
+    others = min(number - 1, math.ceil(MET / min(map(len, blocks))) if len(blocks[0]) else number)
+    nearness.fill_diagonal_(math.inf)  # itself, which it has met
+    near = nearness.topk(others + 1, dim=1).indices[:, 1:]
+    meets = torch.zeros(number, number, dtype=torch.bool, device=embeddings.device)
+    meets.scatter_(1, near, True)
+    first, second = (meets | meets.T).triu(1).nonzero(as_tuple=True)
+    order = nearness[first, second].sort(descending=True, stable=True).indices
+    return list(zip(first[order].tolist(), second[order].tolist(), strict=True))
 
 
 def _true_places(mask: Tensor) -> Tensor:
@@ -290,7 +359,7 @@ def form_groups(
     clusters = _Clusters(embeddings, owners, rule, _limits(len(embeddings), rule).tolist())
     parts = edges.split(PYTHON_EDGES)
     for number, part in enumerate(parts):
-        for first, second in part[:, 1:].tolist():
+        for first, second in clusters.open(part[:, 1:]).tolist():
             clusters.join(first, second)
         report(0.9 + 0.1 * (number + 1) / len(parts))
     report(1.0)
@@ -339,6 +408,11 @@ class _Clusters:
         self.embeddings, self.rule, self.limits = embeddings.numpy(), rule, limits
         self.owners = owners.tolist()
         self.cluster: dict[int, list[int]] = {}
+        self.full = np.zeros(len(embeddings), bool)  # in a cluster that no other can join
+
+    def open(self, pairs: Tensor) -> Tensor:
+        """Those of pairs [E, 2] that might still be joined; most need not be looked at alone."""
+        return pairs[torch.from_numpy(~self.full[pairs.numpy()].any(1))]
 
     def join(self, first: int, second: int) -> None:
         """Join the clusters of two prompts if the rule allows it."""
@@ -351,6 +425,8 @@ class _Clusters:
         union = sorted(a + b)
         for n in union:
             self.cluster[n] = union
+        if len(union) >= self.rule.max_group_size:
+            self.full[union] = True
 
     def _fit(self, a: list[int], b: list[int]) -> bool:
         if {self.owners[n] for n in a} & {self.owners[n] for n in b}:

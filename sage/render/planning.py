@@ -31,7 +31,7 @@ from sage.render.store import picture_names
 from sage.render.work import Unit
 from sage.sd.pipeline import UNPLANNED, SagePipeline
 
-EMBEDDED = 256  # prompts in one call of the encoder
+EMBEDDED = {"cpu": 64, "cuda": 256}  # prompts in a call of the encoder: as many as a cache holds
 
 
 class Progress(Protocol):
@@ -113,10 +113,10 @@ def embed(pipe: SagePipeline, texts: Sequence[str], progress: Progress = silent)
     """
     distinct = sorted(dict.fromkeys(texts), key=len)  # texts of one length need no padding
     place = {text: n for n, text in enumerate(distinct)}
-    parts = []
+    parts, size = [], EMBEDDED.get(pipe.device.type, min(EMBEDDED.values()))
     with progress("Embedding", len(distinct)) as report:
-        for start in range(0, len(distinct), EMBEDDED):
-            parts.append(_embed(pipe, distinct[start : start + EMBEDDED]))
+        for start in range(0, len(distinct), size):
+            parts.append(_embed(pipe, distinct[start : start + size]))
             report(len(parts[-1]))
     return torch.cat(parts)[[place[text] for text in texts]]
 

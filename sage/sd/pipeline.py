@@ -623,7 +623,7 @@ class SagePipeline(ModelPipeline):
         A size that has run before costs nothing. For a model whose single pass takes seconds here,
         nothing is run: being first costs it milliseconds.
         """
-        if rows not in self._warm_sizes and not self._is_heavy:
+        if rows not in self._warm_sizes and not self.is_heavy:
             plan = independent_plan(rows, 1)
             self([""] * rows, plan=plan, guidance_scale=guidance_scale)
             self._warm_sizes.add(rows)
@@ -645,7 +645,7 @@ class SagePipeline(ModelPipeline):
 
         So it is where batches of all sizes give the same rows, and where one pass fills the device.
         """
-        if self._is_heavy:
+        if self.is_heavy:
             return True
         execution = self._execution(exact=True)
         key = structure(self.unet)
@@ -761,13 +761,13 @@ class SagePipeline(ModelPipeline):
         return self.tokenizer.model_max_length, self.text_encoder.config.hidden_size
 
     @property
-    def _is_heavy(self) -> bool:
+    def is_heavy(self) -> bool:
         """Whether one pass alone keeps the device busy for long."""
         return self._execution_device.type == "cpu" and self.flops.denoiser > HEAVY_FLOPS
 
     def _execution(self, exact: bool) -> Execution:
         device = self._execution_device
-        check = not self._is_heavy and not self.exact_rows
+        check = not self.is_heavy and not self.exact_rows
         return Execution(device, exact, self._known, check, self.exact_rows)
 
     def expected(self, state: State) -> tuple[list[Image.Image], tuple[bool, ...]]:

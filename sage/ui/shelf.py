@@ -21,6 +21,7 @@ from sage.ui.server.limits import BOUNDS
 
 log = logging.getLogger(__name__)
 MEASURED = (4, 2)  # prompts and steps of the run that measures a model's speed
+MEASURED_HEAVY = (1, 1)  # where one pass takes seconds: visitors wait beside it
 
 
 class Shelf:
@@ -105,7 +106,8 @@ class Shelf:
         for rows in () if zero_gpu() else (1, 2, 4):  # CUDA is there only while it is leased
             model.pipe.warm_up(rows)
         if not zero_gpu():  # a first measurement, so that the page can say what Render will take
-            run = model.pipe([""] * MEASURED[0], plan=independent_plan(*MEASURED))
+            number, steps = MEASURED_HEAVY if model.pipe.is_heavy else MEASURED
+            run = model.pipe([""] * number, plan=independent_plan(number, steps))
             self.note_speed(self.default.key, run.cost.flops.total, run.timings.total)
 
     def get(self, key: str) -> LoadedModel:

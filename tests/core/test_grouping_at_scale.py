@@ -95,6 +95,30 @@ def test_the_search_ends_when_all_have_their_neighbours(monkeypatch):
     assert shares[-1] == 1
 
 
+def test_beyond_a_number_of_prompts_the_work_grows_with_them_alone(monkeypatch):
+    """Each meets those of the blocks nearest to it, and the groups save nearly as much."""
+    monkeypatch.setattr(grouping, "BLOCK", 100)
+    monkeypatch.setattr(grouping, "NEAR_BLOCK", 50)
+    embeddings, owners = coco()
+    rule = replace(RULE, prefer="closest", sizes="largest")
+    met, meet = [], grouping._Neighbours.meet
+    monkeypatch.setattr(
+        grouping._Neighbours,
+        "meet",
+        lambda self, a, b: (met.append(len(a) * len(b)), meet(self, a, b)),
+    )
+    spent, saved = [], []
+    for most in (len(embeddings), 500):
+        monkeypatch.setattr(grouping, "MET", most)
+        met.clear()
+        groups = form_groups(embeddings, owners, rule)
+        spent.append(sum(met))
+        saved.append(sum(len(group) - 1 for group in groups))
+    # Who is near to many is met by many; a pair is computed once.
+    assert spent[1] < 2 * 500 * len(embeddings) < spent[0] / 2
+    assert saved[1] > 0.85 * saved[0]
+
+
 def test_the_largest_groups_save_more_than_mixed_ones():
     embeddings, owners = small(2000)
     mixed, largest = (
@@ -200,7 +224,8 @@ class LiveBytes(TorchDispatchMode):
             self.now -= size
 
 
-def test_memory_stays_within_the_bound(monkeypatch):
+@pytest.mark.parametrize("prefer", ["any", "closest"])
+def test_memory_stays_within_the_bound(monkeypatch, prefer):
     """Arrays that are alive are counted; N² similarities would be far over the bound."""
     monkeypatch.setattr(grouping, "BLOCK", 100)
     monkeypatch.setattr(grouping, "NEAR_BLOCK", 25)
@@ -209,8 +234,9 @@ def test_memory_stays_within_the_bound(monkeypatch):
     embeddings = torch.nn.functional.normalize(coco()[0][:N, :D] + 0.01, dim=1)
     bound = memory_bound(N, D, k)
     with LiveBytes() as live:
-        groups = form_groups(embeddings, torch.arange(N), GroupingRule(0.5, 0.9, neighbours=k))
-    assert len(groups) > 300
+        rule = GroupingRule(0.5, 0.9, neighbours=k, prefer=prefer)
+        groups = form_groups(embeddings, torch.arange(N), rule)
+    assert len(groups) > 150
     assert live.peak + embeddings.nbytes <= bound
     assert bound < 4 * N * N / 10
     assert live.largest < 4 * N * N / 10

@@ -17,7 +17,8 @@ def texts(number):
     for n in range(number):
         colour, thing, place = COLOURS[n % 10], THINGS[n // 10 % 10], PLACES[n // 100 % 5]
         other = f" with a {COLOURS[n // 500 % 10]} {THINGS[n // 5000 % 10]}" if n >= 500 else ""
-        last = f" and a {THINGS[n // 50_000]}" if n >= 50_000 else ""
+        last = f" and a {THINGS[n // 50_000 % 10]}" if n >= 50_000 else ""
+        last += f" {PLACES[n // 500_000]}" if n >= 500_000 else ""
         yield f"a {colour} {thing} {place}{other}{last}"
 
 
@@ -29,7 +30,11 @@ def spent(command):
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, *command],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -47,6 +52,7 @@ def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(texts(100_000)))
     seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
+    print(f"100,000 planned: {seconds:.0f} s of processors, {most / 1e9:.2f} GB\n{said}")
     assert "100,000 prompts." in said
     assert seconds <= 3 * 60 * 2
     assert most <= 4 * 10**9
@@ -54,10 +60,25 @@ def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.rehearsal
+def test_600_000_prompts_are_planned_in_8_gb_and_show_how_far_it_is(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts(600_000)))
+    seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
+    print(f"600,000 planned: {seconds:.0f} s of processors, {most / 1e9:.2f} GB\n{said}")
+    assert "600,000 prompts." in said
+    assert most <= 8 * 10**9
+    assert seconds <= 30 * 60
+    for bar in ("Reading", "Embedding", "Grouping"):
+        assert bar in said
+
+
+@pytest.mark.slow
+@pytest.mark.rehearsal
 def test_1_000_prompts_are_rendered_in_10_minutes_of_two_cores(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(texts(1_000)))
-    seconds, _, _ = spent(command(file, tmp_path / "out", "--workers", "2"))
+    seconds, most, _ = spent(command(file, tmp_path / "out", "--workers", "2"))
+    print(f"1,000 rendered: {seconds:.0f} s of processors, {most / 1e9:.2f} GB for each process")
     table = pq.read_table(tmp_path / "out" / "manifest.parquet")
     assert len(table) == 1_000
     assert table["error"].null_count == 1_000
