@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sage.core.calibration import read_stored
+from sage.core.cost import evaluations
 from sage.core.plan import Group, Plan, Row
 from sage.core.timesteps import best_paths
 from sage.core.tree import dendrogram
@@ -164,8 +165,7 @@ class Planned:
     @property
     def evaluations(self) -> float:
         """For each picture."""
-        spent = sum(s.stop - s.start for s in self.plan.segments)
-        return spent / self.plan.num_prompts
+        return evaluations(self.plan, self.trunk) / self.plan.num_prompts
 
     @property
     def reason(self) -> str:

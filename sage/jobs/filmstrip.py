@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sage.core.cost import evaluations
-from sage.core.plan import Plan
+from sage.core.plan import Plan, shared_plan
 from sage.jobs.compare import Scores, placing, score, sharing_arguments
 from sage.jobs.job import Job
 from sage.sd.pipeline import SageOutput, SagePipeline
@@ -84,9 +84,16 @@ def filmstrip(
 
 def filmstrip_evaluations(job: Job, points: Sequence[int]) -> int:
     """What the shared runs of a filmstrip cost at most: the longest trunk, and all branches."""
-    shared = sum(len(group) > 1 for group in job.groups)
-    together = sum(len(group) for group in job.groups if len(group) > 1)
-    return shared * max(points) + together * sum(job.calls - point for point in points)
+    groups = [group for group in job.groups if len(group) > 1]
+    if not groups:
+        return 0
+    place = {n: k for k, n in enumerate(n for group in groups for n in group)}
+    together = [tuple(place[n] for n in group) for group in groups]
+    spent, longest = 0, max(points)
+    for point in points:
+        plan = shared_plan(together, job.calls, point)
+        spent += evaluations(plan, job.trunk, range(0 if point == longest else point, job.calls))
+    return spent
 
 
 @dataclass(frozen=True)

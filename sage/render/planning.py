@@ -69,10 +69,13 @@ class Shared:
     timesteps: tuple[tuple[int, ...], ...] = ()
     trunk: str | None = None
 
-    @property
-    def evaluations(self) -> int:
-        """Rows through the denoiser; of adaptive runs, if no prediction parts early."""
-        return sum(evaluations(plan) for plan in self.plans)
+    def evaluations(self, trunk: str) -> int:
+        """Rows through the denoiser; of adaptive runs, if no prediction parts early.
+
+        Args:
+            trunk: What trunks follow where the planner chose nothing.
+        """
+        return sum(evaluations(plan, self.trunk or trunk) for plan in self.plans)
 
     def cost(self, flops: ModelFlops, sampling: Sampling) -> Cost:
         """What all plans cost together."""

@@ -229,7 +229,8 @@ def _expected_seconds(worker: Worker, shared: Shared) -> float:
     few, more = (worker.render(_blank(rows, number)).seconds / rows for number in calls)
     call = max(more - few, 0.0) / (calls[1] - calls[0])
     rest = max(few - call * calls[0], 0.0)  # of a picture: text encoder, decoder, file
-    return call * shared.evaluations + rest * sum(map(len, shared.groups))
+    spent = shared.evaluations(worker.recipe.sampling.trunk)
+    return call * spent + rest * sum(map(len, shared.groups))
 
 
 def _blank(number: int, calls: int) -> Unit:

@@ -60,8 +60,9 @@ def test_fewer_steps_are_rendered_for_every_branch_point(model):
     assert fewer[0].scores.twin == (0.0, 0.0, 0.0)
 
 
-def test_what_it_costs_is_known_before(model):
-    whole, points = job(model), (0, 2, 6)
+@pytest.mark.parametrize("trunk", ["mean", "alternate", "prediction", "control_once"])
+def test_what_it_costs_is_known_before(model, trunk):
+    whole, points = job(model, trunk=trunk), (0, 2, 6)
     expected = filmstrip_evaluations(whole, points)
     frames = [f for f in filmstrip(whole, points) if f.side == "shared"]
     spent = sum(f.output.cost.evaluations - f.output.reused for f in frames)

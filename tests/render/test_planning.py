@@ -95,7 +95,7 @@ def test_units_hold_whole_groups_and_every_prompt_once(size):
         for row in u.plan.rows(0):
             assert len({u.groups[n] for n in row}) == 1
             assert u.seeds[row[0]] == min(u.seeds[n] for n in row)
-    assert sum(evaluations(u.plan) for u in units) == shared.evaluations
+    assert sum(evaluations(u.plan) for u in units) == shared.evaluations("mean")
 
 
 def test_a_unit_has_one_negative_prompt():
@@ -154,7 +154,7 @@ def test_a_forest_keeps_to_its_budget_and_spends_most_of_it(budget):
     sampling = Sampling(sharing="tree", spend=budget)
     shared = plans_of(groups, embeddings, sampling, 20)
     assert [p.num_prompts for p in shared.plans] == [len(g) for g in groups]
-    spent = shared.evaluations / (20 * 60)
+    spent = shared.evaluations("mean") / (20 * 60)
     assert budget - 0.05 < spent <= budget
 
 
