@@ -211,9 +211,15 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
     ]
     first: dict[tuple, int] = {}
     for n, (*_, job) in enumerate(wanted):
-        first.setdefault(_inputs(job), n)
+        first.setdefault(_inputs(job, job.plan, job.request.trained), n)
     # The same inputs together, the longest trunk first: shorter ones are its beginning.
-    wanted.sort(key=lambda one: (first[_inputs(one[2])], -max((0, *one[2].plan.branch_steps))))
+
+    def order(one: tuple[int, int, Job]) -> tuple[int, int]:
+        job = one[2]
+        inputs = _inputs(job, job.plan, job.request.trained)
+        return first[inputs], -max((0, *job.plan.branch_steps))
+
+    wanted.sort(key=order)
     planner, seen = _Planner(), set()
     for place, repeat, job in wanted:
         twins = twin_key(job)
@@ -231,9 +237,10 @@ def twin_key(job: Job) -> tuple:
     return (request.scheduler, steps, request.guidance_scale, request.seed)
 
 
-def _inputs(job: Job) -> tuple:
+def _inputs(job: Job, plan: Plan, trained: bool) -> tuple:
     """What a state depends on, beside the rows of the steps before; as the pipeline keeps them."""
-    return (job.request.trained, job.trunk, *twin_key(job))
+    trunk = job.trunk if plan.branch_steps or not job.settled else None
+    return (trained, trunk, *twin_key(job))
 
 
 class _Planner:
@@ -249,7 +256,7 @@ class _Planner:
         cell, request = Cell(place, repeat, job, 0, 0.0), job.request
         plan, cost = cell.plan, cell.cost
         trained = request.trained and place is not None  # twins are the plain model's
-        key = (trained, *_inputs(job)[1:])
+        key = _inputs(job, plan, trained)
         earlier = self._earlier.setdefault(key, [])
         # Where a scheduler has no table, its state lies in itself: always from the start.
         resumes = has_table(job.loaded_sides.shared.scheduler)
@@ -371,7 +378,6 @@ def _run(cell: Cell, keep: StateStore) -> Iterator[SageStep | SageOutput]:
         plan=cell.plan,
         guidance_scale=request.guidance_scale,
         seeds=request.seeds,
-        trunk=cell.job.trunk,  # it follows none; so a cell in which nobody shares finds its states
         reuse=keep,
         **placing(cell.job, cell.plan.steps),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from sage.core.cost import Cost
+from sage.core.lending import RULES
 from sage.core.metrics import clip_score
 from sage.core.plan import independent_plan
 from sage.core.sampling import State, moved, only
@@ -122,7 +123,7 @@ class Look:
 
 
 def look_step(job: Job) -> int:
-    """Steps after which every prompt can be looked at: one beyond the branch point.
+    """Steps after which every prompt can be looked at: one on its own after the branch point.
 
     A tree is looked at when its last prompts have parted.
 
@@ -134,13 +135,15 @@ def look_step(job: Job) -> int:
             "An adaptive run has no branch point before it runs; to look first, share by groups "
             "or by a tree."
         )
-    step = max(job.branch_call, *job.plan.branch_steps, 0) + 1
-    if step >= job.calls:
+    branch = max(job.branch_call, *job.plan.branch_steps, 0)
+    # With a memory a rule renews a prompt's noise after its first step alone: that belongs to it.
+    own = 2 if job.trunk in RULES and job.request.fresh_noise else 1
+    if branch + own >= job.calls:
         raise ValueError(
-            f"The branch point is {step - 1} of {job.calls} steps, which leaves nothing to finish; "
-            f"to look first it may be {max(job.calls - 2, 0)} at most."
+            f"The branch point is {branch} of {job.calls} steps, which leaves nothing to finish; "
+            f"to look first it may be {max(job.calls - own - 1, 0)} at most."
         )
-    return step
+    return branch + own
 
 
 def look(job: Job) -> Iterator[LookStep | Look]:

@@ -887,7 +887,9 @@ class _Run:
 
     @property
     def trunk(self) -> Trunk:
-        return self.sampling.trunk
+        # Where nobody shares there is no trunk, whatever it would follow: one kind of states.
+        shares = self.adaptive is not None or self.plan.branch_steps
+        return self.sampling.trunk if shares else PAPER["trunk"].default
 
     @property
     def share_renewed(self) -> float:

@@ -52,6 +52,7 @@ def whole(job):
         {"sharing": "tree", "budget": 0.7},
         {"share_ratio": 0.0},
         *({"trunk": trunk} for trunk in TRUNKS),
+        *({"trunk": trunk, "fresh_noise": 0.5} for trunk in TRUNKS),
     ],
 )
 def test_finished_pictures_are_those_of_a_run_in_one_go(model, settings):
