@@ -21,14 +21,14 @@ from sage.core.guard import Verdict, predict
 from sage.core.lending import ONCE
 from sage.core.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
 from sage.core.planner import Planned, Planning, plan_within, sharing_levels
-from sage.core.settings import Sampling
+from sage.core.settings import SCHEDULERS, Sampling, settings_of
 from sage.core.tree import budget_plan, dendrogram
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.request import Request
 from sage.jobs.sides import Sides
 from sage.sd.pipeline import UNPLANNED, SagePipeline
 from sage.sd.schedulers import check_timesteps, denoiser_calls, has_table, make_scheduler, steps_for
-from sage.sd.spacing import solver_key
+from sage.sd.spacing import solver_key, timesteps_of
 
 # Largest distance of guidance directions that stay together in an adaptive run; at 1 they no longer
 # agree at all. Of the rules in the study `adaptive` it lost least against fixed branch points.
@@ -209,12 +209,13 @@ def arrange(
         groups: Groups to use instead of those found by similarity.
 
     Raises:
-        ValueError: If a tree cannot keep to the budget.
+        ValueError: If a tree cannot keep to the budget, or settings do not go together.
     """
     members = tuple(tuple(group) for group in groups or grouping.groups)
     if request.budget:
         return _arrange_within(grouping, request, spec, flops, members)
     calls = calls_of(request)
+    _check_scheduler(request, calls, spec)
     if request.sharing == "tree":
         plan = budget_plan(dendrogram(grouping.similarity), calls, request.spend)
         trunks = plan.rows(0)
@@ -225,6 +226,24 @@ def arrange(
     )
     plan = shared_plan(members, calls, [branch_call_of(request, calls, v) for v in verdicts])
     return Job(request, spec, grouping, members, plan, verdicts, flops, adaptive_rule(request))
+
+
+def _check_scheduler(request: Request, calls: int, spec: ModelSpec) -> None:
+    """That a scheduler takes the steps' places and the fresh noise that are asked for.
+
+    The pipeline would say so as well, but only once a cost has been shown and a run has begun.
+    """
+    scheduler, settings = make_scheduler(request.scheduler, like=DDIMScheduler()), settings_of()
+    given = {"spacing": request.spacing, "fresh_noise": request.fresh_noise}
+    if not has_table(scheduler):
+        for name, value in given.items():
+            if value != settings[name].default:
+                shown = [settings[name].words(v) for v in (value, settings[name].default)]
+                raise ValueError(
+                    f"{settings[name].subject} is {shown[0]}; with {SCHEDULERS[request.scheduler]} "
+                    f"allowed is {shown[1]}."
+                )
+    timesteps_of(request.spacing, calls, scheduler, planning_of(spec))
 
 
 def _arrange_within(
