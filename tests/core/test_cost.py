@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sage.core.cost import ModelFlops, evaluations, plan_cost, trunk_evaluations
+from sage.core.cost import (
+    ModelFlops,
+    evaluations,
+    evaluations_of,
+    plan_cost,
+    trunk_evaluations,
+)
 from sage.core.plan import independent_plan, shared_plan
 from tests.strategies import plans
 
@@ -49,3 +55,37 @@ def test_an_independent_plan_saves_nothing():
     cost = plan_cost(independent_plan(3, 7), MODEL)
     assert cost.saving == cost.flops_saving == 0
     assert cost.flops == cost.independent_flops
+
+
+@given(plans(), st.integers(0, 8), st.integers(0, 8))
+def test_guidance_in_some_steps_doubles_the_passes_of_those(plan, one, other):
+    first, last = sorted((min(one, plan.steps), min(other, plan.steps)))
+    cost = plan_cost(plan, MODEL, range(first, last))
+    assert cost.passes == evaluations(plan) + evaluations(plan, steps=range(first, last))
+    # Beside it stands independent sampling that is guided throughout.
+    assert cost.independent_passes == 2 * plan.steps * plan.num_prompts
+    assert cost.passes_saving == pytest.approx(1 - cost.passes / cost.independent_passes)
+    assert cost.saving <= cost.passes_saving + 1e-12
+
+
+@pytest.mark.parametrize("trunk", ["mean", "norm_mean", "medoid", "alternate", "prediction"])
+@given(plans())
+def test_the_parts_of_the_prompts_are_the_whole(trunk, plan):
+    parts = [evaluations_of(plan, trunk, n) for n in range(plan.num_prompts)]
+    assert sum(parts) == pytest.approx(evaluations(plan, trunk))
+    for n, part in enumerate(parts):
+        assert part <= plan.steps + 1e-9
+        if plan.branch_step_of(n) == 0:
+            assert part == plan.steps
+
+
+@given(plans())
+def test_the_mean_of_predictions_saves_nothing(plan):
+    assert evaluations(plan, "prediction") == plan.steps * plan.num_prompts
+
+
+@given(plans(), st.integers(0, 8))
+def test_steps_add_up(plan, at):
+    cut = min(at, plan.steps)
+    parts = (evaluations(plan, steps=r) for r in (range(cut), range(cut, plan.steps)))
+    assert sum(parts) == evaluations(plan)

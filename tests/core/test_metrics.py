@@ -14,6 +14,7 @@ from sage.core.metrics import (
     diversity_inside,
     feature_distance,
     frechet_distance,
+    layout,
     pairwise_distance,
     pixel_distance,
 )
@@ -169,3 +170,22 @@ def test_a_missing_package_is_named(monkeypatch, call, package, word):
 def test_twin_pictures_have_no_pixel_distance():
     x = torch.rand(2, 3, 4, 4)
     assert pixel_distance(x, x).tolist() == [0.0, 0.0]
+
+
+def test_a_layout_is_where_light_is_and_not_how_much():
+    pictures = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    brighter, darker, turned = 0.5 + 0.5 * pictures, 0.3 * pictures, pictures.flip(1)
+    features = layout(torch.cat([pictures, brighter, darker, 1 - pictures, turned]))
+    assert features.shape == (5, 64)
+    assert features.mean(1).abs().max() < 1e-9
+    unit = torch.nn.functional.normalize(features, dim=1)
+    agreement = (unit @ unit.T)[0]
+    assert agreement[:3].tolist() == pytest.approx([1, 1, 1])
+    assert float(agreement[3]) == pytest.approx(-1)
+    assert abs(float(agreement[4])) < 0.5
+
+
+def test_colour_alone_is_no_layout():
+    grey = torch.rand(1, 16, 16, 1, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.2
+    red = torch.cat([grey + 0.2, grey - 0.1, grey - 0.1], -1)
+    assert layout(red, 4).sub(layout(grey.expand(-1, -1, -1, 3), 4)).abs().max() < 1e-6

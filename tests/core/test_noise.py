@@ -129,3 +129,15 @@ def test_schedulers_that_hold_on_to_their_latent_refuse(tiny, key):
 def test_a_share_outside_its_bounds_says_so(share):
     with pytest.raises(ValueError, match=f"fresh_noise is {share}"):
         fresh_noise(share, [1], (2,), 1)
+
+
+def test_a_streams_noise_does_not_depend_on_who_else_draws():
+    """Skipped draws stay the draws of their step, so that a step's noise is that step's."""
+    every, some = (Streams([3, 4, 5], (2, 2)) for _ in range(2))
+    drawn = [every.draw() for _ in range(3)]
+    assert torch.equal(some.draw(), drawn[0])
+    some.skip(except_for=[1])  # all but prompt 1 let a step pass
+    torch.randn((2, 2), generator=some.generators[1])
+    assert torch.equal(some.draw(), drawn[2])
+    alone = Streams([4], (2, 2))
+    assert all(torch.equal(alone.draw()[0], noise[1]) for noise in drawn)

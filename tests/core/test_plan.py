@@ -1,5 +1,7 @@
 """A plan is a forest in which every prompt stands in one row at every step."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from sage.core.plan import (
     branch_step_from_ratio,
     independent_plan,
     shared_plan,
+    steps_between,
 )
 from tests.strategies import plans
 
@@ -110,3 +113,70 @@ def test_a_plan_that_cannot_be_says_why(make, words):
 def test_an_independent_plan_never_splits(num_prompts, steps):
     plan = independent_plan(num_prompts, steps)
     assert [i for i in range(steps) if plan.splits_at(i)] == [0]
+
+
+@given(plans())
+def test_a_plan_is_what_its_rows_say(plan):
+    again = Plan.from_rows([plan.rows(i) for i in range(plan.steps)])
+    assert [again.rows(i) for i in range(plan.steps)] == [plan.rows(i) for i in range(plan.steps)]
+    assert [again.parents(i) for i in range(plan.steps)] == [
+        plan.parents(i) for i in range(plan.steps)
+    ]
+
+
+@given(plans(), st.data())
+def test_its_beginning_is_a_plan_of_its_own(plan, data):
+    step = data.draw(st.integers(1, plan.steps))
+    begun = plan.until(step)
+    assert begun.steps == step
+    assert begun.until(step) == begun
+    for i in range(step):
+        assert begun.rows(i) == plan.rows(i)
+        assert begun.parents(i) == plan.parents(i)
+        assert begun.branching(i) == plan.branching(i)
+
+
+@given(plans())
+def test_depth_is_the_most_splits_on_the_way_to_a_picture(plan):
+    def splits(prompt):
+        sizes = [len(plan.rows(i)[plan.row_of(prompt, i)]) for i in range(plan.steps)]
+        return sum(a != b for a, b in pairwise(sizes))
+
+    every = range(plan.num_prompts)
+    assert plan.depth == max(splits(n) for n in every)
+    for n in every:
+        path = [plan.branching(i)[plan.row_of(n, i)] for i in range(plan.steps)]
+        assert [d for d in path if d] == list(range(1, splits(n) + 1))
+
+
+@given(plans())
+def test_a_prompt_is_alone_from_its_branch_step_on(plan):
+    for n in range(plan.num_prompts):
+        alone = [plan.rows(i)[plan.row_of(n, i)] == (n,) for i in range(plan.steps)]
+        assert plan.branch_step_of(n) == alone.count(False)
+        assert alone == sorted(alone)
+    assert max(plan.branch_steps, default=0) == max(
+        plan.branch_step_of(n) for n in range(plan.num_prompts)
+    )
+
+
+@pytest.mark.parametrize("step", [-1, 6, 100])
+def test_a_step_outside_the_plan_is_refused(step):
+    with pytest.raises(IndexError, match=f"step is {step}; allowed are 0 to 5"):
+        independent_plan(2, 6).rows(step)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 60))
+def test_an_interval_is_rounded_as_branch_points_are(one, other, steps):
+    first, last = sorted((one, other))
+    between = steps_between((first, last), steps)
+    assert between.start == branch_step_from_ratio(first, steps)
+    assert between.stop == branch_step_from_ratio(last, steps)
+    before, after = steps_between((0.0, first), steps), steps_between((first, 1.0), steps)
+    assert [*before, *after] == list(range(steps))
+
+
+@pytest.mark.parametrize("interval", [(-0.1, 1), (0, 1.1), (0.6, 0.5), (float("nan"), 1)])
+def test_an_interval_that_cannot_be_says_why(interval):
+    with pytest.raises(ValueError, match=f"The interval is {interval[0]} to {interval[1]}"):
+        steps_between(interval, 30)

@@ -6,8 +6,11 @@ from itertools import combinations, pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sage.core.plan import independent_plan
+from sage.core.cost import evaluations
+from sage.core.plan import independent_plan, shared_plan
 from sage.core.planner import FILE_NAME, Planning, plan_within, sharing_levels
 
 M = 6
@@ -141,3 +144,53 @@ def test_a_planning_is_read_as_it_was_written(tmp_path):
 def test_more_steps_than_the_teacher_took_are_refused():
     with pytest.raises(ValueError, match="7 steps cannot be planned; allowed are 1 to 6"):
         planning().timesteps(7, "ddim")
+
+
+@given(st.integers(2, 6), st.integers(1, 3), st.integers(2, 9), st.data())
+def test_a_trunk_that_is_corrected_costs_what_its_rows_do(size, groups, steps, data):
+    """A snapshot asks all members, and the first step alone only one: prices may be of rows."""
+    branch = data.draw(st.integers(1, steps - 1))
+    members = [tuple(range(g * size, (g + 1) * size)) for g in range(groups)]
+    plan = shared_plan(members, steps, branch)
+    assert evaluations(plan, "control_once") == evaluations(plan, "alternate")
+    assert evaluations(plan, "alternate") == sum(len(plan.rows(i)) for i in range(steps))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@given(budget=st.floats(1, 5), more=st.floats(0, 2))
+def test_a_larger_budget_never_loses_more(size, budget, more):
+    known, level = planning(seed=size), [(tuple(range(size)),)]
+    small, large = (plan_within(known, level, b, "ddim") for b in (budget, budget + more))
+    assert large.loss <= small.loss + 1e-12
+    assert small.evaluations <= budget + 1e-9
+
+
+@given(st.floats(0, 50), st.floats(0, 50), st.sampled_from([1.5, 2.0, 2.75, 4.0]))
+def test_the_more_sharing_harms_the_less_is_expected_of_it(one, other, budget):
+    low, high = sorted((one, other))
+    level = [((0, 1, 2, 3),)]
+    mild, harsh = (plan_within(planning(w), level, budget, "ddim") for w in (low, high))
+    assert mild.loss <= harsh.loss + 1e-12
+    assert harsh.loss <= harsh.alone_loss + 1e-12
+    assert mild.alone_loss == harsh.alone_loss
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_bias_lies_between_the_sizes_that_were_measured(power):
+    known = planning(power=power)
+    two, three, four = (known.bias_of(n) for n in (2, 3, 4))
+    assert (known.bias_of(1) == 0).all()
+    assert (two <= three).all()
+    assert (three <= four).all()
+    assert two.tolist() == pytest.approx([b**power for b in known.bias[1]])
+    assert known.bias_of(9).tolist() == four.tolist()  # beyond the largest: as that one
+
+
+@pytest.mark.parametrize("change", [
+    {"errors": {"ddim": ((0.1, 0.2), (0.1,))}},
+    {"bias": ((0.0,) * 7,)},
+    {"bias": ((0.0,) * 6,) * 3},
+])  # fmt: skip
+def test_tables_of_another_shape_are_refused(change):
+    with pytest.raises(ValueError, match=r"no triangle of 6 rows|bias needs 3 rows of 7 numbers"):
+        replace(planning(), **change)

@@ -107,6 +107,7 @@ def test_one_prompt_is_a_tree_of_one():
         (lambda: falling_cut(float("nan"), 5), "tau is nan"),
         (lambda: budget_plan(dendrogram(torch.eye(2)), 5, 0), "budget is 0"),
         (lambda: budget_plan(dendrogram(torch.eye(2)), 5, 1.2), "budget is 1.2"),
+        (lambda: budget_plan(dendrogram(torch.eye(3)), 5, 0.2), "3 prompts cost at least 0.333"),
     ],
 )
 def test_bad_input_says_what_is_allowed(call, words):
