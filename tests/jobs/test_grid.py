@@ -75,8 +75,9 @@ def test_trunks_are_computed_once_and_counted_in_advance(model, base):
 
 def test_what_a_cell_is_compared_with_is_the_cell_in_which_nobody_shares(model, base):
     cells = plan_grid(model, grid(base, right=(0.0, 0.8), below=(0,)))
-    assert [(cell.place, cell.reused) for cell in cells] == [(None, 0), (1, 0), (0, 30)]
-    late, none = (item.numbers for item in runs(render_grid(cells)))
+    assert {cell.place: cell.reused for cell in cells} == {None: 0, 0: 30, 1: 0}
+    numbers = {item.cell: item.numbers for item in runs(render_grid(cells))}
+    none, late = numbers[0], numbers[1]
     assert none.distance == (0.0,) * 3
     assert min(late.distance[1:]) > 0
     assert none.reused == none.evaluations == 30
@@ -221,3 +222,13 @@ def test_the_steps_shown_hold_both_ends_and_every_split():
 
 def test_a_request_stays_what_it_is(base):
     assert grid(base).base == Request.from_dict(base.to_dict())
+
+
+def test_what_a_trunk_would_follow_is_no_matter_where_there_is_none(model, base):
+    """Rules differ in trunks only: of cells in which nobody shares, one is rendered."""
+    across, down = Axis.parse("trunk", ["mean", "medoid", "alternate"]), Axis.parse("seed", [3])
+    cells = plan_grid(model, Grid(replace(base, share_ratio=0.0), across, down))
+    assert sum(cell.cost.evaluations - cell.reused for cell in cells) == 30
+    done = runs(render_grid(cells))
+    assert all(item.numbers.reused == item.numbers.evaluations for item in done)
+    assert all(item.numbers.distance == (0.0,) * 3 for item in done)
