@@ -42,13 +42,21 @@ class PromptSet:
         return bool(self.rows)
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text as a box for typing shows them.
+
+    Other separators, such as those of word processors (VT, U+2028), are spaces there.
+    """
+    return re.split(r"\r\n|\r|\n", text)
+
+
 def expand_sets(text: str) -> PromptSet:
     """What a text with one prompt or one set a line stands for; blank lines are dropped.
 
     Raises:
         ValueError: If braces do not match, an alternative is empty, or there are too many.
     """
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines_of(text) if line.strip()]
     parts = [_parts(line) for line in lines]
     number = sum(math.prod(len(part) for part in line) for line in parts)
     if number > NUM_PROMPTS.high and any(_PARTS.search(line) for line in lines):
@@ -78,7 +86,7 @@ def set_words(text: str) -> str:
         ValueError: As `expand_sets` does.
     """
     number = len(expand_sets(text).texts)
-    lines = [line for line in text.splitlines() if _PARTS.search(line)]
+    lines = [line for line in lines_of(text) if _PARTS.search(line)]
     if not lines:
         return ""
     factors = [str(len(part)) for part in _parts(lines[0]) if len(part) > 1]

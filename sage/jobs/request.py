@@ -18,7 +18,7 @@ from sage.core.settings import (
     settings_of,
     shortened,
 )
-from sage.jobs.prompt_sets import expand_sets
+from sage.jobs.prompt_sets import expand_sets, lines_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +101,22 @@ def parse_prompts(text: str) -> tuple[str, ...]:
     """
     if not isinstance(text, str):
         raise ValueError(f"The prompts are a {type(text).__name__}; need a text, one a line.")
-    texts = expand_sets(text).texts if "{" in text or "}" in text else text.splitlines()
+    texts = expand_sets(text).texts if "{" in text or "}" in text else lines_of(text)
     prompts = tuple(clean for line in texts if (clean := clean_prompt(line)))
     check_prompts(prompts)
     return prompts
 
 
 # Formatting characters that are part of the spelling: joiners (Persian, Indic scripts, emoji
-# families), and the tags that spell the flags of regions.
+# families), the tags that spell the flags of regions, and signs that are seen or shape their
+# neighbours (Unicode 16, chapter 23.2, "Prepended concatenation marks"; Mongolian; hieroglyphs).
 _JOINERS = "\u200c\u200d"
 _FLAG_TAGS = range(0xE0020, 0xE0080)
+_SEEN = (
+    *(range(0x600, 0x606), range(0x6DD, 0x6DE), range(0x70F, 0x710), range(0x890, 0x892)),
+    *(range(0x8E2, 0x8E3), range(0x110BD, 0x110BE), range(0x110CD, 0x110CE)),
+    *(range(0x180E, 0x180F), range(0x13430, 0x13440), range(0x1D173, 0x1D17B)),
+)
 _PRIVATE = {"Cc", "Cs", "Co"}
 _SPELLED_WITH_JOINER = {"Ll", "Lu", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "So", "Sk"}
 
@@ -134,10 +140,19 @@ def _is_visible(text: str, at: int) -> bool:
         return False
     if kind != "Cf":
         return True
+    if any(ord(char) in some for some in _SEEN):
+        return True
     if char in _JOINERS:
+        if before and (_is_mark(before) or unicodedata.bidirectional(before) == "AL"):
+            return True  # it shapes what stands before it, also at the end of a word
         after = text[at + 1 : at + 2]
         return all(c and unicodedata.category(c) in _SPELLED_WITH_JOINER for c in (before, after))
     return ord(char) in _FLAG_TAGS and _in_flag(text[:at])
+
+
+def _is_mark(char: str) -> bool:
+    """Whether it is a sign on a letter, such as the one that takes an Indic letter's vowel."""
+    return unicodedata.category(char) in ("Mn", "Mc") and unicodedata.combining(char) == 9
 
 
 def _in_flag(before: str) -> bool:

@@ -25,6 +25,8 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from sage.core.settings import shortened
+
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
@@ -56,11 +58,13 @@ _KOHYA = re.compile(
 )
 # Ends of keys by the name of the format; the group is what the tensor is.
 _ENDS = {
-    "peft": r"\.lora_([AB])(?:\.default)?\.(weight|bias)"
-    r"|\.lora_(magnitude_vector)(?:\.default)?(?:\.weight)?",
+    "peft": r"\.lora_([AB])(?:\.[\w-]+)?\.(weight|bias)"
+    r"|\.lora_(magnitude_vector)(?:\.[\w-]+)?",
     "diffusers": r"\.lora\.(up|down)\.weight|\.lora_linear_layer\.(up|down)\.weight",
     "old diffusers": r"(?:\.processor)?\.to_(q|k|v|out)_lora\.(up|down)\.weight",
 }
+# What may stand before a module's name: halves, and what wrappers of networks put there.
+_PREFIXES = ("base_model.model.", "unet.", "text_encoder.", "module.", "_orig_mod.")
 _PART = {"up": "B", "down": "A", "lora_up": "B", "lora_down": "A"}
 
 
@@ -84,6 +88,17 @@ def adapter_stamp(adapter: str | Path) -> Stamp:
     except (AdapterError, OSError) as error:
         raise AdapterError(f"{adapter} cannot be used as a LoRA adapter: {error}") from error
     return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
+
+
+def adapter_path(adapter: Any) -> Path:
+    """An adapter's place, of what a caller gives for it.
+
+    Raises:
+        AdapterError: If that is no path.
+    """
+    if not isinstance(adapter, (str, Path)) or not str(adapter).strip():
+        raise AdapterError(f"adapter is {shortened(adapter)}; give a file or a folder.")
+    return Path(adapter)
 
 
 def adapter_file(path: Path) -> Path:
@@ -217,6 +232,8 @@ def _read(file: Path, networks: Mapping[Half, nn.Module]) -> list[_Layers]:
     modules: dict[Half, _Modules] = {half: _modules(net) for half, net in networks.items()}
     unknown = []
     for name, tensor in tensors.items():
+        if not tensor.is_floating_point() and not name.endswith(".alpha"):
+            raise AdapterError(f"{name} holds {tensor.dtype}; numbers with a point are needed")
         if not torch.isfinite(tensor.float()).all():
             raise AdapterError(f"{name} holds values that are not numbers")
         if not _place(name, tensor, halves, modules):
@@ -259,7 +276,12 @@ def _place(
     if not module or not part:
         return False
     layers = halves[half]
+    known = layers.alphas if part == "alpha" else layers.tensors.get(module, {})
+    if (module if part == "alpha" else part) in known:
+        raise AdapterError(f"it names {module} twice: {name} is one of them")
     if part == "alpha":
+        if tensor.numel() != 1:
+            raise AdapterError(f"{name} has {tensor.numel()} numbers; need one")
         layers.alphas[module] = float(tensor)
     else:
         layers.formats[form] += 1
@@ -271,10 +293,10 @@ def _without_prefix(name: str) -> tuple[str, str]:
     """A key without what stands before the module's name, and the half that this names, or ""."""
     prefix = ""
     while True:
-        for known in ("base_model.model.", "unet.", "text_encoder."):
+        for known in _PREFIXES:
             if name.startswith(known):
                 name = name.removeprefix(known)
-                prefix = prefix if known.startswith("base") else known[:-1]
+                prefix = known[:-1] if known[:-1] in HALVES else prefix
                 break
         else:
             return name, prefix
@@ -339,6 +361,11 @@ def _check_whole(layers: _Layers, modules: _Modules) -> None:
         if not {"A", "B"} <= set(parts):
             raise AdapterError(f"{module} has one of its two matrices only")
         layers.tensors[module] = _shaped(module, parts, modules[module])
+    dora = [module for module, parts in layers.tensors.items() if "magnitude_vector" in parts]
+    if dora and len(dora) < len(layers.tensors):
+        raise AdapterError(
+            f"{len(dora)} of its {len(layers.tensors)} layers are DoRA; need all or none"
+        )
     if lonely := layers.alphas.keys() - layers.tensors.keys():
         raise AdapterError(f"{min(lonely)} has an alpha and no matrices")
 
@@ -348,8 +375,14 @@ def _shaped(
 ) -> dict[str, Tensor]:
     """The tensors in the shapes that peft wants; a 1×1 convolution may be written as a matrix."""
     a, b, weight = parts["A"], parts["B"], module.weight
+    if a.ndim < 2 or b.ndim < 2:
+        raise AdapterError(f"{name} has {a.ndim} and {b.ndim} dimensions; two matrices are needed")
     rank, inner, outer = len(a), tuple(weight.shape[1:]), len(weight)
     fits = a.numel() == rank * math.prod(inner) and b.numel() == outer * rank and len(b) == outer
+    if "bias" in parts and module.bias is None:
+        raise AdapterError(f"it adds a bias to {name}, which has none")
+    for part in {"bias", "magnitude_vector"} & parts.keys():
+        fits &= parts[part].numel() == outer
     kernel = isinstance(module, nn.Conv2d)
     same = not kernel or a.ndim == 2 or tuple(a.shape[1:]) == inner
     if not fits or not same or rank == 0:
@@ -367,16 +400,31 @@ def _shaped(
 def _saved_settings(file: Path, header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """The LoraConfig of each half that a file, or a folder of peft, says it was trained with."""
     if written := header.get(LORA_ADAPTER_METADATA_KEY):
-        flat = json.loads(written)
+        flat = _object(written, "its metadata")
         split = [(name.partition("."), value) for name, value in flat.items()]
         halves: dict[str, dict[str, Any]] = {}
         for (half, _, name), value in split:
             halves.setdefault(half, {})[name] = value
         return halves
     if file.name == PEFT_FILE and (file.parent / PEFT_CONFIG).is_file():
-        values = json.loads((file.parent / PEFT_CONFIG).read_text("utf-8"))
+        values = _object((file.parent / PEFT_CONFIG).read_text("utf-8-sig"), PEFT_CONFIG)
         return dict.fromkeys(HALVES, values)
     return {}
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise AdapterError(f"{what} is a {type(values).__name__}; need names and values")
+    return values
+
+
+# Settings of peft by which an adapter does something else, or something beside.
+_MORE_THAN_LORA = (
+    *("modules_to_save", "layer_replication", "trainable_token_indices", "megatron_config"),
+    *("alora_invocation_tokens", "use_qalora", "arrow_config", "target_parameters"),
+)
+_CHANGE_THE_MODEL = {"pissa", "olora", "corda", "loftq"}
 
 
 def _alphas(settings: dict[str, Any] | None, layers: _Layers) -> Alphas:
@@ -384,15 +432,27 @@ def _alphas(settings: dict[str, Any] | None, layers: _Layers) -> Alphas:
     if settings is None:
         return {}
     kind = settings.get("peft_type", "LORA")
-    if kind != "LORA" or settings.get("modules_to_save") or settings.get("bias", "none") != "none":
+    more = [name for name in _MORE_THAN_LORA if settings.get(name) not in (None, False, [], {})]
+    if kind != "LORA" or more or settings.get("bias", "none") != "none":
         raise AdapterError(f"it is an adapter of peft's kind {kind} that is more than a LoRA")
+    if str(settings.get("init_lora_weights")).split("_")[0].lower() in _CHANGE_THE_MODEL:
+        raise AdapterError(
+            f"it began as {settings['init_lora_weights']}, which changes the model's own weights; "
+            "save it with path_initial_model_for_weight_conversion"
+        )
     plain, pattern = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
     if plain is None:
         return {}
+    if not isinstance(pattern, dict):
+        raise AdapterError(
+            f"its alpha_pattern is a {type(pattern).__name__}; need names and values"
+        )
     alphas = {}
     for module, parts in layers.tensors.items():
         key = get_pattern_key(list(pattern), module)
         alpha = float(pattern.get(key, plain))
+        if not math.isfinite(alpha):
+            raise AdapterError(f"the alpha of {module} is {alpha}; a number is needed")
         # rsLoRA (arXiv 2312.03732) divides by the root of the rank.
         alphas[module] = alpha * len(parts["A"]) ** 0.5 if settings.get("use_rslora") else alpha
     return alphas

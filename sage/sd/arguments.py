@@ -7,7 +7,7 @@ the arguments of diffusers' own call that mean nothing for a run that shares ste
 import math
 import numbers
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -101,6 +101,21 @@ def _job_only(name: str) -> str:
     return f"{name} is a setting of a whole job, not of a pipeline alone; use sage.prepare."
 
 
+def _listed(what: str, values: Any, need: str, sets: bool = False) -> list[Any]:
+    """Several values in an order, or, where sets are allowed, in any.
+
+    Raises:
+        ValueError: If it is one value, or has no order.
+    """
+    wrong = (str, bytes, Mapping, *(() if sets else (set, frozenset)))
+    try:
+        if not isinstance(values, wrong) and isinstance(values, Iterable):
+            return list(values)
+    except TypeError:  # an array without dimensions
+        pass
+    raise ValueError(f"{what} is {shortened(values)}; {need}.")
+
+
 def check_prompts(prompts: Any) -> list[str]:
     """The prompts as a list; one text is one prompt.
 
@@ -109,10 +124,7 @@ def check_prompts(prompts: Any) -> list[str]:
     """
     if isinstance(prompts, str):
         prompts = [prompts]
-    wrong = prompts is None or isinstance(prompts, (bytes, Mapping, set, frozenset))
-    if wrong or not isinstance(prompts, Iterable):
-        raise ValueError(f"prompts is {shortened(prompts)}; need a list of at least one text.")
-    texts = list(prompts)
+    texts = _listed("prompts", prompts, "need a list of at least one text")
     if not texts:
         raise ValueError("prompts is empty; need a list of at least one text.")
     for n, text in enumerate(texts):
@@ -158,18 +170,34 @@ def check_seeds(seeds: Any, num_prompts: int, first: int) -> tuple[int, ...]:
     """
     if seeds is None:
         return tuple(range(first, first + num_prompts))
-    if isinstance(seeds, (str, bytes, Mapping, set, frozenset)) or not isinstance(seeds, Iterable):
-        raise ValueError(
-            f"seeds is {shortened(seeds)}; give one for each prompt, or `seed` for the first one."
-        )
-    try:
-        listed = list(seeds)
-    except TypeError:  # an array without dimensions
-        raise ValueError(f"seeds is {shortened(seeds)}; give one for each prompt.") from None
-    whole = tuple(_whole(f"seeds[{n}]", seed, 0, LARGEST_SEED) for n, seed in enumerate(listed))
+    need = "give one for each prompt, or `seed` for the first one"
+    whole = check_noise_seeds(_listed("seeds", seeds, need))
     if len(whole) != num_prompts:
         raise ValueError(f"{len(whole)} seeds were given for {num_prompts} prompts.")
     return whole
+
+
+def check_noise_seeds(seeds: Any) -> tuple[int, ...]:
+    """Seeds of noise, as many as there are.
+
+    Raises:
+        ValueError: If one is no whole number in range.
+    """
+    listed = _listed("seeds", seeds, "need a list of whole numbers")
+    if not listed:
+        raise ValueError("seeds is empty; need at least one whole number.")
+    return tuple(_whole(f"seeds[{n}]", seed, 0, LARGEST_SEED) for n, seed in enumerate(listed))
+
+
+def check_count(what: str, value: Any) -> int:
+    """A whole number from 1.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if (number := _whole(what, value, -LARGEST_SEED, LARGEST_SEED)) < 1:
+        raise ValueError(f"{what} is {number}; allowed is 1 or more.")
+    return number
 
 
 def _whole(what: str, value: Any, low: int, high: int) -> int:
@@ -193,14 +221,10 @@ def check_groups(groups: Any, num_prompts: int) -> tuple[Group, ...]:
         ValueError: If they do not.
     """
     need = f"need tuples that hold each of 0 to {num_prompts - 1} once"
-    if isinstance(groups, (str, bytes, Mapping)) or not isinstance(groups, Iterable):
-        raise ValueError(f"groups is {shortened(groups)}; {need}.")
-    found = []
-    for group in groups:
-        if isinstance(group, (str, bytes, Mapping)) or not isinstance(group, Iterable):
-            raise ValueError(f"groups holds {shortened(group)}; {need}.")
-        largest = max(num_prompts - 1, 0)
-        found.append(tuple(_whole("a prompt in groups", n, 0, largest) for n in group))
+    largest, found = max(num_prompts - 1, 0), []
+    for group in _listed("groups", groups, need, sets=True):
+        members = _listed("a group in groups", group, need, sets=True)
+        found.append(tuple(_whole("a prompt in groups", n, 0, largest) for n in members))
     members = sorted(n for group in found for n in group)
     if members != list(range(num_prompts)) or not all(found):
         raise ValueError(
@@ -210,15 +234,15 @@ def check_groups(groups: Any, num_prompts: int) -> tuple[Group, ...]:
     return tuple(found)
 
 
-def check_plan(plan: Any, num_prompts: int) -> Plan:
-    """A plan of as many prompts.
+def check_plan(plan: Any, num_prompts: int | None = None) -> Plan:
+    """A plan, of so many prompts.
 
     Raises:
         ValueError: If it is none.
     """
     if not isinstance(plan, Plan):
         raise ValueError(f"plan is {shortened(plan)}; it must be a Plan.")
-    if plan.num_prompts != num_prompts:
+    if num_prompts is not None and plan.num_prompts != num_prompts:
         raise ValueError(f"The plan has {plan.num_prompts} prompts, but {num_prompts} were given.")
     return plan
 
@@ -243,13 +267,24 @@ def check_interval(interval: Any) -> tuple[float, float]:
         ValueError: If these are not two numbers, 0 <= from <= to <= 1.
     """
     need = "need two numbers, 0 <= from <= to <= 1"
-    if isinstance(interval, (str, bytes, Mapping)) or not isinstance(interval, Sequence):
-        raise ValueError(f"guidance_interval is {shortened(interval)}; {need}.")
-    real = [x for x in interval if isinstance(x, numbers.Real) and not isinstance(x, bool)]
-    ends = [float(x) for x in real if math.isfinite(x)]
-    if len(interval) != 2 or len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+    listed = _listed("guidance_interval", interval, need)
+    listed = [x.item() if getattr(x, "ndim", None) == 0 else x for x in listed]
+    real: list[Any] = [x for x in listed if isinstance(x, numbers.Real) and not isinstance(x, bool)]
+    # Compared before it is made a float, which cannot hold every whole number.
+    ends = [float(x) for x in real if 0 <= x <= 1]
+    if len(listed) != 2 or len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
         raise ValueError(f"guidance_interval is {shortened(interval)}; {need}.")
     return ends[0], ends[1]
+
+
+def check_ratios(ratios: Any) -> list[float]:
+    """Branch points, as shares of the steps.
+
+    Raises:
+        ValueError: If they are no numbers from 0 to 1.
+    """
+    listed = _listed("share_ratios", ratios, "need a list of numbers")
+    return [settings_of()["share_ratio"].check(ratio, library=True) for ratio in listed]
 
 
 def check_size(what: str, pixels: Any, multiple: int) -> int:

@@ -98,4 +98,16 @@ class ClipEncoder:
 def _unit(features: Any) -> Tensor:
     # transformers 5 wraps the projected embedding; older ones return the tensor itself.
     projected = getattr(features, "pooler_output", features)
-    return torch.nn.functional.normalize(projected.float().cpu(), dim=-1)
+    return unit_rows(projected)
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows of unit length, float32 on the CPU.
+
+    Raises:
+        FloatingPointError: If a value is not a number; it would be kept, and compared for ever.
+    """
+    rows = torch.nn.functional.normalize(features.float().cpu(), dim=-1)
+    if not bool(torch.isfinite(rows).all()):
+        raise FloatingPointError("The encoder for similarity gave a value that is not a number.")
+    return rows

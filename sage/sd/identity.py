@@ -2,18 +2,20 @@
 
 A kept result may be used again only while everything it was computed from is unchanged. Instead of
 listing what may change (weights, adapters, attention processors, FreeU, hooks, a compiled forward,
-...), `fingerprint` reads all of it: types, attributes, hooks and the values of every tensor. About
-8 ms of one core for a UNet of 20 million parameters. What it cannot see: a patched *class*, state
-behind a closure, and, in networks over `WHOLE_BYTES`, a few numbers written past autograd (through
-`.data` or NumPy), because only samples of large networks are read besides the version counters.
+...), `fingerprint` reads all of it: types and their methods, attributes, hooks with what they hold,
+and the values of every tensor. About 10 ms of one core for a UNet of 20 million parameters. What it
+cannot see: in networks over `WHOLE_BYTES`, a few numbers written past autograd (through `.data` or
+NumPy), because only samples of large networks are read besides the version counters; and what a
+function reaches beyond its own module, such as a file.
 """
 
 import hashlib
 import itertools
 import marshal
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import partial
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -21,7 +23,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import torch.nn.functional
 from torch import Tensor, nn
+from torch.nn.modules import module as hooked_modules
 
 WHOLE_BYTES = 256 * 2**20  # networks up to this size are read whole: 80 MB take 4 ms
 SAMPLES = 256  # numbers read of each tensor of a larger one
@@ -61,9 +65,21 @@ def _written(reader: "_Reader", things: Iterable[object]) -> str:
 
 
 def arithmetic() -> tuple[object, ...]:
-    """The settings of this process on which the last bits of a result depend."""
-    matmul = torch.backends.cuda.matmul
+    """What a result depends on of this process: settings, hooks on all modules, replaced functions.
+
+    Some packages are switched on by putting a function of theirs into `torch.nn.functional`.
+    """
+    cuda = torch.backends.cuda
+    matmul = cuda.matmul
+    hooks = digest([getattr(hooked_modules, name) for name in _GLOBAL_HOOKS])
+    functions = tuple(
+        _serial(f) for f in vars(torch.nn.functional).values() if isinstance(f, _FUNCTIONS)
+    )
     return (
+        hooks,
+        hash(functions),
+        (cuda.flash_sdp_enabled(), cuda.math_sdp_enabled(), cuda.mem_efficient_sdp_enabled()),
+        (cuda.cudnn_sdp_enabled(), torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled),
         torch.get_num_threads(),
         torch.get_float32_matmul_precision(),
         (matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark),
@@ -73,6 +89,8 @@ def arithmetic() -> tuple[object, ...]:
 
 
 _DEVICES = ("cpu", "cuda")
+_GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
 
 
 class _Reader:
@@ -82,6 +100,7 @@ class _Reader:
         self.sampled, self.whole = sampled, whole
         self.tokens: list[Any] = []
         self._seen: dict[int, int] = {}
+        self._classes: set[type] = set()
         self._keep: list[object] = []  # an id is taken only while its object lives
         self._waiting: list[Tensor] = []
 
@@ -122,27 +141,49 @@ class _Reader:
             for item in value:
                 self.read(item, depth + 1)
         elif isinstance(value, MethodType):
-            self.tokens += ("method", _serial(value.__self__), _serial(value.__func__))
-        elif isinstance(value, (type, FunctionType, BuiltinFunctionType)):
-            self.tokens += ("code", _serial(value))
+            self.tokens.append("method")
+            self.read(value.__func__, depth + 1)
+            self.read(value.__self__, depth + 1)
+        elif isinstance(value, (type, *_FUNCTIONS)):
+            self._code(value, depth)
         else:
             self._object(value, depth)
 
+    def _code(self, value: Any, depth: int) -> None:
+        """A function, with the values that it holds: a hook's strength is often one of them."""
+        self.tokens += ("code", _serial(value))
+        if isinstance(value, FunctionType) and depth <= DEPTH and not _is_torchs(value):
+            for held in _held_by(value):
+                self.read(held, depth + 1)
+
     def _object(self, value: Any, depth: int) -> None:
-        self.tokens += ("object", _serial(type(value)))
+        self.tokens.append("object")
+        self._class(type(value))
         # A config, an attention processor, a solver: its attributes say what it does. PyTorch's own
-        # objects, such as those of a compiler, change while they work and are taken as they are.
-        own = getattr(value, "__dict__", None)
-        if own is None or depth > DEPTH or type(value).__module__.startswith("torch"):
+        # objects, such as those of a compiler, change while they work and are taken as they are; so
+        # is a pipeline that a hook's owner holds, whose caches are no part of what it computes.
+        own = _attributes(value)
+        if own is None or depth > DEPTH or _is_torchs(type(value)) or _is_pipeline(value):
             self.tokens.append(_serial(value))
             return
         for name, item in own.items():
             self.tokens.append(name)
             self.read(item, depth + 1)
 
+    def _class(self, kind: type) -> None:
+        """A class by its methods and plain values: packages replace those, too."""
+        for base in kind.__mro__[:-1]:
+            # nn.Module itself decides nothing, and a compiler puts things into it.
+            if base is not nn.Module and base not in self._classes:
+                self._classes.add(base)
+                self.tokens.append(_serial(base))
+                self.tokens += [_member(v) for k, v in vars(base).items() if k not in _ABOUT]
+        self.tokens.append(_serial(kind))
+
     def _module(self, module: nn.Module) -> None:
         tokens = self.tokens
-        tokens += ("module", _serial(type(module)))
+        tokens.append("module")
+        self._class(type(module))
         own = module.__dict__
         for name, value in own.items():
             kind = type(value)
@@ -181,6 +222,55 @@ class _Reader:
             self._waiting.append(bits.sum(dtype=torch.int64))
 
 
+def _is_torchs(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", "")).partition(".")[0] == "torch"
+
+
+def _is_pipeline(value: Any) -> bool:
+    return any(base.__name__ == "DiffusionPipeline" for base in type(value).__mro__)
+
+
+def _attributes(value: Any) -> dict[str, Any] | None:
+    """What an object holds, in a dictionary or in slots; None if that cannot be told."""
+    if isinstance(value, partial):
+        return {"func": value.func, "args": value.args, "keywords": value.keywords}
+    slots = [name for base in type(value).__mro__ for name in _slots(base)]
+    own = getattr(value, "__dict__", None)
+    if own is None and not slots:
+        return None
+    return {name: getattr(value, name, None) for name in slots} | (own or {})
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    names = vars(kind).get("__slots__", ())
+    names = (names,) if isinstance(names, str) else tuple(names)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
+def _held_by(function: FunctionType) -> Iterator[Any]:
+    """Values in a function's closure and defaults, and plain ones of its module that it names."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield function.__defaults__
+    yield function.__kwdefaults__
+    for name in function.__code__.co_names:
+        value = function.__globals__.get(name)
+        if type(value) in _PLAIN or isinstance(value, (Tensor, np.ndarray, dict, list)):
+            yield value
+
+
+def _member(value: Any) -> Any:
+    """A method or a plain value of a class as a token."""
+    value = getattr(value, "__func__", getattr(value, "fget", value))
+    if isinstance(value, FunctionType):
+        return _serial(value)
+    return value if type(value) in _PLAIN else None
+
+
+_ABOUT = frozenset({"__module__", "__doc__", "__qualname__", "__firstlineno__"})
 _TREE = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 _CONTAINERS = frozenset({dict, list, tuple, set, OrderedDict})
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -5,6 +5,8 @@ named in one sentence while it is loaded, not by a failure in the middle of a ru
 """
 
 import json
+import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +16,18 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
+from sage.core.settings import shortened
 from sage.sd.adapters import LORA_FILE, PEFT_FILE, plain_network
 from sage.sd.foreign import Scheduler
 
 INDEX = "model_index.json"
 NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+LARGEST_LATENT = 1024  # a side; 8192 pixels
 
 # What a model is, by the names of its parts; the first that is there says it.
 _KINDS_BY_PART = {
@@ -68,6 +73,19 @@ class WrongModelError(ValueError):
     """A model that is something else than Stable Diffusion v1, or is damaged."""
 
 
+def source_text(source: Any) -> str:
+    """What a caller names as a model, as text.
+
+    Raises:
+        WrongModelError: If it is neither a path nor a text.
+    """
+    if not isinstance(source, (str, os.PathLike)) or not str(source).strip():
+        raise WrongModelError(
+            f"The model is {shortened(source)}; give a folder or the id of a repository."
+        )
+    return os.fspath(source)
+
+
 def check_source(source: str | Path, given: Mapping[str, Any]) -> None:
     """Says what a local file or folder is, if it is no pipeline of Stable Diffusion v1.
 
@@ -77,37 +95,57 @@ def check_source(source: str | Path, given: Mapping[str, Any]) -> None:
 
     Raises:
         WrongModelError: With one sentence.
+        OSError: With one sentence, if something may not be read.
     """
+    try:
+        _check_source(source, given)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and len(str(source)) < 300 else ""
+        shown = str(source)[:100]
+        raise OSError(f"{shown} cannot be read{where}: {error.strerror or error}.") from error
+
+
+def _check_source(source: str | Path, given: Mapping[str, Any]) -> None:
     path = Path(source)
     if path.is_file():
         raise WrongModelError(f"{source} {_file(path)}.")
     if not path.is_dir():
         return
+    os.listdir(path)  # `is_file` takes what it may not see for missing
     if not (path / INDEX).is_file():
         raise WrongModelError(f"{source} {_folder(path)}.")
     index = _json(path / INDEX)
     check_index(source, index)
-    for part in NEEDED:
-        if part in given:
-            continue
-        if not isinstance(index.get(part), list) or index[part][-1] is None:
+    named = [part for part in OPTIONAL if _is_named(index.get(part))]
+    wanted = [part for part in (*NEEDED, *named) if part not in given]
+    for part in wanted:
+        if not _is_named(index.get(part)):
             raise WrongModelError(f"{source} has no {part}, which {INDEX} does not name.")
         if not (path / part).is_dir():
-            raise WrongModelError(f"{source} has no {part}: the folder {part}/ is missing.")
+            instead = "" if part in NEEDED else f"; load it with {part}=None to go without"
+            raise WrongModelError(
+                f"{source} has no {part}: the folder {part}/ is missing{instead}."
+            )
     config = path / "unet" / "config.json"
     known = "unet" not in given and config.is_file()
     if known and (reason := _unet_reason(_json(config))):
         raise WrongModelError(f"{source} {reason}.")
-    _check_files(source, [path / part for part in NEEDED if part not in given])
+    _check_files(source, [path / part for part in wanted])
+
+
+def _is_named(value: Any) -> bool:
+    """Whether an entry of `model_index.json` names a class: [library, class]."""
+    return isinstance(value, list) and len(value) > 0 and value[-1] is not None
 
 
 def _check_files(source: str | Path, folders: Iterable[Path]) -> None:
     """Every file of the parts can be read; loaders go on without some that cannot."""
     for folder in folders:
-        for file in sorted(folder.glob("*.json")):
-            _json(file)
-        for file in sorted(folder.glob("*.safetensors")):
-            check_weights(file)
+        for name in sorted(os.listdir(folder)):
+            if name.endswith(".json"):
+                _json(folder / name)
+            elif name.endswith(".safetensors"):
+                check_weights(folder / name)
         names = VOCABULARIES if folder.name == "tokenizer" else ()
         if names and not any((folder / name).is_file() for name in names):
             raise WrongModelError(
@@ -122,7 +160,7 @@ def check_index(source: str | Path, index: Mapping[str, Any]) -> None:
         WrongModelError: With one sentence.
     """
     name = str(index.get("_class_name", "no class"))
-    parts = {part: value for part, value in index.items() if isinstance(value, list) and value[-1]}
+    parts = {part: value for part, value in index.items() if _is_named(value)}
     for part, kind in _KINDS_BY_PART.items():
         if part in parts:
             raise WrongModelError(f"{source} is {kind} ({name}), not Stable Diffusion v1.")
@@ -140,8 +178,10 @@ def check_weights(file: Path) -> None:
         WrongModelError: If it is damaged or cut.
     """
     try:
-        with safe_open(file, "pt"):
+        with file.open("rb"), safe_open(file, "pt"):
             pass
+    except PermissionError as error:
+        raise OSError(f"{'/'.join(file.parts[-2:])} may not be read.") from error
     except (SafetensorError, OSError) as error:
         where = "/".join(file.parts[-2:])
         raise WrongModelError(f"{where} is damaged or cut: {error}.") from error
@@ -158,20 +198,55 @@ def check_whole(source: str | Path, pipe: DiffusionPipeline, given: Mapping[str,
     Raises:
         WrongModelError: With one sentence.
     """
+    if "quantization_config" in given:  # whose weights have other names and values
+        return
     for part in ("unet", "vae", "text_encoder"):
         files = list((Path(source) / part).glob("*.safetensors"))
         if part in given or not files:
             continue
-        names: set[str] = set()
-        for file in files:
-            with safe_open(file, "pt") as opened:
-                names |= set(opened.keys())
-        # By number, as old files have other names for some tensors, and more of them.
-        wanted = len(getattr(pipe, part).state_dict())
-        if len(names) < wanted:
+        weights = getattr(pipe, part).state_dict()
+        missing = _made_up(weights, files)
+        if missing:
             raise WrongModelError(
-                f"{source} has {len(names)} of the {wanted} weights of its {part}: it is damaged."
+                f"{source} has {len(weights) - len(missing)} of the {len(weights)} weights of its "
+                f"{part}, and not {missing[0]}: it is damaged."
             )
+
+
+# Old files have other names for some tensors: before diffusers 0.18, and transformers 5.
+_OLD_NAMES = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def _made_up(weights: Mapping[str, Tensor], files: Iterable[Path]) -> list[str]:
+    """Weights of a network that are in none of its files: by name, or else by their values."""
+    names: dict[str, Path] = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            names |= dict.fromkeys(opened.keys(), file)
+    missing = [name for name in weights if not any(old in names for old in _names_of(name))]
+    unused = names.keys() - {old for name in weights for old in _names_of(name)}
+    return [name for name in missing if not _is_among(weights[name], unused, names)]
+
+
+def _names_of(name: str) -> tuple[str, ...]:
+    """What a weight may be called in a file."""
+    older = name
+    for new, old in _OLD_NAMES.items():
+        older = older.replace(f".{new}.", f".{old}.")
+    return name, f"text_model.{name}", name.removeprefix("text_model."), older
+
+
+def _is_among(weight: Tensor, unused: Iterable[str], names: Mapping[str, Path]) -> bool:
+    """Whether a file has these values under a name that is not known here."""
+    if weight.is_meta:
+        return False
+    for name in unused:
+        with safe_open(names[name], "pt") as opened:
+            held = opened.get_tensor(name)
+        plain = weight.detach().cpu().flatten()
+        if held.numel() == plain.numel() and torch.equal(held.flatten().to(plain.dtype), plain):
+            return True
+    return False
 
 
 def check_components(
@@ -213,7 +288,7 @@ def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[No
     except WrongModelError:
         raise
     except OSError as error:
-        raise OSError(f"{source} cannot be loaded: {one_line(error)}") from error
+        raise OSError(f"{source[:100]} cannot be loaded: {one_line(error)}") from error
     except (
         *(ValueError, TypeError, LookupError, AttributeError),  # odd values in a configuration
         *(RuntimeError, SafetensorError),
@@ -268,6 +343,8 @@ def _folder(path: Path) -> str:
 def _json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
+    except PermissionError as error:
+        raise OSError(f"{'/'.join(path.parts[-2:])} may not be read.") from error
     except (OSError, ValueError) as error:
         where = "/".join(path.parts[-2:])
         raise WrongModelError(f"{where} cannot be read: {one_line(error)}.") from error
@@ -332,13 +409,23 @@ def _unet_reason(config: Mapping[str, Any]) -> str:  # noqa: PLR0911 (one return
             return f"is {kind}: its UNet takes {channels} channels, Stable Diffusion v1 takes 4"
         given = get("out_channels")
         return f"has a UNet that takes {channels} channels and gives {given}; both must agree"
+    sample = get("sample_size")
+    sides = sample if isinstance(sample, (list, tuple)) else [sample]
+    whole = all(type(side) is int and 1 <= side <= LARGEST_LATENT for side in sides)
+    if sample is not None and not (whole and len(sides) <= 2):
+        return (
+            f"has a UNet for latents of {sample!r}; need whole numbers from 1 to {LARGEST_LATENT}"
+        )
     if get("class_embed_type") is not None or get("num_class_embeds") is not None:
         return "has a UNet that takes a class beside the text (an upscaler or unCLIP)"
     return ""
 
 
 def _text_reason(pipe: Any, unet: Mapping[str, Any]) -> str:
-    text = plain_network(pipe.text_encoder).config
+    encoder = plain_network(pipe.text_encoder)
+    text, name = encoder.config, type(encoder).__name__
+    if name.endswith("WithProjection") or not hasattr(text, "max_position_embeddings"):
+        return f"has a {name} as its text encoder; Stable Diffusion v1 has a CLIPTextModel"
     width, wanted = getattr(text, "hidden_size", None), unet.get("cross_attention_dim")
     if unet.get("encoder_hid_dim_type") == "text_proj":
         wanted = unet.get("encoder_hid_dim")
@@ -361,8 +448,11 @@ def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
     channels = getattr(vae.config, "latent_channels", None)
     if channels != unet.get("in_channels"):
         return f"has a VAE of {channels} latent channels and a UNet of {unet.get('in_channels')}"
-    if not hasattr(vae.config, "scaling_factor"):
+    factor = getattr(vae.config, "scaling_factor", ...)
+    if factor is ...:
         return f"has a {type(vae).__name__} without a scaling factor, not a VAE of Stable Diffusion"
+    if not isinstance(factor, (int, float)) or not (math.isfinite(factor) and factor > 0):
+        return f"has a VAE whose scaling factor is {factor!r}; a number above 0 is needed"
     return ""
 
 
@@ -371,6 +461,10 @@ def _scheduler_reason(scheduler: Scheduler) -> str:
     name = type(scheduler).__name__
     if not hasattr(scheduler, "alphas_cumprod"):
         return f"has the scheduler {name}, whose noise levels are not those of Stable Diffusion v1"
+    levels = torch.as_tensor(scheduler.alphas_cumprod).double()
+    falling = bool((levels.diff() <= 0).all()) and len(levels) > 0
+    if not falling or not 0 <= float(levels[-1]) < float(levels[0]) <= 1:
+        return f"has a scheduler whose noise does not rise from step to step ({name})"
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         return f"predicts {prediction!r}; known are {', '.join(PREDICTIONS)}"

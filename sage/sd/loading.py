@@ -61,7 +61,7 @@ class ModelPipeline(StableDiffusionPipeline):
             ValueError: If it is no Stable Diffusion v1 model, or is damaged; it says what it is.
             OSError: If it cannot be reached.
         """
-        source = str(pretrained_model_name_or_path)
+        source = kinds.source_text(pretrained_model_name_or_path)
         if not options.pop("use_safetensors", True):
             raise ValueError("use_safetensors=False is not supported: pickles can run code.")
         if dtype is None and "torch_dtype" not in options:
@@ -101,7 +101,7 @@ class ModelPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: If it is no Stable Diffusion v1 model in a safetensors file.
         """
-        source = str(pretrained_model_link_or_path)
+        source = kinds.source_text(pretrained_model_link_or_path)
         if not source.endswith(".safetensors"):
             raise kinds.WrongModelError(f"{source} is no .safetensors file; only those are read.")
         with kinds.in_one_sentence(source, None):
@@ -207,11 +207,12 @@ class ModelPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: If it cannot be read or does not fit whole; no adapter is then on.
         """
+        path = None if adapter is None else adapters.adapter_path(adapter)
         adapters.unload_adapters(self)
         self._lora = None
-        if adapter is not None:
-            adapters.load_adapter(self, Path(adapter))
-            self._lora = Path(adapter)
+        if path is not None:
+            adapters.load_adapter(self, path)
+            self._lora = path
 
     def merge_lora(self, adapter: str | Path) -> None:
         """Adds an adapter to the weights for good: no cost in a step, and no switching off.
@@ -222,7 +223,7 @@ class ModelPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: If it cannot be read or does not fit whole; the weights are then as before.
         """
-        self.use_lora(adapter)
+        self.use_lora(adapters.adapter_path(adapter))
         adapters.merge_adapters(self)
         self._lora = None
 

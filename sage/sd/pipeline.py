@@ -34,7 +34,7 @@ from sage.core.plan import (
 )
 from sage.core.planner import Planned, plan_within, sharing_levels
 from sage.core.sampling import State, in_prompt_order, moved, prompt_rows, sample
-from sage.core.settings import Sampling, settings_of
+from sage.core.settings import Sampling, settings_of, shortened
 from sage.core.solver import Solver
 from sage.core.trunk import Denoiser, Trunk
 from sage.sd import arguments
@@ -204,9 +204,13 @@ class SagePipeline(ModelPipeline):
         max_group_size: int = PAPER["max_group_size"].default,
     ) -> Grouping:
         """Which prompts share, and why; bounds default to the model's own."""
-        low = self.settings.tau_min if tau_min is None else tau_min
-        high = self.settings.tau_max if tau_max is None else tau_max
-        return group_prompts(cosine_similarity(self.embed(prompts)), low, high, max_group_size)
+        size = PAPER["max_group_size"].check(max_group_size, library=True)
+        given = {"tau_min": tau_min, "tau_max": tau_max}
+        low, high = (
+            getattr(self.settings, name) if tau is None else PAPER[name].check(tau, library=True)
+            for name, tau in given.items()
+        )
+        return group_prompts(cosine_similarity(self.embed(prompts)), low, high, size)
 
     def plan(
         self,
@@ -216,11 +220,13 @@ class SagePipeline(ModelPipeline):
     ) -> Plan:
         """One trunk for each group up to share_ratio of the steps, then one branch a prompt."""
         calls = self.denoiser_calls(num_inference_steps)
-        return shared_plan(groups, calls, branch_step_from_ratio(share_ratio, calls))
+        ratio = PAPER["share_ratio"].check(share_ratio, library=True)
+        return shared_plan(groups, calls, branch_step_from_ratio(ratio, calls))
 
     def denoiser_calls(self, num_inference_steps: int) -> int:
         """Calls of the denoiser, the steps of a plan: more than asked for with Heun or PNDM."""
-        return denoiser_calls(self.scheduler, num_inference_steps)
+        steps = arguments.check_count("num_inference_steps", num_inference_steps)
+        return denoiser_calls(self.scheduler, steps)
 
     def cost(
         self,
@@ -233,11 +239,14 @@ class SagePipeline(ModelPipeline):
         width: int | None = None,
     ) -> Cost:
         """What a plan costs on this model, counted and not run; arguments as in `stream`."""
-        guided = steps_between(guidance_interval, plan.steps)
+        interval = arguments.check_interval(guidance_interval)
+        guided = steps_between(interval, arguments.check_plan(plan).steps)
+        trunk = PAPER["trunk"].check(trunk, library=True)
         if guidance_scale is None:
             guidance_scale = self.settings.guidance_scale
+        scale: float = PAPER["guidance_scale"].check(guidance_scale, library=True)
         flops = self._flops_of(self._latent_shape(height, width))
-        return plan_cost(plan, flops, guided if guidance_scale > 1 else False, trunk)
+        return plan_cost(plan, flops, guided if scale > 1 else False, trunk)
 
     @property
     def flops(self) -> ModelFlops:
@@ -287,9 +296,7 @@ class SagePipeline(ModelPipeline):
         """
         if taken := {"share_ratio", "plan", "adaptive", "budget"} & how.keys():
             raise ValueError(f"{min(taken)} is not for a filmstrip, which has share_ratios.")
-        if isinstance(share_ratios, (str, bytes)) or not isinstance(share_ratios, Sequence):
-            raise ValueError(f"share_ratios is {share_ratios!r}; need a list of numbers.")
-        ratios = [PAPER["share_ratio"].check(ratio, library=True) for ratio in share_ratios]
+        ratios = arguments.check_ratios(share_ratios)
         reuse = StateStore() if reuse is None else reuse
         own = sampling and replace(sampling, budget=0.0)  # the ratios override it
         outputs = {
@@ -368,12 +375,15 @@ class SagePipeline(ModelPipeline):
             FloatingPointError: If the denoiser or the decoder gave a value that is not a number.
             MemoryError: If memory does not suffice for a single row.
         """
-        if "prompt" in settings and prompts is None:
+        if "prompt" in settings:
+            if prompts is not None:
+                raise ValueError("prompts and prompt are one argument, and both were given.")
             prompts = settings.pop("prompt")
         listed = arguments.check_prompts(prompts)
         planned = plan is not None or adaptive is not None
         chosen = arguments.settings_for(self.settings, sampling, settings, planned)
         check_components(self)
+        self._check_rows()
         seeds = arguments.check_seeds(seeds, len(listed), chosen.seed)
         negative = arguments.check_negative_prompt(negative_prompt, len(listed))
         output_type = arguments.check_output_type(output_type)
@@ -419,6 +429,11 @@ class SagePipeline(ModelPipeline):
             start=start,
         )
         return self._run(run, output_type, reuse)
+
+    def _check_rows(self) -> None:
+        arguments.check_count("max_rows", self.max_rows)
+        if self.exact_rows:
+            arguments.check_count("exact_rows", self.exact_rows)
 
     def plan_within(
         self,
@@ -623,6 +638,7 @@ class SagePipeline(ModelPipeline):
         A size that has run before costs nothing. For a model whose single pass takes seconds here,
         nothing is run: being first costs it milliseconds.
         """
+        arguments.check_count("rows", rows)
         if rows not in self._warm_sizes and not self.is_heavy:
             plan = independent_plan(rows, 1)
             self([""] * rows, plan=plan, guidance_scale=guidance_scale)
@@ -667,11 +683,13 @@ class SagePipeline(ModelPipeline):
 
     def encode(self, prompts: Sequence[str], clip_skip: int | None = None) -> Tensor:
         """Text-encoder hidden states c_n of prompts: [N, L, D]."""
-        return texts.encode(self, prompts, clip_skip)
+        layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
+        skip = arguments.check_clip_skip(clip_skip, layers)
+        return texts.encode(self, arguments.check_prompts(prompts), skip)
 
     def starting_noise(self, seeds: Sequence[int]) -> Tensor:
         """Standard normal noise [N, C, h, w] on the CPU, each from its own seed."""
-        return Streams(seeds, self._latent_shape()).draw()
+        return Streams(arguments.check_noise_seeds(seeds), self._latent_shape()).draw()
 
     def _latent_shape(
         self, height: int | None = None, width: int | None = None
@@ -785,6 +803,8 @@ class SagePipeline(ModelPipeline):
 
         Grey ones where the model has a safety checker: it judges finished pictures only.
         """
+        if not isinstance(latents, Tensor) or latents.ndim != 4:
+            raise ValueError(f"latents is {shortened(latents)}; need a tensor [R, C, h, w].")
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         if self.has_checker:
             return withheld(len(latents), (width, height))
@@ -803,6 +823,8 @@ class SagePipeline(ModelPipeline):
         """Finished pictures in [-1, 1], and which of them the safety checker made black."""
         pixels, found = self.run_safety_checker(pixels, pixels.device, self.dtype)
         flags = [False] * len(pixels) if found is None else [bool(flag) for flag in found]
+        if len(flags) != len(pixels):  # a picture that nobody judged must not be shown
+            raise ValueError(f"The safety checker judged {len(flags)} of {len(pixels)} pictures.")
         pixels = pixels.clone()
         pixels[flags] = -1.0  # black, whatever the checker made of it
         return pixels, flags
@@ -824,12 +846,18 @@ class SagePipeline(ModelPipeline):
         )
         z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         pixels = torch.cat(execution.one_by_one(decoder, z))
-        if not bool(torch.isfinite(pixels).all()):
-            raise FloatingPointError("The decoder produced a value that is not a number.")
+        _check_pixels(pixels, "decoder")
         checker = Part("safety checker", self.checked, self.max_rows)
-        pixels, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
-        images = self.image_processor.postprocess(torch.cat(pixels), output_type=output_type)
+        checked, flags = zip(*execution.one_by_one(checker, pixels), strict=True)
+        pixels = torch.cat(checked)
+        _check_pixels(pixels, "safety checker")
+        images = self.image_processor.postprocess(pixels, output_type=output_type)
         return images, tuple(flag for some in flags for flag in some)
+
+
+def _check_pixels(pixels: Tensor, part: str) -> None:
+    if not bool(torch.isfinite(pixels).all()):
+        raise FloatingPointError(f"The {part} produced a value that is not a number.")
 
 
 _NO_CHECKER = StableDiffusionPipeline.run_safety_checker

@@ -80,8 +80,15 @@ class LatentRGB:
         return colour.clamp(0, 1)
 
     def pictures(self, latents: Tensor, size: tuple[int, int]) -> list[Image.Image]:
-        """Previews of latents [R, C, h, w] as pictures of (width, height); waits for a GPU."""
-        pixels = (self(latents.float()) * 255).round().byte().movedim(1, -1).cpu().numpy()
+        """Previews of latents [R, C, h, w] as pictures of (width, height); waits for a GPU.
+
+        Raises:
+            FloatingPointError: If a latent is not a number; nobody is to see what that looks like.
+        """
+        colours = self(latents.float()).cpu()
+        if not bool(torch.isfinite(colours).all()):
+            raise FloatingPointError("The denoiser produced a value that is not a number.")
+        pixels = (colours * 255).round().byte().movedim(1, -1).numpy()
         small = [Image.fromarray(p) for p in pixels]
         return [picture.resize(size, Image.Resampling.BICUBIC) for picture in small]
 

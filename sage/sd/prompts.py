@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from sage.sd.clip import ClipEncoder
+from sage.sd.clip import ClipEncoder, unit_rows
 from sage.sd.identity import arithmetic, fingerprint
 
 KEPT = 4096  # embeddings; about 10 MB, and a visitor's session is far smaller
@@ -76,8 +76,7 @@ def similarity_vectors(
     if clip is not None:
         return clip.embed_texts(prompts)
     ids, mask = tokenize(pipe, prompts)
-    pooled = pipe.text_encoder(ids, attention_mask=mask).pooler_output
-    return torch.nn.functional.normalize(pooled.float().cpu(), dim=-1)
+    return unit_rows(pipe.text_encoder(ids, attention_mask=mask).pooler_output)
 
 
 class EmbeddingCache:

@@ -7,7 +7,8 @@ Heun's 10 steps are 19 calls, PNDM's 30 are 31.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -149,14 +150,29 @@ def check_timesteps(timesteps: Sequence[int], scheduler: Scheduler) -> list[int]
     if not has_table(scheduler):
         raise ValueError(f"{type(scheduler).__name__} has its own timesteps; no others are taken.")
     top = scheduler.config.num_train_timesteps - 1
-    listed = [int(t) for t in timesteps]
-    fits = listed and top >= listed[0] and listed[-1] >= 0 and listed == list(timesteps)
+    try:
+        given = None if isinstance(timesteps, (str, bytes, Mapping, set)) else list(timesteps)
+    except TypeError:  # one number, or an array without dimensions
+        given = None
+    whole = [_whole(t) for t in given or ()]
+    listed = [t for t in whole if t is not None]
+    fits = listed and len(listed) == len(whole) and top >= listed[0] and listed[-1] >= 0
     if not fits or any(a <= b for a, b in pairwise(listed)):
-        shown = ", ".join(map(str, timesteps))[:60]
+        shown = str(timesteps) if given is None else ", ".join(map(str, given))
         raise ValueError(
-            f"timesteps is {shown or 'empty'}; need whole numbers from {top} to 0, descending."
+            f"timesteps is {shown[:60] or 'empty'}; need whole numbers from {top} to 0, descending."
         )
     return listed
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of any library's kind; None for anything else."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def _place(levels: Scheduler, timesteps: Sequence[int]) -> None:

@@ -36,9 +36,15 @@ class StateStore:
 
     Args:
         max_bytes: Room for latents and solver memory, in bytes.
+
+    Raises:
+        ValueError: If that is no number from 0.
     """
 
     def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        real = isinstance(max_bytes, (int, float)) and not isinstance(max_bytes, bool)
+        if not real or not max_bytes >= 0:
+            raise ValueError(f"max_bytes is {max_bytes!r}; allowed are numbers from 0.")
         self.max_bytes = max_bytes
         self._states: OrderedDict[Key, State] = OrderedDict()
         self._bytes = 0

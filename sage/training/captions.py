@@ -33,13 +33,14 @@ EXPECTED = (
 LONGEST = 10_000  # characters; a text encoder reads a few hundred
 PICTURE_KEYS = (
     *("file_name", "filename", "file", "image", "image_path", "image_file", "path", "filepath"),
-    *("img", "picture", "url", "coco_url"),
+    *("image_name", "img_name", "img", "picture", "url", "coco_url"),
 )
 CAPTION_KEYS = (
     *("caption", "captions", "text", "texts", "prompt", "description", "sentences", "raw"),
     *("comment",),
 )
 DELIMITERS = ",\t;|"
+LONGEST_RECORD = 50  # lines of a table
 BOMS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     (b"\xff\xfe\x00\x00", "utf-32"),
@@ -78,11 +79,12 @@ def read_rows(path: Path, skips: Skips) -> list[Row]:
     try:
         rows.extend(_rows(path, skips))
     except Exception as error:  # a stranger's file: anything can be wrong with it
-        skips.add(UNREADABLE, f"{path.name}: {_reason(error)}")
+        skips.add(UNREADABLE, f"{path.name}: {reason_of(error)}")
     return rows
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, in few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if type(error) is ValueError:
@@ -113,7 +115,28 @@ def decoded(content: bytes) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        return content.decode("cp1252", "replace")
+        return _decoded_somehow(content)
+
+
+def _decoded_somehow(content: bytes) -> str:
+    """UTF-8 with a few broken bytes, or text in a Western code page.
+
+    Raises:
+        ValueError: If it is neither; what another code page means cannot be told from bytes.
+    """
+    text = content.decode("utf-8", "replace")
+    broken = text.count("\ufffd")
+    good = sum(not char.isascii() for char in text) - broken
+    if broken <= 2 * good:
+        return text
+    western = content.decode("cp1252", "replace")
+    # Western words have an accent here and there, and never five in a row.
+    letters = [char for char in western if char.isalpha()]
+    accents = sum(not char.isascii() for char in letters)
+    odd = re.search(r"[^\x00-\x7f\W]{5}|[\x00-\x08]", western)
+    if odd or "\ufffd" in western or accents > max(3, 0.4 * len(letters)):
+        raise ValueError("its encoding is not known; save it as UTF-8")
+    return western
 
 
 def cleaned(text: str) -> str:
@@ -121,7 +144,11 @@ def cleaned(text: str) -> str:
 
     Joiners stay: Persian words and family emoji consist of them.
     """
-    kept = (c if c.isspace() or unicodedata.category(c) not in ("Cc", "Cs") else " " for c in text)
+    odd = ("Cc", "Cs")
+    kept = (
+        c if c.isspace() or (unicodedata.category(c) not in odd and c != "\ufffd") else " "
+        for c in text
+    )
     return " ".join("".join(kept).replace("\ufeff", "").split())
 
 
@@ -153,24 +180,39 @@ def _json_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
 
 
 def _json_values(text: str) -> tuple[list[Any], str]:
-    """The values in a text (one, or one a line), and what follows the only one."""
+    """The values in a text (one, or one after the other), and what follows the only one."""
     text = text.strip()
-    try:
-        value, end = json.JSONDecoder().raw_decode(text)
-        values, rest = [value], text[end:].strip()
-    except (ValueError, RecursionError):
-        values, rest = [], text
-    if rest and "\n" in text:
-        lines = [_json_line(line) for line in text.splitlines() if line.strip()]
+    values, rest = [], text
+    while rest:
+        try:
+            value, end = _DECODER.raw_decode(rest)
+        except (ValueError, RecursionError):
+            break
+        values, rest = [*values, value], rest[end:].lstrip(" \t\r\n,\ufeff")
+        if isinstance(value, dict) and "annotations" in value:  # COCO's file is one value
+            break
+    if not rest:
+        return values, ""
+    values, rest = values[:1], text[len(text) - len(rest) :] if len(values) == 1 else text
+    if rest and re.search(r"[\r\n]", text):
+        lines = [_json_line(line) for line in re.split(r"[\r\n]+", text) if line.strip()]
         records = sum(isinstance(line, dict) for line in lines)
         if records > len(values) and 2 * records >= len(lines):
             return lines, ""  # JSON Lines: a broken line is a broken record
     return values, rest
 
 
+def _whole(digits: str) -> int | str:
+    """A whole number; one that Python refuses to read costs its record, not the file."""
+    return int(digits) if len(digits) < 100 else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole)
+
+
 def _json_line(line: str) -> Any:
     try:
-        return json.loads(line)
+        return _DECODER.decode(line.strip(" \t,\ufeff"))
     except (ValueError, RecursionError):
         return line
 
@@ -213,12 +255,12 @@ def _caption_rows(
         return
     for caption in captions if isinstance(captions, list) else [captions]:
         text = _first(caption, CAPTION_KEYS) if isinstance(caption, dict) else caption
-        words = _words(text, name, shown, skips)
+        words = clean_words(text, name, shown, skips)
         if words:
             yield Row(picture, words, name)
 
 
-def _words(text: Any, name: str, shown: str, skips: Skips) -> str:
+def clean_words(text: Any, name: str, shown: str, skips: Skips) -> str:
     """A clean caption, or an empty one if it was counted among the skipped."""
     if not isinstance(text, str):
         skips.add(BROKEN, shown)
@@ -305,8 +347,10 @@ def _coco_names(images: list, skips: Skips) -> _Ids:
 
 
 def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
-    text = text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
-    header = text.split("\n", 1)[0]
+    lines = text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    while lines and re.fullmatch(r"\s*|#.*|sep=.", lines[0]):  # as spreadsheets and people begin
+        lines.pop(0)
+    header = lines[0] if lines else ""
     split = {mark: next(csv.reader([header], delimiter=mark), []) for mark in DELIMITERS}
     known = {mark: dict.fromkeys(column.strip() for column in split[mark]) for mark in split}
     with_header = [m for m in DELIMITERS if _named(known[m])]
@@ -314,15 +358,13 @@ def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
     if not with_header and not plain:
         raise ValueError("it has no columns file_name and text")
     mark = (with_header or plain)[0]
-    fields = None if with_header else ("file_name", "text")
-    # A caption may be longer than csv's own limit, and is then counted like any other.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
-    table = csv.DictReader(io.StringIO(text, newline=""), fields, delimiter=mark)
-    for number, record in enumerate(table, 1):
-        surplus = record.pop(None, None)  # commas in a caption without quotes
-        last = (table.fieldnames or [""])[-1]
-        if isinstance(surplus, list) and last.strip().casefold() in CAPTION_KEYS:
-            record[last] = mark.join([str(record[last]), *surplus])
+    fields = split[mark] if with_header else ["file_name", "text"]
+    table = _records(lines[1:] if with_header else lines, mark, len(fields))
+    for number, cells in enumerate(table, 1):
+        if cells[len(fields) :] and fields[-1].strip().casefold() in CAPTION_KEYS:
+            # Commas in a caption without quotes.
+            cells[len(fields) - 1 :] = [mark.join(cells[len(fields) - 1 :])]
+        record = dict(zip(fields, cells, strict=False))
         picture = _first(record, PICTURE_KEYS)
         caption = _first(record, CAPTION_KEYS)
         if picture is None:
@@ -331,6 +373,53 @@ def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
             picture = re.sub(r"#\d+$", "", picture)  # Flickr30k: 1.jpg#0
             name = f"record {number}"
             yield from _caption_rows(picture, caption or "", name, name, skips)
+
+
+def _records(lines: list[str], mark: str, columns: int) -> Iterator[list[str]]:
+    """The cells of each record; a quotation mark that is never closed costs nothing else.
+
+    A record goes on over the next lines while a quotation is open, as spreadsheets write it, but
+    not over a line that looks like a record itself.
+    """
+    # A caption may be longer than csv's own limit, and is then counted like any other.
+    csv.field_size_limit(max(csv.field_size_limit(), sum(map(len, lines)) + len(lines) + 1))
+    at = 0
+    while at < len(lines):
+        end = at + 1
+        while not _closed(lines[at:end], mark) and end < min(len(lines), at + LONGEST_RECORD):
+            end += 1
+        first = next(csv.reader(lines[at : at + 1], delimiter=mark), [])
+        inside = lines[at + 1 : end]
+        if inside and (
+            not _closed(lines[at:end], mark)
+            or any(_is_record(line, mark, columns, first) for line in inside)
+        ):
+            end = at + 1
+            cells = next(csv.reader([lines[at]], delimiter=mark, quoting=csv.QUOTE_NONE), [])
+            cells = [cell.strip().strip('"') for cell in cells]
+        else:
+            text = io.StringIO("\n".join(lines[at:end]), newline="")
+            cells = next(csv.reader(text, delimiter=mark), [])
+        at = end
+        if any(cell.strip() for cell in cells):
+            yield cells
+
+
+def _closed(lines: list[str], mark: str) -> bool:
+    """Whether no quotation is open at the end of some lines."""
+    try:
+        for _ in csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=mark, strict=True):
+            pass
+    except csv.Error as error:
+        return "unexpected end" not in str(error)
+    return True
+
+
+def _is_record(line: str, mark: str, columns: int, first: list[str]) -> bool:
+    """Whether a line has as many cells as there are columns, and a picture where others have it."""
+    cells = line.split(mark)
+    places = [n for n, cell in enumerate(first) if _like_picture(cell)]
+    return len(cells) >= columns and any(_like_picture(cells[n]) for n in places if n < len(cells))
 
 
 def _named(columns: dict[str, None]) -> bool:

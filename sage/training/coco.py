@@ -17,7 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from sage.training.captions import EXPECTED, SUFFIXES, Row, cleaned, decoded, read_rows
+from sage.training.captions import (
+    EXPECTED,
+    SUFFIXES,
+    UNREADABLE,
+    Row,
+    clean_words,
+    decoded,
+    read_rows,
+    reason_of,
+)
 from sage.training.pictures import SUFFIXES as PICTURE_SUFFIXES
 from sage.training.skips import Skips
 
@@ -67,7 +76,7 @@ def read_coco(folder: Path, annotations: Sequence[Path] = ()) -> tuple[Captioned
     pairs: list[tuple[str, Path]] = []
     for path in files:
         pairs += _located(read_rows(path, skips), folder, path, skips)
-    if not files:
+    if not pairs and not annotations:  # what was found may be something else than captions
         pairs += _sidecars(folder, skips)
     unique = list(dict.fromkeys(pairs))
     for text, _ in _repeated(pairs):
@@ -279,12 +288,13 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
     for place, folders, files in os.walk(folder):  # does not follow links, so it ends
         folders[:] = sorted(name for name in folders if name[0] != ".")
         names = sorted(name for name in files if name[0] != ".")
-        here = {_loose(name): name for name in names}
+        here = {_loose(name): name for name in reversed(names)} | {name: name for name in names}
         pictures = [n for n in names if Path(n).suffix.lower() in PICTURE_SUFFIXES]
         used = set()
         for picture in pictures:
             stems = (Path(picture).stem, picture)
-            texts = [here.get(_loose(stem + suffix)) for stem in stems for suffix in SIDECARS]
+            likely = [stem + suffix for stem in stems for suffix in SIDECARS]
+            texts = [here.get(name) for name in (*likely, *map(_loose, likely))]
             text = next((name for name in texts if name is not None), None)
             if text is None:
                 skips.add("picture has no caption", picture)
@@ -301,10 +311,10 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
 def _sidecar(path: Path, skips: Skips) -> str:
     """The caption in a text file, all its lines in one."""
     try:
-        words = cleaned(decoded(path.read_bytes()))
-    except OSError as error:
-        skips.add("file of captions cannot be read", f"{path.name}: {error.strerror}")
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError("it is not a file")
+        text = decoded(path.read_bytes())
+    except (OSError, ValueError) as error:
+        skips.add(UNREADABLE, f"{path.name}: {reason_of(error)}")
         return ""
-    if not words:
-        skips.add("caption is empty", path.name)
-    return words
+    return clean_words(text, path.name, path.name, skips)

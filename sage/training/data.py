@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from itertools import count, islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -57,7 +58,10 @@ class Source(Protocol):
         ...
 
     def picture_name(self, index: int) -> str:
-        """Its name, for messages and for the hash of the cache."""
+        """Its name, for messages and for the hash of the cache.
+
+        A source may have a `picture_key` for the hash, which changes with the picture.
+        """
         ...
 
 
@@ -73,12 +77,21 @@ class FileSource:
         return read_picture(self.files[index])
 
     def picture_name(self, index: int) -> str:
-        """File name and size in bytes, so that a replaced picture is noticed."""
+        """File name and size in bytes."""
         try:
             size = f"{self.files[index].stat().st_size} bytes"
         except OSError:
             size = "gone"
-        return f"{self.files[index].name}, {size}"
+        name = self.files[index].name.encode("utf-8", "replace").decode()
+        return f"{name}, {size}"
+
+    def picture_key(self, index: int) -> str:
+        """What changes when a picture is replaced, also by one of equal size."""
+        try:
+            known = self.files[index].stat()
+        except OSError:
+            return self.picture_name(index)
+        return f"{self.picture_name(index)}, {known.st_ino}, {known.st_mtime_ns}"
 
 
 # What opens a source: (settings, side of the model's pictures in pixels) -> source and skips.
@@ -236,6 +249,16 @@ def weights_digest(*modules: nn.Module | None) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_key(tokenizer: Any) -> list[Any]:
+    """What the tokens of a text depend on."""
+    words = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    # What calls have set last.
+    rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    return [words, tokenizer.model_max_length, rules]
+
+
 def cache_key(*parts: object) -> str:
     """A name for a file that depends on these values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:24]
@@ -244,10 +267,15 @@ def cache_key(*parts: object) -> str:
 def _groups(
     source: Source, pipe: SagePipeline, rule: GroupingRule, cache: Path, progress: bool
 ) -> tuple[Group, ...]:
-    encoder = pipe.text_encoder if pipe.clip is None else pipe.clip.model
-    key = cache_key(
-        list(source.captions), list(source.owners), asdict(rule), weights_digest(encoder)
+    encoder, tokenizer = (
+        (pipe.text_encoder, pipe.tokenizer)
+        if pipe.clip is None
+        else (pipe.clip.model, pipe.clip.tokenizer)
     )
+    key = cache_key(
+        list(source.captions), list(source.owners), asdict(rule),
+        weights_digest(encoder), tokenizer_key(tokenizer),
+    )  # fmt: skip
     path = cache / f"groups-{key}.json"
     if path.is_file():
         return tuple(map(tuple, json.loads(path.read_text("utf-8"))))
@@ -275,8 +303,9 @@ def _latents(
     source: Source, needed: Sequence[int], pipe: SagePipeline, cache: Path, progress: bool
 ) -> tuple[np.ndarray, dict[int, str]]:
     """[P, C, h, w] float16 of the readable pictures, in order; why the others are not readable."""
-    side, names = picture_side(pipe), [source.picture_name(n) for n in needed]
-    key = cache_key(names, side, weights_digest(pipe.vae), READING)
+    side, name = picture_side(pipe), getattr(source, "picture_key", source.picture_name)
+    scale = pipe.vae.config.scaling_factor
+    key = cache_key([name(n) for n in needed], side, scale, weights_digest(pipe.vae), READING)
     path, notes = cache / f"latents-{key}.npy", cache / f"latents-{key}.json"
     if not (path.is_file() and notes.is_file()):
         broken = _encode_all(source, needed, pipe, path, progress)

@@ -102,7 +102,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     if image.mode.startswith(("I", "F")):
-        return _from_values(np.asarray(image), image.mode)
+        values = np.asarray(image)
+        picture, unseen = _from_values(values, image.mode), image.info.get("transparency")
+        if isinstance(unseen, int) and (values == unseen).any():
+            picture.paste("white", mask=Image.fromarray((values == unseen).astype(np.uint8) * 255))
+        return picture
     if image.mode in ("CMYK", "LAB"):
         return _by_profile(image)
     return image.convert("RGB")

@@ -19,7 +19,14 @@ from tqdm import tqdm
 
 from sage.core.plan import Group, Plan, branch_step_from_ratio, independent_plan, shared_plan
 from sage.sd.pipeline import SagePipeline, SageStep
-from sage.training.data import PromptGroups, cache_key, in_a_row, weights_digest, write_whole
+from sage.training.data import (
+    PromptGroups,
+    cache_key,
+    in_a_row,
+    tokenizer_key,
+    weights_digest,
+    write_whole,
+)
 from sage.training.settings import TrainSettings
 
 GROUPS_AT_ONCE = 12
@@ -76,7 +83,8 @@ def roll_out(
     key = cache_key(
         [[data.captions[n] for n in group] for group in data.groups],
         settings.rollout_steps, splits, pipe.settings.guidance_scale, settings.precision,
-        weights_digest(pipe.unet, pipe.text_encoder),
+        weights_digest(pipe.unet, pipe.text_encoder), tokenizer_key(pipe.tokenizer),
+        type(pipe.scheduler).__name__, sorted(pipe.scheduler.config.items(), key=str),
     )  # fmt: skip
     path = settings.cache / f"rollouts-{key}.npz"
     if not path.is_file():

@@ -14,6 +14,8 @@ class Skips:
 
     def add(self, reason: str, name: str) -> None:
         """Count one more thing under a reason such as "picture is missing"."""
+        # A file's name may be no text at all: bytes that are no UTF-8.
+        name = name.encode("utf-8", "replace").decode()
         self.counts[reason] += 1
         if len(self.names[reason]) < NAMES_KEPT:
             self.names[reason].append(name)

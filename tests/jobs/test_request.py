@@ -44,6 +44,14 @@ def test_invisible_characters_are_removed():
         "a 👨\u200d👩\u200d👧 in the snow",
         "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # the flag of England
         "🇩🇪 ❤\ufe0f 👍🏽",
+        "അവന്\u200d വന്നു",  # a joiner after a word's last sign shapes that sign
+        "ত্\u200d",
+        "می\u200c۲۰",
+        "ه\u200d",
+        "\u0600١٢ \u06dd٣",  # signs of numbers and verses, which are seen
+        "ᠠ\u180eᠠ",
+        "e\u0301 é ＦＯＸ ﬁsh “x”…",  # nothing is made equal
+        "葛\U000e0100",
     ],
 )
 def test_what_is_part_of_the_spelling_stays(text):
@@ -53,6 +61,12 @@ def test_what_is_part_of_the_spelling_stays(text):
 @pytest.mark.parametrize("text", ["\u200da fox\u200c", "a fo\u200bx", "\U000e0067a fox"])
 def test_a_joiner_that_joins_nothing_is_removed(text):
     assert clean_prompt(text) == "a fox"
+
+
+@pytest.mark.parametrize("mark", ["\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_what_ends_a_line_in_a_box_ends_a_prompt(mark):
+    assert parse_prompts(f"a{mark}fox\r\na dog\rowl") == ("a fox", "a dog", "owl")
+    assert parse_prompts(f"a {{fox|dog}}{mark}x") == ("a fox x", "a dog x")
 
 
 def test_letters_of_every_script_stay():

@@ -104,6 +104,17 @@ FORMATS = {
     "peft with the adapter's name": lambda m: {
         n.replace(".weight", ".default.weight"): t for n, t in peft_names(m).items()
     },
+    "a wrapper's prefix": lambda m: {f"module.{n}": t for n, t in peft_names(m).items()},
+    "compiled": lambda m: {n.replace(".", "._orig_mod.", 1): t for n, t in peft_names(m).items()},
+    "another adapter's name": lambda m: {
+        n.replace(".weight", ".style_0.weight"): t for n, t in peft_names(m).items()
+    },
+    "two formats for two halves": lambda m: {
+        n: t
+        for names, half in ((kohya_names(m), "lora_unet"), (peft_names(m), "text_encoder"))
+        for n, t in names.items()
+        if half in n
+    },
     "text encoder without text_model": lambda m: {
         n.replace("text_model.", ""): t for n, t in peft_names(m).items()
     },
@@ -213,6 +224,7 @@ def renamed(old, new_part):
 
 
 Q = f"unet.{UNET}.to_q"
+ALPHA = f"lora_unet_{UNET.replace('.', '_')}_to_q.alpha"
 REFUSED = {
     "one matrix": (lambda m: dict(list(peft_names(m).items())[:1]), "one of its two matrices"),
     "a layer that is not there": (renamed("to_q", "to_z"), "tensors fit|no layers for this UNet"),
@@ -241,6 +253,43 @@ REFUSED = {
     "SDXL's blocks": (
         lambda m: {"lora_unet_input_blocks_4_1_proj_in.lora_down.weight": torch.zeros(2, 2)},
         "Stable Diffusion XL",
+    ),
+    "whole numbers": (lambda m: {n: t.to(torch.int8) for n, t in peft_names(m).items()}, "int8"),
+    "a layer twice": (
+        lambda m: peft_names(m) | {n.removeprefix("unet."): t for n, t in peft_names(m).items()},
+        "names .* twice",
+    ),
+    "two adapters": (
+        lambda m: (
+            peft_names(m)
+            | {n.replace(".weight", ".other.weight"): t for n, t in peft_names(m).items()}
+        ),
+        "names .* twice",
+    ),
+    "two numbers as alpha": (
+        lambda m: kohya_names(m) | {ALPHA: torch.ones(2)},
+        "has 2 numbers; need one",
+    ),
+    "an alpha that is none": (
+        lambda m: kohya_names(m) | {ALPHA: torch.tensor(float("inf"))},
+        "not numbers",
+    ),
+    "flat matrices": (lambda m: {n: t.flatten() for n, t in peft_names(m).items()}, "two matrices"),
+    "a bias for a layer without": (
+        lambda m: peft_names(m) | {f"{Q}.lora_B.bias": torch.ones(32)},
+        "adds a bias to .* which has none",
+    ),
+    "DoRA of another width": (
+        lambda m: peft_names(m) | {f"{Q}.lora_magnitude_vector": torch.ones(31)},
+        "made for another model",
+    ),
+    "DoRA for one of two layers": (
+        lambda m: (
+            peft_names(m)
+            | {n.replace("to_q", "to_v"): t for n, t in peft_names(m).items()}
+            | {f"{Q}.lora_magnitude_vector": torch.ones(32)}
+        ),
+        "1 of its 2 layers are DoRA",
     ),
     "LoHa": (lambda m: {"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}, "LoHa"),
     "LoKr": (lambda m: {"lora_unet_x.lokr_w1": torch.zeros(2, 2)}, "LoKr"),
@@ -310,10 +359,25 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
 def test_a_peft_adapter_of_another_kind_is_refused(tmp_path):
     made = FORMATS["peft's own prefix"](matrices(f"{UNET}.to_q"))
     write(tmp_path / "adapter_model.safetensors", made)
-    for config in ({"peft_type": "LOHA"}, {"bias": "all"}, {"modules_to_save": ["conv_in"]}):
+    more = "more than a LoRA"
+    configs = [
+        ({"peft_type": "LOHA"}, more),
+        ({"bias": "all"}, more),
+        ({"modules_to_save": ["conv_in"]}, more),
+        ({"layer_replication": [[0, 1]]}, more),
+        ({"trainable_token_indices": [1]}, more),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the model's own weights"),
+        ({"lora_alpha": float("nan")}, "alpha of .* is nan"),
+        ({"lora_alpha": 2, "alpha_pattern": ["x"]}, "alpha_pattern is a list"),
+        ([], "is a list"),
+    ]
+    pipe = new()
+    for config, words in configs:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="more than a LoRA"):
-            new().use_lora(tmp_path)
+        with pytest.raises(ValueError, match=words):
+            pipe.use_lora(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('\ufeff{"lora_alpha": 2}', "utf-8")
+    pipe.use_lora(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,7 @@
 """Every argument of a run is checked before anything is computed, in one sentence."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sage.core.plan import independent_plan
 from sage.core.settings import Sampling
 from sage.sd.pipeline import SagePipeline
 from sage.sd.schedulers import make_scheduler
+from sage.sd.store import StateStore
 from tests.conftest import build_tiny_pipeline
 
 PROMPTS = ["a fox", "a dog", "a pizza"]
@@ -64,7 +67,18 @@ WRONG = [
     ({"groups": [(0, 1, 2, 3)]}, "is 3; allowed are 0 to 2"),
     ({"groups": [(0, 1), (2, -1)]}, "is -1; allowed are 0 to 2"),
     ({"groups": [(0, 1.5), (2,)]}, "a whole number is needed"),
-    ({"groups": [0, 1, 2]}, "groups holds '0'"),
+    ({"groups": [0, 1, 2]}, "a group in groups is '0'"),
+    ({"groups": np.array(3)}, "groups is '3'"),
+    ({"groups": [torch.tensor(0), (1, 2)]}, "a group in groups is 'tensor"),
+    ({"prompts": np.array("a fox")}, "at least one text"),
+    ({"prompts": torch.tensor(3)}, "at least one text"),
+    ({"prompt": "a fox"}, "both were given"),
+    ({"seeds": np.array(3)}, "give one for each prompt"),
+    ({"guidance_interval": (0, 10**400)}, "guidance_interval is"),
+    *[
+        ({"timesteps": v}, "need whole numbers from 999 to 0, descending")
+        for v in (5, "ab", [True, False], np.array(3), {901: 1}, [901.0, 1.0], [1000], [5, 5], [])
+    ],
     ({"groups": [(0, 1, 2), ()]}, "each of 0 to 2 once"),
     ({"groups": [[(0, 1)], (2,)]}, "a whole number is needed"),
     ({"groups": "012"}, "each of 0 to 2 once"),
@@ -135,6 +149,44 @@ def test_more_steps_than_the_model_has_levels_are_refused(idle, monkeypatch):
     monkeypatch.setattr(idle, "scheduler", few)
     with pytest.raises(ValueError, match=r"steps is 60; .* 50"):
         idle.stream(PROMPTS, steps=60, groups=[(0, 1, 2)])
+
+
+OTHER_CALLS = {
+    "rows": lambda p: (setattr(p, "max_rows", 0), p("a fox")),
+    "rows of a half": lambda p: (setattr(p, "max_rows", 1.5), p("a fox")),
+    "exact rows": lambda p: (setattr(p, "exact_rows", -1), p("a fox")),
+    "size of a group": lambda p: p.group(PROMPTS, max_group_size=2.5),
+    "bound": lambda p: p.group(PROMPTS, tau_min="0.5"),
+    "plan's steps": lambda p: p.plan([(0, 1)], 2.5),
+    "plan's ratio": lambda p: p.plan([(0, 1)], 4, "half"),
+    "calls": lambda p: p.denoiser_calls(NAN),
+    "cost of nothing": lambda p: p.cost(None),
+    "cost's guidance": lambda p: p.cost(independent_plan(1, 2), NAN),
+    "cost's trunk": lambda p: p.cost(independent_plan(1, 2), trunk="median"),
+    "cost's interval": lambda p: p.cost(independent_plan(1, 2), guidance_interval="ab"),
+    "seed of noise": lambda p: p.starting_noise([1.5]),
+    "no seeds": lambda p: p.starting_noise([]),
+    "seeds' number": lambda p: p.starting_noise(5),
+    "nothing to encode": lambda p: p.encode([]),
+    "layers to skip": lambda p: p.encode(["a fox"], clip_skip=9),
+    "a preview of nothing": lambda p: p.preview(None),
+    "a preview of three dimensions": lambda p: p.preview(torch.zeros(4, 8, 8)),
+    "rows to warm": lambda p: p.warm_up("x"),
+    "adapter's number": lambda p: p.use_lora(5),
+    "adapter without a name": lambda p: p.use_lora(""),
+    "adapter as weights": lambda p: p.use_lora({"unet.x": torch.ones(1)}),
+    "nothing to merge": lambda p: p.merge_lora(None),
+    "room of a store": lambda p: StateStore(-1),
+    "room of a store in words": lambda p: StateStore("much"),
+    "no room": lambda p: StateStore(NAN),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CALLS)
+def test_other_calls_refuse_in_one_sentence_too(idle, name):
+    with pytest.raises(ValueError, match=r"\w{3}") as error:
+        OTHER_CALLS[name](copy.copy(idle))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("wrong", [0.4, "0.4", [2.0], [None]])

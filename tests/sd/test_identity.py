@@ -1,11 +1,13 @@
 """Kept states and embeddings are never stale, whatever was changed on the pipeline."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
 from safetensors.torch import save_file
 from torch import nn
 
@@ -66,6 +68,10 @@ def one_number(tensor):
 
 def past_autograd(tensor):
     tensor.detach().numpy().reshape(-1)[0] += 0.5
+
+
+def hook(pipe, call):
+    return pipe.unet.mid_block.register_forward_hook(call)
 
 
 def flip(tensor):
@@ -169,6 +175,22 @@ CHANGES = {
         None,
         lambda p, t: setattr(p.unet.mid_block, "forward", lambda x, *a, **k: x),
     ),
+    "an attribute of a hook's owner": (
+        lambda p, t: hook(p, p.__dict__.setdefault("own", _Owner()).hook),
+        lambda p, t: setattr(p.own, "by", 0.5),
+    ),
+    "a slot of a hook": (
+        lambda p, t: hook(p, p.__dict__.setdefault("own", _Slot())),
+        lambda p, t: setattr(p.own, "by", 0.5),
+    ),
+    "what a hook closes over": (
+        lambda p, t: hook(p, _closing(p.__dict__.setdefault("by", [1.0]))),
+        lambda p, t: p.by.append(0.5),
+    ),
+    "an argument of a hook": (
+        lambda p, t: setattr(p, "own", hook(p, partial(_scaled, 1.0))),
+        lambda p, t: (p.own.remove(), hook(p, partial(_scaled, 0.5))),
+    ),
     "timesteps": (None, lambda p, t: new_scheduler(p, timestep_spacing="trailing")),
     "kind of prediction": (None, lambda p, t: new_scheduler(p, prediction_type="v_prediction")),
     "noise levels": (None, lambda p, t: new_scheduler(p, beta_end=0.02)),
@@ -200,6 +222,31 @@ def _double_hook(module, inputs, output):
     return output * 2
 
 
+class _Owner:
+    by = 1.0
+
+    def hook(self, module, inputs, output):
+        return output * self.by
+
+
+class _Slot:
+    __slots__ = ("by",)
+
+    def __init__(self):
+        self.by = 1.0
+
+    def __call__(self, module, inputs, output):
+        return output * self.by
+
+
+def _closing(values):
+    return lambda module, inputs, output: output * values[-1]
+
+
+def _scaled(by, module, inputs, output):
+    return output * by
+
+
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_kept_is_stale(pipe, tmp_path, name):
@@ -218,6 +265,44 @@ def test_nothing_kept_is_stale(pipe, tmp_path, name):
     assert changed, "the change has no effect: no test"
     assert kept.reused == 0
     assert len(embedded) == 2
+
+
+def halved(call):
+    return lambda *a, **k: call(*a, **k) * 0.5
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (torch.nn.functional, "scaled_dot_product_attention"),
+        (AttnProcessor2_0, "__call__"),
+        (UNetMidBlock2DCrossAttn, "forward"),
+        (nn.Conv2d, "forward"),
+    ],
+    ids=lambda place: place[1],
+)
+def test_what_packages_replace_is_noticed(pipe, monkeypatch, place):
+    store = StateStore()
+    before = pipe(PROMPTS, reuse=store, **HOW)
+    pipe.embed(PROMPTS)
+    monkeypatch.setattr(*place, halved(getattr(*place)))
+    kept, fresh = pipe(PROMPTS, reuse=store, **HOW), pipe(PROMPTS, **HOW)
+    assert torch.equal(kept.latents, fresh.latents)
+    assert torch.equal(pipe.embed(PROMPTS), pipe._embed(PROMPTS))
+    assert not torch.equal(fresh.latents, before.latents)
+
+
+def test_a_hook_on_every_module_is_noticed(pipe):
+    store = StateStore()
+    pipe(PROMPTS, reuse=store, **HOW)
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda m, i, o: o * 0.5 if isinstance(m, nn.Conv2d) else None
+    )
+    try:
+        kept, fresh = pipe(PROMPTS, reuse=store, **HOW), pipe(PROMPTS, **HOW)
+    finally:
+        hook.remove()
+    assert torch.equal(kept.latents, fresh.latents)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """A model that is no Stable Diffusion v1 is refused at loading; a sentence says what it is."""
 
 import json
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import diffusers
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from sage.jobs.models import ModelSpec, load_model
 from sage.sd.kinds import WrongModelError
@@ -42,6 +46,11 @@ def with_scheduler(name, **options):
     return with_part(scheduler=getattr(diffusers, name)(**options))
 
 
+def with_text(kind, **options):
+    config = build_tiny_pipeline().text_encoder.config.to_dict()
+    return with_part(text_encoder=kind(CLIPTextConfig(**(config | options))))
+
+
 WRONG = {
     "inpainting": (lambda: with_unet(in_channels=9), "an inpainting model"),
     "InstructPix2Pix": (lambda: with_unet(in_channels=8), "edits pictures"),
@@ -72,6 +81,14 @@ WRONG = {
         "noise levels are not those",
     ),
     "EDM": (lambda: with_scheduler("EDMEulerScheduler"), "noise levels are not those"),
+    "no noise": (
+        lambda: with_scheduler("DDIMScheduler", beta_start=0.0, beta_end=0.0),
+        "noise does not rise",
+    ),
+    "text encoder with a projection": (
+        lambda: with_text(CLIPTextModelWithProjection, projection_dim=32),
+        "has a CLIPTextModelWithProjection",
+    ),
     "no tokenizer": (lambda: with_part(tokenizer=None), "has no tokenizer"),
     "no text encoder": (lambda: with_part(text_encoder=None), "has no text_encoder"),
 }
@@ -96,6 +113,12 @@ def test_a_part_exchanged_later_is_refused_before_a_run(tiny):
         tiny.stream(["a fox"])
 
 
+def test_a_text_encoder_that_is_none_of_clip_is_named():
+    config = T5Config(vocab_size=99, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    with pytest.raises(WrongModelError, match="has a T5EncoderModel as its text encoder"):
+        SagePipeline.from_pipe(with_part(text_encoder=T5EncoderModel(config)))
+
+
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_other_predictions_are_fine(prediction):
     pipe = SagePipeline.from_pipe(build_tiny_pipeline(prediction))
@@ -108,9 +131,28 @@ def index(folder, **changes):
     path.write_text(json.dumps({k: v for k, v in values.items() if v != "gone"}))
 
 
-def config(folder, part, **changes):
-    path = folder / part / "config.json"
+def scheduler(folder, **changes):
+    config(folder, "scheduler", name="scheduler_config.json", **changes)
+
+
+def config(folder, part, name="config.json", **changes):
+    path = folder / part / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def shards(folder):
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    empty(folder / "unet")
+    unet.save_pretrained(folder / "unet", max_shard_size="100KB")
+    return sorted((folder / "unet").glob("*.safetensors"))
+
+
+def renamed(file, old, new):
+    weights = {n.replace(old, new): t for n, t in load_file(file).items()}
+    assert any(new in name for name in weights)
+    # Not what a layer begins with.
+    weights = {name: t + 0.01 * (new in name) for name, t in weights.items()}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def cut(file):
@@ -150,6 +192,33 @@ FOLDERS = {
     "UNet's configuration cut": (
         lambda f: (f / "unet" / "config.json").write_text("{"),
         "cannot be read",
+    ),
+    "a part that is no pair": (lambda f: index(f, unet=[]), "has no unet"),
+    "a checker named, not there": (
+        lambda f: index(f, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"]),
+        "has no safety_checker: .* load it with safety_checker=None",
+    ),
+    "noise levels that are none": (
+        lambda f: scheduler(f, beta_start=float("nan")),
+        "noise does not rise",
+    ),
+    "VAE without a scale": (lambda f: config(f, "vae", scaling_factor=None), "factor is None"),
+    "VAE of scale 0": (lambda f: config(f, "vae", scaling_factor=0.0), "factor is 0.0"),
+    "no size": (lambda f: config(f, "unet", sample_size=0), "latents of 0"),
+    "size in words": (lambda f: config(f, "unet", sample_size="8"), "latents of '8'"),
+    "a huge size": (lambda f: config(f, "unet", sample_size=10**6), "latents of 1000000"),
+    "a shard missing": (lambda f: shards(f)[1].unlink(), "does not appear to have a file"),
+    "all weights have other names": (
+        lambda f: renamed(f / "unet" / WEIGHTS, "", "x."),
+        "0 of the 208 weights of its unet",
+    ),
+    "some weights have other names": (
+        lambda f: renamed(f / "vae" / WEIGHTS, "post_quant_conv", "after"),
+        "122 of the 124 weights of its vae, and not post_quant_conv",
+    ),
+    "a pointer for weights": (
+        lambda f: (f / "unet" / WEIGHTS).write_text("version https://git-lfs.github.com/spec/v1"),
+        "damaged or cut",
     ),
     "settings damaged": (lambda f: (f / "sage.json").write_text("{"), "sage.json"),
     "SDXL": (
@@ -247,8 +316,70 @@ def test_weights_that_are_missing_are_not_made_up(tiny_folder, tmp_path):
     weights = load_file(file)
     weights.pop("conv_in.weight")
     save_file(weights, file)
-    with pytest.raises(ValueError, match="weights of its unet: it is damaged"):
+    with pytest.raises(
+        ValueError,
+        match=r"207 of the 208 weights of its unet, and not conv_in\.weight",
+    ):
         SagePipeline.from_pretrained(folder)
+
+
+def test_weights_in_shards_and_under_old_names_are_read(tiny_folder, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    assert len(shards(folder)) > 2
+    file = folder / "vae" / WEIGHTS
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(file)
+    for new, before in old.items():
+        weights = {n.replace(f".{new}.", f".{before}."): t for n, t in weights.items()}
+    assert any("query" in name for name in weights)
+    save_file(weights, file, metadata={"format": "pt"})
+    plain, again = (SagePipeline.from_pretrained(f) for f in (tiny_folder, folder))
+    for part in ("unet", "vae"):
+        theirs = getattr(again, part).state_dict()
+        assert all(torch.equal(t, theirs[n]) for n, t in getattr(plain, part).state_dict().items())
+
+
+@pytest.fixture
+def nobody(tiny_folder):
+    """A model's folder, and a user who may not read everything."""
+    folder = Path(tempfile.mkdtemp()) / "model"
+    shutil.copytree(tiny_folder, folder)
+    root = os.geteuid() == 0
+    for path in (folder.parent, *folder.rglob("*"), folder):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if root:
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize(
+    "place", ["", "model_index.json", "unet", f"unet/{WEIGHTS}", "vae/config.json", "tokenizer"]
+)
+def test_what_may_not_be_read_is_one_sentence(nobody, place):
+    path, user = nobody / place, os.geteuid()
+    if user == 65534:
+        os.seteuid(0)
+    path.chmod(0)
+    os.seteuid(user)
+    with pytest.raises(OSError, match=r"denied|may not be read") as error:
+        SagePipeline.from_pretrained(nobody)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+    if place:
+        assert place.split("/")[-1] in str(error.value)
+    os.seteuid(0 if os.getuid() == 0 else user)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", [None, "", " ", 5, True, b"model", "x" * 5000])
+def test_what_is_no_path_is_one_sentence(name):
+    with pytest.raises((ValueError, OSError), match=r"give a folder|cannot be read") as error:
+        SagePipeline.from_pretrained(name)
+    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize("thing", [None, "a folder", object()])

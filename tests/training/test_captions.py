@@ -1,6 +1,7 @@
 """Captions and folders as people have them: what can be read is read, the rest is counted."""
 
 import json
+import os
 import unicodedata
 
 import pytest
@@ -64,6 +65,35 @@ def test_any_encoding_of_text(tmp_path, encoding):
 def test_ids_of_another_type_are_the_same_ids(tmp_path, one, other):
     folder_of(tmp_path, coco([(one, "1.jpg")], [(other, "a fox")]))
     assert captions(tmp_path) == ("a fox",)
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        ("a café, a naïve fox".encode() + b"\xff", "a café, a naïve fox"),
+        ("a fox at a café".encode()[:-1], "a fox at a caf"),
+        ("un été à Besançon".encode("cp1252"), "un été à Besançon"),
+        ("狐狸在雪地里".encode("gb18030"), None),
+        ("雪の中の狐".encode("shift_jis"), None),
+        ("лиса в снегу".encode("cp1251"), None),
+        ("狐狸在雪地里看雪".encode("utf-16-le"), None),
+        (bytes(range(256)), None),
+    ],
+)
+def test_a_text_in_another_code_page_is_not_guessed(tmp_path, content, read):
+    for n, text in enumerate((content, b"a dog")):
+        picture(tmp_path / f"{n}.jpg")
+        (tmp_path / f"{n}.txt").write_bytes(text)
+    data, skips = read_coco(tmp_path)
+    assert data.captions == ((read, "a dog") if read else ("a dog",))
+    words = ["0.txt: its encoding is not known; save it as UTF-8"]
+    assert skips.names == ({} if read else {"file of captions cannot be read": words})
+
+
+def test_a_huge_number_costs_its_record(tmp_path):
+    content = json.dumps(coco([(1, "1.jpg"), (2, "2.jpg")], [(1, "a fox"), (2, "a dog")]))
+    content = content.replace('"image_id": 2', f'"image_id": {"9" * 5000}')
+    assert captions(folder_of(tmp_path, content, "1.jpg", "2.jpg")) == ("a fox",)
 
 
 def test_ids_that_differ_by_zeros_only_stay_two(tmp_path):
@@ -275,6 +305,12 @@ LINES = '{"file_name": "1.jpg", "text": "a fox"}\n{"file_name": "sub/2.jpg", "te
     [
         ("metadata.jsonl", LINES),
         ("metadata.jsonl", "\ufeff" + LINES.replace("\n", "\r\n\r\n")),
+        ("metadata.jsonl", "\ufeff" + LINES.replace("\n", "\n\ufeff")),
+        ("metadata.jsonl", LINES.replace("\n", "\r")),
+        ("metadata.jsonl", LINES.replace("\n", "")),
+        ("metadata.jsonl", LINES.replace("\n", ",\n")),
+        ("metadata.jsonl", LINES.replace("a fox", "a\u2028fox").replace("a dog", "a\x85dog")),
+        ("metadata.jsonl", LINES.replace("{", "{\n ").replace(", ", ",\n ")),
         ("captions.ndjson", LINES.rstrip()),
         ("captions_all.json", LINES),
         ("data.json", json.dumps([json.loads(line) for line in LINES.splitlines()], indent=1)),
@@ -286,6 +322,9 @@ LINES = '{"file_name": "1.jpg", "text": "a fox"}\n{"file_name": "sub/2.jpg", "te
         ("metadata.csv", 'id,image,caption\n1,1.jpg,"a\nfox"\n2,sub/2.jpg,"a dog"'),
         ("captions.tsv", "image\tcaption\n1.jpg\ta fox\nsub/2.jpg\ta dog"),
         ("captions.csv", "1.jpg,a fox\nsub/2.jpg,a dog\n"),
+        ("metadata.csv", "sep=;\nfile_name;text\n1.jpg;a fox\nsub/2.jpg;a dog\n"),
+        ("metadata.csv", "\n# made by hand\n\nfile_name,text\n1.jpg,a fox\nsub/2.jpg,a dog\n"),
+        ("results.csv", "image_name| comment_number| comment\n1.jpg| 0| a fox\nsub/2.jpg|1|a dog"),
         ("captions.txt", "image,caption\n1.jpg,a fox\nsub/2.jpg,a dog\n"),
         ("results.token", "1.jpg#0\ta fox\nsub/2.jpg#1\ta dog\n"),
     ],
@@ -322,6 +361,24 @@ def test_a_table_with_odd_rows(tmp_path):
     }
 
 
+@pytest.mark.parametrize("mark", [",", "\t", ";"])
+@pytest.mark.parametrize(
+    ("first", "second", "read"),
+    [
+        ('"a fox', "a dog", ("a fox", "a dog")),
+        ('"a fox', 'a "dog', ("a fox", 'a "dog')),
+        ('a 5" fox', '"a" dog', ('a 5" fox', "a dog")),
+        ('"a\nfox"', '"a\n\ndog"', ("a fox", "a dog")),
+        ('"a ""fox"""', '" a dog', ('a "fox"', "a dog")),
+    ],
+)
+def test_a_quotation_that_is_never_closed_costs_nothing_else(tmp_path, mark, first, second, read):
+    rows = [("file_name", "text"), ("1.jpg", first), ("2.jpg", second), ("3.jpg", "a cat")]
+    content = "\n".join(mark.join(row) for row in rows)
+    names = ("1.jpg", "2.jpg", "3.jpg")
+    assert captions(folder_of(tmp_path, content, *names, name="metadata.csv")) == (*read, "a cat")
+
+
 def test_a_table_without_the_columns_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.csv: it has no columns file_name and text"):
         read_coco(folder_of(tmp_path, "a,b\n1,2\n", name="metadata.csv"))
@@ -353,6 +410,41 @@ def test_a_text_file_beside_each_picture(tmp_path):
         "caption is empty": ["4.txt"],
         "caption has no picture": ["9.txt"],
     }
+
+
+def test_names_that_differ_by_case_or_form_only_keep_their_captions(tmp_path):
+    forms = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    for stem in ("a", "A", *forms):
+        picture(tmp_path / f"{stem}.jpg")
+        (tmp_path / f"{stem}.txt").write_text(f"caption of {stem!a}")
+    data, skips = read_coco(tmp_path)
+    assert not skips.counts
+    assert len(set(data.pictures)) == 4
+    for caption, owner in zip(data.captions, data.owners, strict=True):
+        assert caption == f"caption of {data.pictures[owner].stem!a}"
+
+
+def test_odd_files_beside_captions(tmp_path):
+    """Other people's JSON, pipes, a text of megabytes, and a name that is no text."""
+    for name in ("1.jpg", "2.jpg", "3.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "1.txt").write_text("a fox")
+    (tmp_path / "2.txt").write_text("a fox " * 5000)
+    os.mkfifo(tmp_path / "3.txt")
+    (tmp_path / "config.json").write_text('{"a": 1}')
+    picture(tmp_path / "x.jpg")
+    os.rename(tmp_path / "x.jpg", os.fsencode(tmp_path) + b"/b\xff.jpg")
+    data, skips = read_coco(tmp_path)
+    assert data.captions == ("a fox",)
+    assert skips.names == {
+        "file of captions cannot be read": [
+            "config.json: it has no captions",
+            "3.txt: it is not a file",
+        ],
+        "caption is longer than 10,000 characters": ["2.txt"],
+        "picture has no caption": ["b?.jpg"],
+    }
+    "".join(skips.sentences()).encode()
 
 
 def test_an_empty_folder_says_what_is_expected(tmp_path):

@@ -46,6 +46,17 @@ def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
     assert levels(tmp_path / "a.png").max() == 1
 
 
+def test_a_transparent_grey_of_sixteen_bits_lies_over_white(tmp_path):
+    unseen = struct.pack(">I", 2) + b"tRNS" + struct.pack(">H", 0)
+    unseen += struct.pack(">I", zlib.crc32(unseen[4:]))
+    whole = png(256, 1, 16, 0, b"\0" + RAMP.astype(">u2").tobytes())
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "a.png").write_bytes(whole[:place] + unseen + whole[place:])
+    found = levels(tmp_path / "a.png")
+    assert found[0] == 255
+    assert np.abs(found[1:] - GREY[1:]).max() <= 1
+
+
 def test_other_ramps(tmp_path):
     wide = RAMP.astype(">u2")
     opaque = np.full(256, 65535)

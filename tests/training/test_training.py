@@ -347,6 +347,29 @@ def test_groups_and_latents_are_kept_and_read_again(tiny, settings, coco, monkey
         assert len({source.owners[n] for n in group}) == len(group) > 1
 
 
+def test_what_is_kept_depends_on_all_that_it_is_made_of(tiny, settings, coco, monkeypatch):
+    source, skips = open_source(settings, 16)
+    prepare(source, skips, tiny, settings, progress=False)
+    monkeypatch.setattr(data_module, "encode_pictures", None)
+    prepare(source, skips, tiny, settings, progress=False)
+    file = next(f for f in source.files if f.is_file())
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2] + bytes(2))  # another picture of as many bytes
+    with pytest.raises(TypeError):  # encoded anew
+        prepare(source, skips, tiny, settings, progress=False)
+    file.write_bytes(whole)
+    monkeypatch.undo()
+    prepare(source, skips, tiny, settings, progress=False)
+    monkeypatch.setattr(data_module, "encode_pictures", None)
+    tiny.vae.register_to_config(scaling_factor=0.5)
+    with pytest.raises(TypeError):
+        prepare(source, skips, tiny, settings, progress=False)
+    monkeypatch.setattr(data_module, "embed_all", None)
+    tiny.tokenizer.add_tokens(["fox"])
+    with pytest.raises(TypeError):
+        prepare(source, skips, tiny, settings, progress=False)
+
+
 def test_latents_are_those_of_the_pictures(tiny, settings):
     source, skips = open_source(settings, 16)
     data = prepare(source, skips, tiny, settings, progress=False)

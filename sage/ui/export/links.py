@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from sage.core.settings import Choice, ModelDefaults, Setting, Switch, settings_of
-from sage.jobs.prompt_sets import as_typed
+from sage.jobs.prompt_sets import as_typed, lines_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_prompts
 
@@ -100,7 +100,7 @@ def read_link(
     known = _by_link(kind)
     for key, text in parse_qsl(query.removeprefix("?"), keep_blank_values=True):
         if key in (PROMPT, "prompts"):
-            values.setdefault("prompts", []).extend(text.splitlines())
+            values.setdefault("prompts", []).extend(lines_of(text))
         elif key in known:
             values[known[key].name] = known[key].parse(text)
         elif key in BESIDE:
@@ -144,7 +144,7 @@ def read_record(text: str, models: Mapping[str, ModelDefaults]) -> Settings:
     names = ("model", "prompts", *settings_of(Request))
     found = {name: record[name] for name in names if name in record}
     if isinstance(found.get("prompts"), str):
-        found["prompts"] = found["prompts"].splitlines()
+        found["prompts"] = lines_of(found["prompts"])
     if not found.get("prompts"):
         raise ValueError("This is no record of a run: it has no prompts.")
     if "seed" not in found and isinstance(seeds := record.get("seeds"), list) and seeds:
