@@ -209,7 +209,9 @@ def load_model(spec: ModelSpec, device: str = "auto", precision: str = "float32"
         return LoadedModel(spec, _load(spec, target, dtype))
     except (OSError, ValueError) as error:  # not on disk, no hub, or not this kind of model
         log.warning("%s could not be loaded: %s", spec.source, error)
-        note = f"{spec.title} could not be loaded, so the built-in model is used."
+        # Its place on this machine is nobody's concern.
+        reason = str(error).replace(str(spec.source), spec.title)
+        note = f"{spec.title} could not be loaded, so the built-in model is used: {reason}"
         return LoadedModel(builtin, _load(builtin, target, dtype), note)
 
 

@@ -115,16 +115,14 @@ def _fingerprint(spec: "ModelSpec") -> str:
 
 
 def _weights(path: Path) -> str:
-    """Weights by names, sizes and their first and last part: whole files can be many gigabytes."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
+    """Everything in a file or folder that pictures depend on: weights, configurations, words."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            size = stream.seek(0, 2)
-            digest.update(f"{file.relative_to(path)} {size}".encode())
-            for place in (0, max(0, size - 2**20)):
-                stream.seek(place)
-                digest.update(stream.read(2**20))
+        if file.suffix in (".safetensors", ".json", ".txt"):
+            with file.open("rb") as stream:
+                content = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(path)} {content}".encode())
     return digest.hexdigest()[:16]
 
 

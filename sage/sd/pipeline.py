@@ -194,7 +194,9 @@ class SagePipeline(ModelPipeline):
         return torch.stack([known[keys[prompt]] for prompt in listed])
 
     def _embed(self, prompts: Sequence[str]) -> Tensor:
-        return texts.similarity_vectors(self, self.clip, prompts)
+        encode = partial(texts.similarity_vectors, self, self.clip)
+        part = Part("encoder for similarity", encode, len(prompts))
+        return torch.cat(Execution(self._execution_device).one_by_one(part, list(prompts)))
 
     def group(
         self,

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from sage.sd.execution import Execution, Part
 from sage.sd.foreign import Network
 from sage.sd.identity import fingerprint
 
@@ -65,9 +66,11 @@ class LatentRGB:
         fine = torch.randn(samples, channels, size, size, generator=generator)
         z = interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * fine
         weight = next(vae.parameters())
+        there = weight.device if device is None else device
+        factor = vae.config.scaling_factor
+        decoder = Part("decoder", lambda z: vae.decode(z / factor).sample.float().cpu(), samples)
         with torch.no_grad():
-            z_there = z.to(weight.device if device is None else device, weight.dtype)
-            decoded = vae.decode(z_there / vae.config.scaling_factor).sample.float().cpu()
+            decoded = torch.cat(Execution(there).one_by_one(decoder, z.to(there, weight.dtype)))
         colour = avg_pool2d(decoded / 2 + 0.5, decoded.shape[-1] // size)
         pixels = torch.cat([z, torch.ones_like(z[:, :1])], 1).movedim(1, -1).flatten(0, -2)
         solution = torch.linalg.lstsq(pixels, colour.movedim(1, -1).flatten(0, -2)).solution

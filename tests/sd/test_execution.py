@@ -11,6 +11,7 @@ from sage.core.adaptive import AdaptiveRule
 from sage.sd import execution
 from sage.sd.execution import free_bytes, is_out_of_memory, structure
 from sage.sd.flops import PeakBytes, count_bytes
+from sage.sd.preview import LatentRGB
 from sage.sd.store import StateStore
 
 PROMPTS = ["a fox", "a dog", "a pizza", "a cat", "a rabbit", "an owl"]
@@ -81,6 +82,20 @@ def test_out_of_memory_costs_rows_and_not_the_run(tiny, stage, lack):
     assert short.memory_retries == len(failed) <= 3  # 6 rows, 3, 1; a guided batch has 12
     assert (short.images - whole.images).abs().max() < 1e-4
     assert short.flagged == whole.flagged
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_similarity_and_preview_colours_go_on_with_fewer_rows(tiny, lack):
+    whole, colours = tiny._embed(PROMPTS), LatentRGB.fit(tiny.vae)
+    for network, again, wanted in (
+        (tiny.text_encoder, lambda: tiny._embed(PROMPTS), whole),
+        (tiny.vae.decoder, lambda: LatentRGB.fit(tiny.vae).weight, colours.weight),
+    ):
+        with room_for(network, 1, LACKS[lack]) as failed:
+            assert (again() - wanted).abs().max() < 1e-4
+        assert failed, "nothing failed: no test"
+    with room_for(tiny.text_encoder, 0), pytest.raises(MemoryError, match="encoder for similarity"):
+        tiny.embed(PROMPTS)
 
 
 @pytest.mark.parametrize("at", [1, 3, 8])

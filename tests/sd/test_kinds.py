@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -274,6 +275,8 @@ def test_a_wrong_folder_is_refused_and_the_page_falls_back(name, tiny_folder, tm
     loaded = load_model(ModelSpec("other", "Other", str(folder)), "cpu")
     assert loaded.spec.key == "emoji-scenes"
     assert "Other could not be loaded" in loaded.note
+    assert re.search(words, loaded.note)
+    assert str(tmp_path) not in loaded.note
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import re
 from types import SimpleNamespace
 
+import gradio as gr
 import httpx
 import pytest
 import torch
@@ -249,6 +250,29 @@ def test_a_models_file_that_is_cut_is_said(page_folder, tmp_path):
         assert str(tmp_path) not in str(caught.value)
         assert len(str(caught.value)) < 300
     assert len(tries) == 1  # and nobody waits for further tries
+
+
+def test_a_damaged_settings_file_is_said_on_the_page(page_folder, tmp_path, monkeypatch):
+    import shutil
+
+    from sage.jobs import models
+    from sage.ui.studio.handlers import Handlers
+    from sage.ui.studio.layout import build_layout
+
+    folder = tmp_path / "mine"
+    shutil.copytree(page_folder, folder)
+    (folder / "sage.json").write_text('{"tau_min": ')
+    tiny = models.ModelSpec("tiny", "Tiny", str(page_folder))
+    monkeypatch.setattr(models, "builtin_model", lambda: tiny)
+    shelf = Shelf([models._other(str(folder))], lambda spec: models.load_model(spec, "cpu"))
+    shelf.get("mine")
+    with gr.Blocks():
+        page = Handlers(build_layout(shelf), shelf)
+    values = [part.value for part in (*page.layout.form, page.layout.run)]
+    said = page.analyze(*values)[page.layout.model_note]
+    assert "mine could not be loaded, so the built-in model is used" in said
+    assert "sage.json cannot be read as settings of a model" in said
+    assert str(tmp_path) not in said
 
 
 def test_loading_a_model_blocks_no_other(page_folder):

@@ -31,6 +31,7 @@ from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
 from sage.ui.html.prose import NOTHING_YET
 from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
+from sage.ui.server.errors import tidy
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze, strip_of
@@ -473,4 +474,4 @@ def _with_truncation(analysis: Analysis, made: str) -> str:
 def _model_words(model: LoadedModel | None) -> str:
     if model is None:
         return NOT_YET
-    return model.note or f"Runs on {model.device_name}."
+    return tidy(model.note) if model.note else f"Runs on {model.device_name}."
