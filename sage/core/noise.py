@@ -24,13 +24,17 @@ class Streams:
 
     def draw(self) -> Tensor:
         """The next noise of every stream: [N, *shape] float32 on the CPU."""
-        return torch.stack([torch.randn(self.shape, generator=g) for g in self.generators])
+        return torch.stack([self._one(generator) for generator in self.generators])
+
+    def _one(self, generator: torch.Generator) -> Tensor:
+        # In float32 whatever the process's default is: other types have other numbers.
+        return torch.randn(self.shape, generator=generator, dtype=torch.float32)
 
     def skip(self, except_for: Sequence[int]) -> None:
         """Drops one draw of every other stream, so that a step's noise stays that step's."""
         for n, generator in enumerate(self.generators):
             if n not in except_for:
-                torch.randn(self.shape, generator=generator)
+                self._one(generator)
 
 
 @dataclass(frozen=True)

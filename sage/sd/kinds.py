@@ -27,6 +27,7 @@ NEEDED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
 OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_NOT_FROM_NOISE = ("Inverse", "RePaint", "UnCLIP")  # by a part of a scheduler's name
 LARGEST_LATENT = 1024  # a side; 8192 pixels
 
 # What a model is, by the names of its parts; the first that is there says it.
@@ -459,6 +460,8 @@ def _vae_reason(vae: nn.Module, unet: Mapping[str, Any]) -> str:
 def _scheduler_reason(scheduler: Scheduler) -> str:
     """Flow matching and EDM have noise levels of another kind than Stable Diffusion v1."""
     name = type(scheduler).__name__
+    if any(kind in name for kind in _NOT_FROM_NOISE):
+        return f"has the scheduler {name}, which does not go from noise to a picture"
     if not hasattr(scheduler, "alphas_cumprod"):
         return f"has the scheduler {name}, whose noise levels are not those of Stable Diffusion v1"
     levels = torch.as_tensor(scheduler.alphas_cumprod).double()

@@ -62,7 +62,7 @@ class ModelPipeline(StableDiffusionPipeline):
             OSError: If it cannot be reached.
         """
         source = kinds.source_text(pretrained_model_name_or_path)
-        if not options.pop("use_safetensors", True):
+        if options.pop("use_safetensors", None) is False:
             raise ValueError("use_safetensors=False is not supported: pickles can run code.")
         if dtype is None and "torch_dtype" not in options:
             dtype = torch.float32
@@ -80,7 +80,7 @@ class ModelPipeline(StableDiffusionPipeline):
             own_clip = Path(source) / CLIP_FOLDER
             if clip is None and own_clip.is_dir():
                 clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
-            pipe._ready(clip, ModelSettings.read(source))
+            pipe._ready(clip, ModelSettings.read(source), "scheduler" in options)
         return pipe._packable()
 
     @classmethod
@@ -145,12 +145,20 @@ class ModelPipeline(StableDiffusionPipeline):
         if isinstance(pipeline, ModelPipeline):
             pipe._lora = pipeline._lora
         settings = getattr(pipeline, "settings", ModelSettings())
-        return pipe._ready(clip or getattr(pipeline, "clip", None), settings)
+        return pipe._ready(clip or getattr(pipeline, "clip", None), settings, "scheduler" in parts)
 
-    def _ready(self, clip: ClipEncoder | None, settings: ModelSettings) -> Self:
-        """With what a StableDiffusionPipeline does not have; the paper samples with DDIM."""
+    def _ready(
+        self, clip: ClipEncoder | None, settings: ModelSettings, chosen: bool = False
+    ) -> Self:
+        """With what a StableDiffusionPipeline does not have.
+
+        The paper samples with DDIM, whatever a model came with; a scheduler that was chosen stays.
+        """
+        if clip is not None and not isinstance(clip, ClipEncoder):
+            raise ValueError(f"clip is a {type(clip).__name__}; it must be a ClipEncoder.")
         self.clip, self.settings = clip, settings
-        self.scheduler = ddim_scheduler(self.scheduler)
+        if not chosen:
+            self.scheduler = ddim_scheduler(self.scheduler)
         return self
 
     def _packable(self) -> Self:

@@ -59,6 +59,9 @@ class LatentRGB:
             samples: How many of them.
             seed: Seed of the latents.
             device: Where the decoder runs; where its weights are without it.
+
+        Raises:
+            FloatingPointError: If the decoder gives a value that is not a number.
         """
         generator = torch.Generator().manual_seed(seed)
         channels = vae.config.latent_channels
@@ -71,6 +74,8 @@ class LatentRGB:
         decoder = Part("decoder", lambda z: vae.decode(z / factor).sample.float().cpu(), samples)
         with torch.no_grad():
             decoded = torch.cat(Execution(there).one_by_one(decoder, z.to(there, weight.dtype)))
+        if not bool(torch.isfinite(decoded).all()):
+            raise FloatingPointError("The decoder produced a value that is not a number.")
         colour = avg_pool2d(decoded / 2 + 0.5, decoded.shape[-1] // size)
         pixels = torch.cat([z, torch.ones_like(z[:, :1])], 1).movedim(1, -1).flatten(0, -2)
         solution = torch.linalg.lstsq(pixels, colour.movedim(1, -1).flatten(0, -2)).solution

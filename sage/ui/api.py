@@ -22,7 +22,7 @@ from sage.ui import kit
 from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.kit import sentences
 from sage.ui.lease import Lease
-from sage.ui.server.files import fresh_folder
+from sage.ui.server.files import filled_folder
 from sage.ui.server.lanes import CHEAP_LANE, RENDER_LANE
 from sage.ui.shelf import Shelf
 from sage.ui.work import compare_request
@@ -144,13 +144,14 @@ def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tupl
 
 def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
     """Pictures and captions; the files lie where no other run's address leads."""
-    folder, shown = fresh_folder(), []
-    for number, (image, prompt) in enumerate(
-        zip(output.pictures, done.request.prompts, strict=True)
-    ):
-        path = folder / f"P{number + 1:02d}.png"
-        image.save(path)
-        shown.append((str(path), f"P{number + 1} {prompt}"))
+    shown = []
+    with filled_folder() as folder:
+        for number, (image, prompt) in enumerate(
+            zip(output.pictures, done.request.prompts, strict=True)
+        ):
+            path = folder / f"P{number + 1:02d}.png"
+            image.save(path)
+            shown.append((str(path), f"P{number + 1} {prompt}"))
     return shown
 
 

@@ -102,6 +102,30 @@ def test_diffusers_own_checker_gives_what_it_gives_there(threshold, flagged):
     assert all(is_plain(picture) for step in steps for picture in step.previews())
 
 
+def test_a_checker_that_judges_fewer_pictures_shows_none(tiny):
+    tiny.run_safety_checker = lambda pixels, *_: (pixels, [False])
+    with pytest.raises(ValueError, match="judged 1 of 3 pictures"):
+        tiny(PROMPTS, **HOW)
+
+
+def test_numbers_that_are_none_are_shown_by_nobody(tiny):
+    """Neither by a checker, nor as a preview, nor as colours of previews."""
+    latents = torch.full((1, 4, 8, 8), float("nan"))
+    with pytest.raises(FloatingPointError, match="denoiser"):
+        tiny.preview(latents)
+    tiny.run_safety_checker = lambda pixels, *_: (pixels * float("nan"), None)
+    with pytest.raises(FloatingPointError, match="safety checker"):
+        tiny(PROMPTS, **HOW)
+    del tiny.run_safety_checker
+    torch.nn.init.constant_(tiny.vae.decoder.conv_out.bias, float("nan"))
+    with pytest.raises(FloatingPointError, match="decoder"):
+        tiny.preview(torch.zeros(1, 4, 8, 8))
+    torch.nn.init.constant_(tiny.text_encoder.get_input_embeddings().weight, float("nan"))
+    with pytest.raises(FloatingPointError, match="encoder for similarity"):
+        tiny.embed(PROMPTS)
+    assert not tiny._embeddings._known
+
+
 def test_a_checker_of_a_subclass_counts(tiny):
     class Checked(SagePipeline):
         def run_safety_checker(self, image, device, dtype):

@@ -82,6 +82,14 @@ WRONG = {
         "noise levels are not those",
     ),
     "EDM": (lambda: with_scheduler("EDMEulerScheduler"), "noise levels are not those"),
+    "a scheduler towards noise": (
+        lambda: with_scheduler("DDIMInverseScheduler"),
+        "does not go from noise to a picture",
+    ),
+    "a scheduler of inpainting": (
+        lambda: with_scheduler("RePaintScheduler"),
+        "does not go from noise to a picture",
+    ),
     "no noise": (
         lambda: with_scheduler("DDIMScheduler", beta_start=0.0, beta_end=0.0),
         "noise does not rise",

@@ -6,7 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 
 from sage.jobs.models import builtin_model
 from sage.sd.pipeline import SagePipeline
@@ -155,6 +161,27 @@ def test_a_model_that_is_saved_is_loaded_as_it_was(tmp_path):
     assert saved["_class_name"] == "StableDiffusionPipeline"
     for kind in (StableDiffusionPipeline, DiffusionPipeline):
         assert type(kind.from_pretrained(tmp_path)) is StableDiffusionPipeline
+
+
+def test_a_scheduler_that_is_given_stays_and_others_become_ddim(tiny_folder):
+    euler = EulerDiscreteScheduler(beta_schedule="scaled_linear")
+    pipe = SagePipeline.from_pretrained(tiny_folder, scheduler=euler, use_safetensors=None)
+    assert pipe.scheduler is euler
+    assert SagePipeline.from_pipe(pipe, scheduler=euler).scheduler is euler
+    assert type(SagePipeline.from_pipe(pipe).scheduler) is DDIMScheduler
+    with pytest.raises(ValueError, match="clip is a int"):
+        SagePipeline.from_pretrained(tiny_folder, clip=3)
+
+
+def test_the_process_s_default_type_changes_nothing(tiny):
+    wanted = tiny("a fox", **HOW).latents
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = tiny("a fox", **HOW).latents
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert (found - wanted).abs().max() < 1e-4
 
 
 def test_a_model_with_an_adapter_on_is_not_saved(tiny, tmp_path):

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import gradio as gr
@@ -14,10 +16,12 @@ import torch
 
 from sage.ui.server import errors, logs
 from sage.ui.server.errors import UnheardError, explain, tidy
+from sage.ui.server.files import filled_folder, workplace
 from sage.ui.server.logs import LINE, REPEATS, Bounded, where
 from sage.ui.shelf import Shelf
 
 from .conftest import PROMPTS
+from .visitors import ROOT
 
 SECRET = "a purple unicorn signing a contract"
 
@@ -164,6 +168,20 @@ def test_a_traceback_says_where_and_never_what_was_typed(written):
     assert "bad input" in where(nested)
 
 
+def test_warnings_and_libraries_with_handlers_of_their_own_are_bounded_too(capfd):
+    code = (
+        "import logging, warnings, diffusers, transformers; "
+        "from sage.ui.server.logs import configure; configure(); "
+        "[logging.getLogger(f'{name}.below').error('x' * 10**5) for name in "
+        "('diffusers', 'transformers', 'sage')]; warnings.warn('y' * 10**5)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    written = capfd.readouterr().err
+    assert written.count("xxx…") + written.count("xxx …") == 3
+    assert max(map(len, written.splitlines())) < LINE + 100
+    assert "yyy" in written
+
+
 def test_a_long_chain_of_frames_is_cut():
     def deep(n):
         return deep(n - 1) if n else 1 / 0
@@ -192,6 +210,15 @@ def failing(server, name="compare", data=None, **body):
     return json.loads(last)
 
 
+def good(server, name="compare", **body):
+    """What a call answers in the end."""
+    address, asked = f"{server}/gradio_api/call/", {"prompts": PROMPTS, "steps": 2, "model": "tiny"}
+    event = httpx.post(f"{address}v2/{name}", json=asked | body).json()["event_id"]
+    text = httpx.get(f"{address}{name}/{event}", timeout=60).text
+    assert "event: complete" in text
+    return json.loads([line[6:] for line in text.splitlines() if line.startswith("data: ")][-1])
+
+
 FAULTS = {
     "memory": (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "memory"),
     "numbers": (FloatingPointError("not a number"), "not finite"),
@@ -218,12 +245,49 @@ def test_a_fault_while_rendering_reaches_the_client_as_a_sentence(server, shelf,
     assert "/" not in answer["error"].replace("and/or", "")
 
 
-def test_a_full_disk_is_said(server, monkeypatch):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
 
-    monkeypatch.setattr("sage.ui.api.fresh_folder", full)
+
+@pytest.mark.parametrize("place", ["sage.ui.api.filled_folder", "PIL.Image.Image.save"])
+def test_a_full_disk_is_said(server, monkeypatch, place):
+    before = set(workplace().iterdir())
+    monkeypatch.setattr(place, full)
     assert failing(server)["error"] == errors.DISK
+    assert set(workplace().iterdir()) <= before  # nothing half written stays
+
+
+@pytest.mark.parametrize("place", ["zipfile.ZipFile.write", "PIL.Image.Image.save"])
+def test_a_full_disk_leaves_no_half_a_download(monkeypatch, place):
+    from PIL import Image
+
+    from sage.ui.export.downloads import _save_pictures, _zipped
+
+    before = set(workplace().iterdir())
+    monkeypatch.setattr(place, full)
+    with pytest.raises(OSError, match="No space"), filled_folder() as folder:
+        _zipped(folder, _save_pictures(folder, "shared", [Image.new("RGB", (4, 4))]))
+    assert set(workplace().iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "calls"),
+    [("unet", ["compare"]), ("vae", ["compare"]), ("text_encoder", ["analyze", "compare"])],
+)
+def test_numbers_that_are_none_get_a_sentence_wherever_they_arise(server, shelf, part, calls):
+    """And nothing of them is kept: the same call is right once the fault is gone."""
+    *_, weight = getattr(shelf.get("tiny").pipe, part).parameters()
+    whole = weight.detach().clone()
+    asked = {"prompts": "a dog in fog\na fox in fog"}
+    try:
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+        for name in calls:
+            assert "not finite" in failing(server, name, **asked)["error"]
+    finally:
+        with torch.no_grad():
+            weight.copy_(whole)
+    assert good(server, **asked)[2]["steps"] == 2
 
 
 def test_a_models_file_that_is_cut_is_said(page_folder, tmp_path):
@@ -264,7 +328,7 @@ def test_a_damaged_settings_file_is_said_on_the_page(page_folder, tmp_path, monk
     (folder / "sage.json").write_text('{"tau_min": ')
     tiny = models.ModelSpec("tiny", "Tiny", str(page_folder))
     monkeypatch.setattr(models, "builtin_model", lambda: tiny)
-    shelf = Shelf([models._other(str(folder))], lambda spec: models.load_model(spec, "cpu"))
+    shelf = Shelf([models._other(str(folder)), tiny], lambda spec: models.load_model(spec, "cpu"))
     shelf.get("mine")
     with gr.Blocks():
         page = Handlers(build_layout(shelf), shelf)
@@ -331,6 +395,8 @@ def test_requests_that_mean_nothing_get_a_reason(server, method, path, body):
     answer = httpx.request(method, server + path, json=body, timeout=20)
     assert answer.status_code in (200, 400, 404, 422)
     assert len(answer.text) > 10
+    if answer.status_code == 422:
+        assert answer.json()["error"] == errors.BAD_REQUEST  # and nothing of what was sent
     assert '"error": null' not in answer.text
     assert "Traceback" not in answer.text
     assert ".py" not in answer.text

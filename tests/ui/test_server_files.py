@@ -106,6 +106,17 @@ def test_old_files_go_while_the_server_runs(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_the_room_for_files_is_bounded(tmp_path):
+    for age, name in enumerate(("newest", "middle", "oldest")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "upload.json").write_bytes(b"x" * 1000)
+        os.utime(tmp_path / name, (time.time() - 60 * age,) * 2)
+    clear_old(tmp_path, most=2500)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["middle", "newest"]
+    clear_old(tmp_path, most=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_folders_are_for_this_user_only():
     for folder in (home(), workplace(), fresh_folder()):
         assert folder.stat().st_mode & 0o077 == 0

@@ -21,7 +21,7 @@ from sage.ui.export.lines import python_lines
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.html.words import percent_text, plural, saved_text, span_text
-from sage.ui.server.files import fresh_folder
+from sage.ui.server.files import filled_folder
 
 _NAMES = ("sage-record.json", "sage-grid.png", "sage-run.py")
 
@@ -49,33 +49,37 @@ class RunFiles:
 
 def save_run(comparison: Comparison, spec: ModelSpec) -> RunFiles:
     """Writes everything that a finished comparison on a model offers for download."""
-    folder, sides = fresh_folder(), _sides(comparison)
-    paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
-    record, sheet, lines = (folder / name for name in _NAMES)
-    report = comparison.report | {"request": comparison.request.to_dict()}
-    record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    run_sheet(comparison, spec.title).save(sheet)
-    lines.write_text(_lines(comparison, spec), encoding="utf-8")
-    archive = _zipped(folder, [*(p for side in paths.values() for p in side), sheet, record, lines])
-    pairs = tuple(zip(paths["independent"], paths["shared"], strict=True))
-    return RunFiles(folder, archive, record, sheet, lines, pairs)
+    sides = _sides(comparison)
+    with filled_folder() as folder:
+        paths = {side: _save_pictures(folder, side, images) for side, images in sides.items()}
+        record, sheet, lines = (folder / name for name in _NAMES)
+        report = comparison.report | {"request": comparison.request.to_dict()}
+        record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        run_sheet(comparison, spec.title).save(sheet)
+        lines.write_text(_lines(comparison, spec), encoding="utf-8")
+        archive = _zipped(
+            folder, [*(p for side in paths.values() for p in side), sheet, record, lines]
+        )
+        pairs = tuple(zip(paths["independent"], paths["shared"], strict=True))
+        return RunFiles(folder, archive, record, sheet, lines, pairs)
 
 
 def save_look(seen: Look, spec: ModelSpec) -> RunFiles:
     """Writes what a look offers for download: what was expected, and what was finished of it."""
-    folder, report, job = fresh_folder(), look_report(seen), seen.job
-    expected = _save_pictures(folder, "expected", seen.pictures)
-    finished = {n: folder / f"P{n + 1:02d}-finished.png" for n in seen.finished}
-    for n, path in finished.items():
-        seen.final[n][0].save(path)
-    record, sheet, lines = (folder / name for name in _NAMES)
-    record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    look_sheet(seen, spec.title).save(sheet)
-    how = {"device": _device(report), "dtype": report["dtype"]}
-    code = python_lines(job.request, spec, job.plan, job.grouping.groups, **how)
-    lines.write_text(code, encoding="utf-8")
-    archive = _zipped(folder, [*expected, *finished.values(), sheet, record, lines])
-    return RunFiles(folder, archive, record, sheet, lines, ())
+    report, job = look_report(seen), seen.job
+    with filled_folder() as folder:
+        expected = _save_pictures(folder, "expected", seen.pictures)
+        finished = {n: folder / f"P{n + 1:02d}-finished.png" for n in seen.finished}
+        for n, path in finished.items():
+            seen.final[n][0].save(path)
+        record, sheet, lines = (folder / name for name in _NAMES)
+        record.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        look_sheet(seen, spec.title).save(sheet)
+        how = {"device": _device(report), "dtype": report["dtype"]}
+        code = python_lines(job.request, spec, job.plan, job.grouping.groups, **how)
+        lines.write_text(code, encoding="utf-8")
+        archive = _zipped(folder, [*expected, *finished.values(), sheet, record, lines])
+        return RunFiles(folder, archive, record, sheet, lines, ())
 
 
 def look_sheet(seen: Look, model: str) -> Image.Image:

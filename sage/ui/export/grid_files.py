@@ -20,7 +20,7 @@ from sage.jobs.repeats import Mean
 from sage.ui.html.grids import Shown
 from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.html.words import mean_text
-from sage.ui.server.files import fresh_folder
+from sage.ui.server.files import filled_folder
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def save_grid(
         record: From `grid_record`.
         title: Of the model.
     """
-    folder = fresh_folder()
-    files = GridFiles(*(folder / f"sage-grid.{kind}" for kind in ("png", "csv", "json")))
-    grid_sheet(grid, done, title).save(files.sheet)
-    files.table.write_text(table_text(record), encoding="utf-8")
-    files.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return files
+    with filled_folder() as folder:
+        files = GridFiles(*(folder / f"sage-grid.{kind}" for kind in ("png", "csv", "json")))
+        grid_sheet(grid, done, title).save(files.sheet)
+        files.table.write_text(table_text(record), encoding="utf-8")
+        files.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return files
 
 
 def grid_record(

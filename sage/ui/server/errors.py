@@ -152,12 +152,17 @@ class Explaining:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes everything on; see the class."""
-        started = False
+        started = replaced = False
 
         async def note(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            nonlocal started, replaced
+            begins = message["type"] == "http.response.start"
+            started = started or begins
+            if begins and message["status"] == 422:  # a list of fields, and what was sent
+                replaced = True
+                await refusal(422, BAD_REQUEST)(scope, receive, send)
+            elif not replaced:
+                await send(message)
 
         try:
             await self.app(scope, receive, note)

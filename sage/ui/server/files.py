@@ -11,7 +11,8 @@ import shutil
 import signal
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -87,14 +88,61 @@ def fresh_folder() -> Path:
     return folder
 
 
-def clear_old(folder: Path, seconds: float = BOUNDS.file_seconds, now: float | None = None) -> None:
-    """Removes what has lain in a workplace for longer than its files can be downloaded."""
+@contextmanager
+def filled_folder() -> Iterator[Path]:
+    """A new folder for the files of a run; if writing them fails, nothing of it is left."""
+    folder = fresh_folder()
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def clear_old(
+    folder: Path,
+    seconds: float = BOUNDS.file_seconds,
+    now: float | None = None,
+    most: int = BOUNDS.files_bytes,
+) -> None:
+    """Removes what has lain in a workplace for too long, and beyond its room the oldest.
+
+    Args:
+        folder: The workplace.
+        seconds: How long files can be downloaded.
+        now: In seconds since 1970; by default, the moment.
+        most: Room for all files, in bytes.
+    """
     now = time.time() if now is None else now
+    kept: list[tuple[float, int, Path]] = []
     with suppress(OSError):
         for item in folder.iterdir():
             with suppress(OSError):
-                if now - item.stat().st_mtime > seconds:
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+                since = item.stat().st_mtime
+                if now - since > seconds:
+                    _remove(item)
+                else:
+                    kept.append((since, size_of(item), item))
+    room = most
+    for _, size, item in sorted(kept, reverse=True):
+        room -= size
+        if room < 0:
+            with suppress(OSError):
+                _remove(item)
+
+
+def size_of(item: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    files = [item] if item.is_file() else [p for p in item.rglob("*") if p.is_file()]
+    total = 0
+    for file in files:
+        with suppress(OSError):  # gone in the meantime
+            total += file.stat().st_size
+    return total
+
+
+def _remove(item: Path) -> None:
+    shutil.rmtree(item) if item.is_dir() else item.unlink()
 
 
 def end_on_sigterm() -> None:

@@ -21,6 +21,7 @@ class Bounds:
         store_bytes: Latents of earlier runs, for all visitors together.
         lease_store_bytes: The same in the process of a leased GPU.
         file_seconds: How long a run's files can be downloaded.
+        files_bytes: Room for the files of all runs and uploads; beyond it the oldest go.
         sweep_seconds: How often files and messages that nobody fetches are looked for.
         upload_bytes: Largest upload; the page takes records only.
         body_bytes: Largest body of any other request.
@@ -45,6 +46,7 @@ class Bounds:
     store_bytes: int = 192 * MEBIBYTE
     lease_store_bytes: int = 512 * MEBIBYTE
     file_seconds: int = HOUR
+    files_bytes: int = 1024 * MEBIBYTE
     sweep_seconds: float = 10.0
     upload_bytes: int = MEBIBYTE
     body_bytes: int = MEBIBYTE

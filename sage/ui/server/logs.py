@@ -18,6 +18,7 @@ LINE, FRAMES = 500, 12  # characters of a message; frames of a traceback
 REPEATS, PER_SECONDS, KINDS = 5, 60.0, 500
 QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*"|`[^`\n]*`|\[[^\]\n]*\]|\{[^}\n]*\}""")
 FOREIGN = ("uvicorn.error", "asyncio", "gradio", "httpx")
+OWN_HANDLERS = ("diffusers", "transformers", "huggingface_hub")  # and no way to the root's
 
 
 class Bounded(logging.Filter):
@@ -100,5 +101,9 @@ def configure() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(bounded)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in FOREIGN:  # these write with handlers of their own
+    logging.captureWarnings(True)  # which would go to standard error as they are
+    for name in FOREIGN:
         logging.getLogger(name).addFilter(bounded)
+    for name in OWN_HANDLERS:  # a filter of a logger does not see what those below it write
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(bounded)
