@@ -6,9 +6,9 @@ from .visitors import ROOT
 
 FOLDER = ROOT / "tests" / "ui"
 ROWS = [
-    line.strip("| ").split(" | ")
+    [cell.strip() for cell in line[1:-1].split("|")]
     for line in (ROOT / ".github" / "PROMISES.md").read_text("utf-8").splitlines()
-    if line.startswith("| ") and line.count("|") == 4
+    if line.startswith("| ") and not line.endswith("| | |")
 ]
 
 
@@ -16,7 +16,7 @@ def test_every_promise_names_tests_that_exist():
     file, checked = None, 0
     for promise, _, tests in ROWS[2:]:
         named = re.findall(r"`([^`]+)`", tests)
-        assert named or tests.startswith("…") or "**" in promise, promise
+        assert named or tests.startswith("…"), promise
         for name in named:
             if name.endswith(".py"):
                 file = (FOLDER.parent if "/" in name else FOLDER) / name
