@@ -59,7 +59,7 @@ class Watch:
             with urllib.request.urlopen(self.address + "/config", timeout=60) as answer:
                 answer.read()
             self.answers.append(time.perf_counter() - start)
-            self.peak = max(self.peak, process.memory_info().rss)
+            self.peak = max(self.peak, process.memory_info().rss, _highest(self.pid))
 
 
 @contextmanager
@@ -87,8 +87,10 @@ def served(arguments: list[str], environment: dict[str, str]) -> Iterator[tuple[
         app.wait(30)
 
 
-def use_page(arguments: list[str], environment: dict[str, str], key: str) -> dict[str, Any]:
-    """Loads, estimates, compares and stops through the served page."""
+def use_page(
+    arguments: list[str], environment: dict[str, str], key: str, short: bool = False
+) -> dict[str, Any]:
+    """Loads, estimates, compares and, unless it is to be short, stops through the served page."""
     report: dict[str, Any] = {}
     with served(arguments, environment) as (address, pid, seconds):
         report["page_served_seconds"] = seconds
@@ -96,23 +98,27 @@ def use_page(arguments: list[str], environment: dict[str, str], key: str) -> dic
         watching = threading.Thread(target=watch.run, daemon=True)
         watching.start()
         client = Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
-        how = {"prompts": "\n".join(PROMPTS), "model": key, "steps": 2}
+        prompts, steps = (PROMPTS[:1], 1) if short else (PROMPTS, 2)
+        how = {"prompts": "\n".join(prompts), "model": key, "steps": steps}
         with _timed(report, "estimate_seconds_with_loading"):
             report["estimate"] = client.predict(**how, api_name="/estimate")
         with _timed(report, "compare_seconds"):
             *_, compared = client.predict(**how, api_name="/compare")
         report["compare"] = {k: compared[k] for k in ("model", "dtype", "device", "seconds")}
         watch.over.set()
-        watching.join()  # from here on the page is idle but for the run
+        watching.join()
+        answers = sorted(watch.answers)
+        report["answers"] = len(answers)
+        report["answer_p95_seconds"] = answers[int(0.95 * (len(answers) - 1))]
+        report["peak_bytes"] = watch.peak
+        if short:
+            return report
+        # From here on the page is idle but for the run.
         job = client.submit(**(how | {"steps": 50}), api_name="/compare")
         _wait_until(lambda: _cores(pid) > 0.2)
         with _timed(report, "stop_seconds"):
             job.cancel()
             _wait_until(lambda: _cores(pid) < 0.1)
-        answers = sorted(watch.answers)
-        report["answers"] = len(answers)
-        report["answer_p95_seconds"] = answers[int(0.95 * (len(answers) - 1))]
-        report["peak_bytes"] = watch.peak
     return report
 
 
@@ -184,6 +190,15 @@ def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _highest(pid: int) -> int:
+    """Most resident bytes that a process ever had, where the system says so; otherwise 0."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 def _cores(pid: int) -> float:
     """Cores that a process keeps busy, over two seconds."""
     return psutil.Process(pid).cpu_percent(2) / 100
@@ -213,7 +228,8 @@ def rehearse(
         folder: Where the model is, or will be built.
         hub: Use it as the listed model, from a cache of the hub.
         small: A model of the same layout with few weights, to try the rehearsal itself.
-        parts: Which parts of it.
+        parts: Which of "page", "library" and "train"; "first" is the page's first pictures alone,
+            of one prompt in one step.
     """
     dtype = torch.float16
     with _timed(report := {}, "build_seconds"):
@@ -230,9 +246,9 @@ def rehearse(
     wide = dtype_for("auto", torch.device("cpu")).itemsize / dtype.itemsize
     report["weight_bytes"] = wide * weight_bytes(folder / ("home" if hub else "model"))
     key = spec.key if hub else "model"
-    if "page" in parts:
+    if "page" in parts or "first" in parts:
         arguments = ["--model", source, "--device", "cpu"]
-        report["page"] = use_page(arguments, environment, key)
+        report["page"] = use_page(arguments, environment, key, short="first" in parts)
     if "library" in parts:
         command = [sys.executable, "-m", "tests.full_size.rehearsal", "--library", source]
         run = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)

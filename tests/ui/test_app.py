@@ -6,6 +6,8 @@ import gradio as gr
 import pytest
 
 import app
+from sage.jobs.models import ModelSpec, load_model
+from sage.sd.pipeline import SagePipeline
 from sage.ui.demo import launch_settings
 from sage.ui.shelf import Shelf
 
@@ -72,6 +74,18 @@ def test_the_server_does_not_wait_for_the_model(started, monkeypatch):
     assert begun.wait(10)
     assert order == ["launch"]
     go_on.set()
+
+
+def test_a_model_whose_pass_takes_seconds_is_measured_with_one(monkeypatch, page_folder):
+    """Its first visitors' pictures are computed beside that, and want their memory."""
+    monkeypatch.setattr(SagePipeline, "is_heavy", True)
+    spec = ModelSpec("tiny", "Tiny", str(page_folder))
+    model, passes = load_model(spec, "cpu"), []
+    model.pipe.unet.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    shelf = Shelf([spec], lambda _: model)
+    shelf.warm_up()
+    assert passes == [2]  # one step of one prompt, with guidance
+    assert shelf.expected_seconds("tiny", 1.0) is not None
 
 
 def test_on_zerogpu_the_model_is_there_before_the_server(started, monkeypatch):
