@@ -1,9 +1,10 @@
 """Layers that lay out their weights for oneDNN once a run, not at every call.
 
-In bfloat16 on a CPU, oneDNN reorders the weight of every convolution and matrix product into
-blocks each time it is called. For a batch of two that is a fifth of the built-in model's step;
-a trunk is such a batch, so without this, sharing saves less time than FLOPs. Packed copies live no
-longer than a run: weights may change between runs.
+On a CPU, oneDNN reorders the weight of every convolution, and in bfloat16 of every matrix product,
+into blocks each time it is called. For a batch of two that is a fifth of the built-in model's step;
+a trunk is such a batch, so without this, sharing saves less time than FLOPs. In float32 a step takes
+22 % less processor time at two passes and 23 % at eight, matrix products through oneDNN included.
+Packed copies live no longer than a run: weights may change between runs.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 MOST_BYTES = 512 * 2**20  # of a network; the calls of larger ones are long, and copies cost memory
+PACKABLE = (torch.bfloat16, torch.float32)
 Packs = dict[int, tuple[Tensor, Tensor]]  # by the id of a weight: that weight and its packed copy
 if torch.backends.mkldnn.is_available():
     # The operations that torch.compile makes of these layers.
@@ -33,17 +35,17 @@ def packed(packs: Packs) -> Iterator[None]:
 
 
 def make_packable(network: nn.Module) -> None:
-    """Turns a bfloat16 network's plain convolutions and linear layers into packable ones.
+    """Turns a network's plain convolutions and linear layers into packable ones.
 
-    Outside of `packed`, on a GPU and in other precisions they compute as before. Does nothing
-    where oneDNN is missing or the network is large.
+    Outside of `packed`, on a GPU and in half precision they compute as before. Does nothing where
+    oneDNN is missing or the network is large.
     """
     kinds = {nn.Conv2d: PackableConv2d, nn.Linear: PackableLinear}
     size = sum(p.numel() * p.element_size() for p in network.parameters())
     if size > MOST_BYTES or not torch.backends.mkldnn.is_available():
         return
     for layer in network.modules():
-        if type(layer) in kinds and layer.weight.dtype is torch.bfloat16:
+        if type(layer) in kinds and layer.weight.dtype in PACKABLE:
             layer.__class__ = kinds[type(layer)]
 
 
@@ -86,5 +88,5 @@ def _usable(x: Tensor) -> Packs | None:
     if torch.compiler.is_compiling():  # which packs by itself
         return None
     # The packed operations have no gradient.
-    plain = x.device.type == "cpu" and x.dtype is torch.bfloat16 and not torch.is_grad_enabled()
+    plain = x.device.type == "cpu" and x.dtype in PACKABLE and not torch.is_grad_enabled()
     return _packs.get() if plain else None

@@ -84,8 +84,9 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
         "adapters": {name: lab.adapter_digest(path) for name, path in adapters(lab).items()},
         "half_precision_against_float32": lab.check_precision(lab.recipe(RATIO), lab.prompts),
         "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(lab.prompts),
-        "seconds": "time of sharing as a share of independent sampling: float32, no adapter (a "
-        "merged adapter costs nothing), 16 prompts or so in one batch, interleaved, median of 3",
+        "seconds": "time of sharing as a share of independent sampling, of the processors on a CPU:"
+        " float32, no adapter (a merged adapter costs nothing), 16 prompts or so in one batch, "
+        "interleaved, median of 3",
     }
 
 
