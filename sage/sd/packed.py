@@ -2,9 +2,9 @@
 
 On a CPU, oneDNN reorders the weight of every convolution, and in bfloat16 of every matrix product,
 into blocks each time it is called. For a batch of two that is a fifth of the built-in model's step;
-a trunk is such a batch, so without this, sharing saves less time than FLOPs. In float32 a step takes
-22 % less processor time at two passes and 23 % at eight, matrix products through oneDNN included.
-Packed copies live no longer than a run: weights may change between runs.
+a trunk is such a batch, so without this, sharing saves less time than FLOPs. In float32 a step
+takes 22 % less processor time at two passes and 23 % at eight, matrix products through oneDNN
+included. Packed copies live no longer than a run: weights may change between runs.
 """
 
 from collections.abc import Iterator
