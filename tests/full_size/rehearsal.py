@@ -98,8 +98,9 @@ def use_page(
         watching = threading.Thread(target=watch.run, daemon=True)
         watching.start()
         client = Client(address, verbose=False, httpx_kwargs={"timeout": PATIENCE})
-        prompts, steps = (PROMPTS[:1], 1) if short else (PROMPTS, 2)
-        how = {"prompts": "\n".join(prompts), "model": key, "steps": steps}
+        how = {"prompts": "\n".join(PROMPTS), "model": key, "steps": 2}
+        if short:
+            how |= {"steps": 1, "guidance_scale": 1.0}
         with _timed(report, "estimate_seconds_with_loading"):
             report["estimate"] = client.predict(**how, api_name="/estimate")
         with _timed(report, "compare_seconds"):
@@ -229,7 +230,7 @@ def rehearse(
         hub: Use it as the listed model, from a cache of the hub.
         small: A model of the same layout with few weights, to try the rehearsal itself.
         parts: Which of "page", "library" and "train"; "first" is the page's first pictures alone,
-            of one prompt in one step.
+            in one step without guidance.
     """
     dtype = torch.float16
     with _timed(report := {}, "build_seconds"):
