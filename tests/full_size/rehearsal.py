@@ -230,8 +230,8 @@ def rehearse(
         folder: Where the model is, or will be built.
         hub: Use it as the listed model, from a cache of the hub.
         small: A model of the same layout with few weights, to try the rehearsal itself.
-        parts: Which of "page", "library" and "train"; "first" is the page until it has loaded the model
-            and rendered one step to measure its speed.
+        parts: Which of "page", "library" and "train"; "first" is the page until it has loaded
+            the model and rendered one step to measure its speed.
     """
     dtype = torch.float16
     with _timed(report := {}, "build_seconds"):
