@@ -79,7 +79,6 @@ def load():
 
 
 @pytest.mark.slow
-@pytest.mark.rehearsal
 def test_the_first_pictures_of_a_full_size_model_keep_the_bound_of_memory(tmp_path):
     """A short form of the rehearsal below: the page loads and renders one step."""
     if psutil.virtual_memory().available < 9 * GB:
