@@ -150,16 +150,28 @@
   };
   const nearest = (point) =>
     strip.ready.reduce((best, p) => (Math.abs(p - point) < Math.abs(best - point) ? p : best));
+  // Pictures of earlier settings stay as they are: another form's steps are no branch point of theirs.
+  const isStale = () => one("#banner .sage-banner") || Number(slider()?.max) !== strip.steps || plan?.steps !== strip.steps;
   const scrub = (point) => {
     if (!readStrip()) return;
+    if (isStale()) {
+      if (strip.drawn) return;
+      point = strip.at; // as the labels say that came with the sheet
+    }
     if (!strip.sheet.complete) return strip.sheet.decode().then(refreshPoint, () => {});
+    strip.drawn = true;
     const shown = strip.points[nearest(point)];
     for (const pair of all("#pictures .sage-pair")) {
+      const column = Number(pair.dataset.p), alone = one(".sage-independent img", pair);
+      if (alone && alone.dataset.cut !== strip.source) {
+        alone.src = tile(strip, 0, column); // the first row of the sheet
+        alone.dataset.cut = strip.source;
+      }
       for (const side of ["shared", "fewer"]) {
         const shot = one(`.sage-${side}`, pair);
         if (!shot) continue;
         shot.classList.toggle("sage-absent", !shown[side]);
-        if (shown[side]) showTile(shot, shown[side], Number(pair.dataset.p));
+        if (shown[side]) showTile(shot, shown[side], column);
       }
     }
     const place = one("#outcome [data-point]"); // what is only expected is not of these pictures
@@ -185,7 +197,9 @@
   let live = { key: "", step: 0, seen: new Map() }; // previews of trunks, gathered while rendering
   const slider = () => one("#branch-step input[type=range]");
   // A budget chooses the point itself, in steps of its own plan: the form's slider does not follow.
-  const pointNow = () => preview ?? (!leads && plan?.planned ? plan.point : null) ?? (leads ? Number(knob().ariaValueNow) : Number(slider()?.value ?? plan?.point ?? 0));
+  // While the steps change, slider and plan are of different lengths for a moment; the plan is whole.
+  const fits = () => slider() && Number(slider().max) === plan?.steps;
+  const pointNow = () => preview ?? (leads ? Number(knob().ariaValueNow) : plan?.planned || !fits() ? plan?.point ?? 0 : Number(slider().value));
   const knob = () => one("#branch .sage-knob");
   const readPlan = () => {
     const text = one("#plan [data-plan]")?.dataset.plan ?? null;
@@ -509,7 +523,7 @@
     pen.fillStyle = "#ffffff";
     pen.fillRect(0, 0, width, height);
     const write = (words, x, y, font, color = "#1f2530", most = width - 2 * pad) => {
-      pen.font = `${font} "IBM Plex Sans", sans-serif`;
+      pen.font = `${font} "Sage Sans", sans-serif`;
       pen.fillStyle = color;
       pen.fillText(words, x, y, most);
     };
@@ -643,6 +657,8 @@
     arrive();
     if (pinned) light(pinned);
   };
+  // An update may change nothing but an attribute: how far a run is, or what the address is.
+  const OWN_DATA = ["data-step", "data-state", "data-finished", "data-plan", "data-query", "data-strip", "data-point", "max"];
   let due = false;
   new MutationObserver((changes) => {
     const studio = one(STUDIO);
@@ -653,6 +669,6 @@
       due = false;
       refresh();
     });
-  }).observe(document.body, { childList: true, subtree: true });
+  }).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: OWN_DATA });
   refresh();
 }

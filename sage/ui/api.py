@@ -156,12 +156,12 @@ def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
 
 
 def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
-    """Registers the endpoints in the current Blocks, on components that are never shown."""
+    """Registers the endpoints in the current Blocks, on components that no browser builds."""
     with gr.Row(visible=False):
         inputs = [_input(argument) for argument in arguments(kind)]
-        galleries = [gr.Gallery(label="independent"), gr.Gallery(label="shared")]
-        answer = gr.JSON(label="answer")
-        button = gr.Button()
+        galleries = [gr.Gallery(label=side, visible=False) for side in ("independent", "shared")]
+        answer = gr.JSON(label="answer", visible=False)
+        button = gr.Button(visible=False)
     for function, outputs, lane in (
         (analyze, [answer], CHEAP_LANE),
         (estimate, [answer], CHEAP_LANE),
@@ -186,12 +186,13 @@ def description(function: Callable[..., Any], kind: type[Request] = Request) -> 
 def _input(argument: Argument) -> gr.Textbox | gr.Number | gr.Dropdown | gr.Checkbox:
     name, default = argument.name, argument.default
     if isinstance(default, bool):
-        return gr.Checkbox(default, label=name)
+        return gr.Checkbox(default, label=name, visible=False)
     if isinstance(argument.setting, Choice):
-        return kit.Dropdown(list(argument.setting.titles), value=default, label=name)
+        choices = list(argument.setting.titles)
+        return kit.Dropdown(choices, value=default, label=name, visible=False)
     if isinstance(default, str):
-        return gr.Textbox(default, label=name)
-    return kit.Number(default, label=name)
+        return gr.Textbox(default, label=name, visible=False)
+    return kit.Number(default, label=name, visible=False)
 
 
 def _endpoint(

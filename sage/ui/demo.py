@@ -20,6 +20,7 @@ from sage.ui.server.limits import BOUNDS
 from sage.ui.server.page import Page
 from sage.ui.server.wrap import middleware
 from sage.ui.shelf import Shelf
+from sage.ui.studio.first import FOLDER as FIRST
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import Layout, build_layout
 from sage.ui.studio.looking import Looking
@@ -54,11 +55,11 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
                 build_lesson(shelf)
             with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
                 explore = build_explore(shelf)
-            with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence"):
-                build_evidence()
+            with gr.Tab("Evidence", id="evidence", elem_id="tab-evidence") as evidence:
+                build_evidence(evidence)
         settings = {**layout.controls, "share_ratio": layout.share_ratio}
         wire_taking(explore, layout.model, layout.prompts, settings)
-        gr.set_static_paths([PICTURE])
+        gr.set_static_paths([PICTURE, FIRST])
         add_endpoints(shelf)
     _paint(handlers)  # outside of Blocks: inside, an update would become a part of the page
     return demo.queue(api_open=False)

@@ -5,6 +5,8 @@ Colours that carry meaning live in `palette`; spacing and cards in `assets/ui/st
 
 import gradio as gr
 
+from sage.ui.server.styles import FONT
+
 _INK, _PAPER = "#1F2530", "#F4F5F7"
 
 
@@ -62,14 +64,13 @@ _VALUES = {
 
 
 def page_theme() -> gr.themes.Base:
-    """The theme; fonts are those that gradio serves itself, so no other host is asked."""
+    """The theme; its font is in the page itself, so nobody is asked for one."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.slate,
         neutral_hue=gr.themes.colors.slate,
         text_size=gr.themes.sizes.text_md,
         radius_size=gr.themes.sizes.radius_md,
-        # 700, not the usual 600: gradio 6.31's own SemiBold file holds a handful of letters only.
-        font=[gr.themes.GoogleFont("IBM Plex Sans", weights=(400, 700)), "sans-serif"],
+        font=[FONT, "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
     return theme.set(**_VALUES)

@@ -225,7 +225,7 @@ def test_the_last_steps_and_the_quiz_by_keyboard(visit):
     page.locator("#quiz-check").focus()
     keys.press("Enter")
     expect(page.locator("#quiz-feedback")).to_contain_text("Right.")
-    expect(page.locator("#quiz-feedback .katex").first).to_be_visible()
+    expect(page.locator("#quiz-feedback .lesson-math").first).to_be_visible()
     expect(page.locator("#quiz-score")).to_contain_text("1 of 1")
     old = page.locator("#quiz-question").inner_text()
     page.locator("#quiz-next").focus()

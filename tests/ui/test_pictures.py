@@ -12,7 +12,7 @@ from sage.ui.html.pictures import (
     picture_grid,
     picture_source,
     score_words,
-    strip_rows,
+    strip_grid,
 )
 from sage.ui.html.strip import Strip, StripRow, make_strip
 
@@ -112,7 +112,7 @@ def test_a_strip_survives_json(strip):
 
 
 def test_the_grid_of_a_strip_starts_at_a_branch_point_and_holds_them_all(strip):
-    source = picture_grid(PROMPTS, GROUPS, strip_rows(strip, 20), "done", strip)
+    source = strip_grid(PROMPTS, GROUPS, strip, 20, {})
     reader = Reader(source)
     assert [t for t in reader.texts if t in ("for 20 steps", "with nobody")] == [
         "for 20 steps",

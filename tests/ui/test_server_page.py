@@ -1,6 +1,7 @@
 """What a visitor downloads first: plain data, rendered once, whatever models are loaded."""
 
 import gzip
+import re
 import time
 
 import brotli
@@ -13,6 +14,7 @@ from sage.jobs.models import ModelSpec, load_model
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.server.cache import Rendered
 from sage.ui.server.page import plain
+from sage.ui.server.styles import FRONTEND, sheets_of, with_styles
 from sage.ui.shelf import Shelf
 
 PLAIN = (str, int, float, bool, type(None))
@@ -151,3 +153,31 @@ def test_the_smallest_encoding_is_picked():
     assert [page.pick(a) for a in ("br", "GZIP;q=0.5", "identity", "br;q=0,gzip")] == [
         *("br", "gzip", "", "gzip")
     ]
+
+
+def test_styles_and_fonts_of_the_page_are_in_the_page(server):
+    """Gradio asks for forty style sheets; a link that is switched off stands for each."""
+    page = httpx.get(server).text
+    sheets = re.findall(r'<link rel="stylesheet" disabled href="\./assets/([\w-]+)\.css">', page)
+    assert len(sheets) > 20
+    assert page.count("@font-face") == 2
+    assert len(page) < 1e6
+
+
+def test_a_script_is_kept_packed_and_need_not_be_asked_for_again(server):
+    (name,) = re.findall(r'src="\./(assets/index-[\w-]+\.js)"', httpx.get(server).text)
+    with httpx.stream("GET", f"{server}/{name}", headers={"accept-encoding": "br"}) as answer:
+        packed = b"".join(answer.iter_raw())
+    assert "immutable" in answer.headers["cache-control"]
+    script = brotli.decompress(packed)
+    assert script == (FRONTEND / name.removeprefix("assets/")).read_bytes()
+    assert len(packed) < len(script) / 2
+    assert httpx.get(f"{server}/assets/none.js").status_code == 404
+
+
+def test_a_frontend_that_is_put_together_otherwise_is_left_as_it_is():
+    page = b'<html><head><script type="module" src="./assets/index-x.js"></script></head></html>'
+    told = with_styles(page, {"html"})
+    assert b"@font-face" in told
+    assert b"disabled" not in told
+    assert sheets_of("index-x.js", frozenset({"html"})) == {}

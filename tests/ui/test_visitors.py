@@ -35,7 +35,7 @@ def test_every_tab_is_accessible_and_fits_a_phone(arrive, theme):  # noqa: F811
 
 
 SMALL = """() => [...document.querySelectorAll('.gradio-container *')].filter(e =>
-    e.checkVisibility({visibilityProperty: true}) && !e.closest('.katex, sub, option') &&
+    e.checkVisibility({visibilityProperty: true}) && !e.closest('sub, option') &&
     [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) &&
     parseFloat(getComputedStyle(e).fontSize) < 18).map(e => e.outerHTML.slice(0, 90))"""
 

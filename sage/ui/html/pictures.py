@@ -16,7 +16,7 @@ from PIL import Image
 from sage.core.plan import Group
 from sage.jobs.prompt_sets import PromptSet
 from sage.ui.html.palette import Mark, prompt_marks
-from sage.ui.html.strip import Strip, StripRow
+from sage.ui.html.strip import Strip, StripRow, TrunkSheet
 from sage.ui.html.views import badge
 from sage.ui.html.words import plural
 
@@ -46,6 +46,8 @@ class Shot:
 
 
 EMPTY = Shot()
+# A picture of a strip: the script cuts it out of the sheet.
+CUT = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,8 @@ def picture_grid(
     groups: Sequence[Group],
     rows: Sequence[Row],
     state: str,
-    strip: Strip | None = None,
     *,
     grown: Grown | None = None,
-    outcomes: Mapping[int, str] | None = None,
     table: PromptSet | None = None,
 ) -> str:
     """Pictures side by side for each prompt, framed in the group's colour.
@@ -88,9 +88,7 @@ def picture_grid(
         groups: A partition of the prompts, for the colours.
         rows: What was rendered, the independent one first.
         state: "empty", "live", "look", "done" or "unfinished"; the style sheet tells them apart.
-        strip: Pictures at other branch points, for scrubbing.
         grown: How far the run is while it is "live" or a "look"; the plan grows with it.
-        outcomes: For each branch point of the strip, what it comes to.
         table: The product that the prompts are, to stand in its rows and columns; one side at a
             time is seen then.
     """
@@ -111,7 +109,7 @@ def picture_grid(
     return (
         f'<div class="{kind}" data-state="{state}"{far} data-pairs="{len(prompts)}" '
         f'data-sides="{len(sides)}"{style}>{heads}{cells}'
-        f"</div>{_strip_data(strip, outcomes or {}) if strip else ''}"
+        "</div>"
     )
 
 
@@ -195,28 +193,36 @@ def live_grid(
     return picture_grid(prompts, groups, rows, "live", grown=Grown(step), table=table)
 
 
-def strip_rows(strip: Strip, point: int) -> list[Row]:
-    """The rows of a strip at a branch point, for the grid as it first stands."""
+def strip_grid(
+    prompts: Sequence[str],
+    groups: Sequence[Group],
+    strip: Strip,
+    point: int,
+    outcomes: Mapping[int, str],
+    table: PromptSet | None = None,
+) -> str:
+    """The grid of pictures that are there at many branch points, for scrubbing.
+
+    Args:
+        prompts: N texts.
+        groups: A partition of the prompts, for the colours.
+        strip: The pictures.
+        point: The branch point at which it first stands.
+        outcomes: For each branch point of the strip, what it comes to.
+        table: As of `picture_grid`.
+    """
     chosen = [strip.rows[0], strip.shared(point), strip.fewer(point)]
-    return [row_of(row, _cut(strip, row)) for row in chosen if row]
+    rows = [row_of(row, [CUT] * strip.num_prompts) for row in chosen if row]
+    grid = picture_grid(prompts, groups, rows, "done", table=table)
+    return grid + _strip_data(strip, point, outcomes)
 
 
-def _cut(strip: Strip, row: StripRow) -> list[Image.Image]:
-    return [strip.picture(row, n) for n in range(strip.num_prompts)]
-
-
-def row_of(row: StripRow, pictures: Sequence[Image.Image]) -> Row:
-    """A row of the grid from its scores and pictures."""
-    clips = row.clip or (None,) * len(pictures)
+def row_of(row: StripRow, sources: Sequence[str]) -> Row:
+    """A row of the grid from its scores and the sources of its pictures."""
+    clips = row.clip or (None,) * len(sources)
     shots = (
-        Shot(
-            picture_source(picture),
-            words,
-            score_words(clip, None if row.side == "independent" else twin),
-        )
-        for picture, words, clip, twin in zip(
-            pictures, step_words(row), clips, row.twin, strict=True
-        )
+        Shot(source, words, score_words(clip, None if row.side == "independent" else twin))
+        for source, words, clip, twin in zip(sources, step_words(row), clips, row.twin, strict=True)
     )
     return Row(row.side, tuple(shots))
 
@@ -284,25 +290,25 @@ def _shot(side: str, name: str, n: int, prompt: str, shot: Shot) -> str:
     )
 
 
-def _strip_data(strip: Strip, outcomes: Mapping[int, str]) -> str:
+def _strip_data(strip: Strip, point: int, outcomes: Mapping[int, str]) -> str:
     """The sheets and what belongs to each of their rows, for the script."""
     by_point = {}
-    for point in strip.points:
-        shown = [strip.shared(point), strip.fewer(point)]
-        by_point[point] = {row.side: _row_data(strip, row) for row in shown if row}
-        by_point[point]["outcome"] = outcomes.get(point, "")
-    sheet = _sheet("sage-sheet", strip.sheet, {"tile": strip.tile, "points": by_point})
+    for ready in strip.points:
+        shown = [strip.shared(ready), strip.fewer(ready)]
+        by_point[ready] = {row.side: _row_data(strip, row) for row in shown if row}
+        by_point[ready]["outcome"] = outcomes.get(ready, "")
+    told = {"tile": strip.tile, "steps": strip.rows[0].at, "at": point, "points": by_point}
+    sheet = _sheet("sage-sheet", strip, told)
     if strip.trunks is None:
         return sheet
     told = {"tile": strip.trunks.tile, "groups": strip.trunks.groups}
-    return sheet + _sheet("sage-trunks", strip.trunks.sheet, told)
+    return sheet + _sheet("sage-trunks", strip.trunks, told)
 
 
-def _sheet(name: str, pictures: bytes, data: dict) -> str:
-    return (
-        f'<img class="{name}" hidden alt="" src="{_data_uri(pictures, "webp")}" '
-        f'data-strip="{escape(json.dumps(data))}">'
-    )
+def _sheet(name: str, pictures: Strip | TrunkSheet, data: dict) -> str:
+    source = escape(pictures.address) or _data_uri(pictures.sheet, "webp")
+    text = escape(json.dumps(data, separators=(",", ":")))
+    return f'<img class="{name}" hidden alt="" src="{source}" data-strip="{text}">'
 
 
 def _row_data(strip: Strip, row: StripRow) -> dict:

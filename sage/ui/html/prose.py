@@ -50,24 +50,24 @@ CLOSER = """
 <div class="sage-guess-pair"></div><p class="sage-guess-tally" aria-live="polite"></p></dialog>
 """
 HOW_IT_WORKS = """
-A picture is made in **steps** that turn noise into an image. The first steps only settle what goes
-where, so prompts that mean similar things do nearly the same work in them. SAGE
-([arXiv 2509.15865](https://arxiv.org/abs/2509.15865)) does that work once for a group:
-
-1. **Similarity.** A text encoder (CLIP) turns each prompt into a vector; two prompts are as similar
-   as the cosine of their vectors.
-2. **Groups.** Every pair inside a group lies between a lower and an upper bound
-   (τ<sub>min</sub>, τ<sub>max</sub>). Above the upper bound prompts are near-duplicates: sharing
-   would make them almost the same picture.
-3. **Branch point, T\\*.** Until it, each group runs one *trunk* on the mean of its prompts; from it
-   on, each prompt *branches* and runs on its own.
-4. **Saving.** `share ratio × (1 − groups / prompts)` of the evaluations, when all groups share the
-   same number of steps. An evaluation is one look of the denoiser at one trajectory in one step;
-   with guidance it looks twice, with the prompt and without, and both together count as one.
-
-Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
+<p>A picture is made in <b>steps</b> that turn noise into an image. The first steps only settle what
+goes where, so prompts that mean similar things do nearly the same work in them. SAGE
+(<a href="https://arxiv.org/abs/2509.15865">arXiv 2509.15865</a>) does that work once for a
+group:</p>
+<ol><li><b>Similarity.</b> A text encoder (CLIP) turns each prompt into a vector; two prompts are as
+similar as the cosine of their vectors.</li>
+<li><b>Groups.</b> Every pair inside a group lies between a lower and an upper bound
+(τ<sub>min</sub>, τ<sub>max</sub>). Above the upper bound prompts are near-duplicates: sharing would
+make them almost the same picture.</li>
+<li><b>Branch point, T*.</b> Until it, each group runs one <i>trunk</i> on the mean of its prompts;
+from it on, each prompt <i>branches</i> and runs on its own.</li>
+<li><b>Saving.</b> <code>share ratio × (1 − groups / prompts)</code> of the evaluations, when all
+groups share the same number of steps. An evaluation is one look of the denoiser at one trajectory
+in one step; with guidance it looks twice, with the prompt and without, and both together count as
+one.</li></ol>
+<p>Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
 time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
 group's trunk starts from the noise of its first prompt, so that prompt's two pictures are the
 closest twins. Sharing loses something when prompts differ or the trunk is long: look at the
-dissimilar pair, which is forced together here, or move the branch point far to the right.
+dissimilar pair, which is forced together here, or move the branch point far to the right.</p>
 """

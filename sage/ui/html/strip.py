@@ -48,11 +48,13 @@ class TrunkSheet:
         tile: Side of a picture, in pixels.
         groups: The prompts of each row.
         sheet: Row by row, a picture after each step from the first on, as WebP.
+        address: Where a browser finds the sheet; "" if it lies nowhere.
     """
 
     tile: int
     groups: tuple[tuple[int, ...], ...]
     sheet: bytes
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ class Strip:
         rows: What each row holds; the first is the independent one.
         sheet: The pictures, row by row, as WebP.
         trunks: Previews of the trunks; None where they were not kept.
+        address: Where a browser finds the sheet; "" if it lies nowhere.
     """
 
     tile: int
     rows: tuple[StripRow, ...]
     sheet: bytes
     trunks: TrunkSheet | None = None
+    address: str = ""
 
     @property
     def num_prompts(self) -> int:

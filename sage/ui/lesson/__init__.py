@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import torch
 
+from sage.ui import kit
 from sage.ui.html.palette import ALONE, GROUP_COLORS, group_marks
 from sage.ui.lesson.content import (
     ALIKE,
@@ -27,11 +28,8 @@ from sage.ui.lesson.when import when_to_share
 from sage.ui.shelf import Shelf
 
 QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-MATH = [
-    {"left": "$$", "right": "$$", "display": True},
-    {"left": "$", "right": "$", "display": False},
-]
 PICK_FIRST = "Pick an answer first."
+FEEDBACK = '<div class="lesson" role="status">{}</div>'  # read aloud when it changes
 
 
 def build_lesson(shelf: Shelf) -> None:
@@ -88,14 +86,12 @@ def _head(prompt: str) -> int:
 def _quiz() -> None:
     number, score = gr.State(0), gr.State((0, 0))
     first = question(0)
-    text = gr.Markdown(first.text, elem_id="quiz-question", latex_delimiters=MATH)
+    text = kit.html("quiz-question", _said(first.text))
     choices = gr.Radio(first.choices, label="Your answer", elem_id="quiz-choices")
     with gr.Row(elem_id="quiz-actions"):
         check = gr.Button("Check", variant="primary", elem_id="quiz-check")
         another = gr.Button("Another question", elem_id="quiz-next")
-    # A live region: what is written here is read aloud.
-    feedback = gr.Markdown("", elem_id="quiz-feedback", latex_delimiters=MATH)
-    tally = gr.HTML("", elem_id="quiz-score", apply_default_css=False, js_on_load=None)
+    feedback, tally = kit.html("quiz-feedback", FEEDBACK.format("")), kit.html("quiz-score")
     check.click(
         check_answer,
         [number, choices, score],
@@ -118,12 +114,12 @@ def check_answer(
     """Feedback with the formula; the first answer to a question counts."""
     asked = question(number)
     if chosen is None:
-        return PICK_FIRST, gr.skip(), score, gr.skip()
+        return FEEDBACK.format(PICK_FIRST), gr.skip(), score, gr.skip()
     right = chosen == asked.answer
-    verdict = "**Right.**" if right else f"**Not quite: it is {asked.answer}.**"
+    verdict = "<b>Right.</b>" if right else f"<b>Not quite: it is {asked.answer}.</b>"
     score = (score[0] + right, score[1] + 1)
     tally = f'<p class="lesson-fine">{score[0]} of {score[1]} right</p>'
-    return f"{verdict} {asked.reason}", gr.Button(interactive=False), score, tally
+    return FEEDBACK.format(f"{verdict} {asked.reason}"), gr.Button(interactive=False), score, tally
 
 
 def next_question(number: int) -> tuple[int, str, Any, str, Any]:
@@ -132,4 +128,14 @@ def next_question(number: int) -> tuple[int, str, Any, str, Any]:
     fresh = (number + 1) % kinds + kinds * randrange(1000)
     asked = question(fresh)
     choices = gr.Radio(choices=list(asked.choices), value=None)
-    return fresh, asked.text, choices, "", gr.Button(interactive=True)
+    return (
+        fresh,
+        _said(asked.text),
+        choices,
+        FEEDBACK.format(""),
+        gr.Button(interactive=True),
+    )
+
+
+def _said(text: str) -> str:
+    return f"<p>{text}</p>"

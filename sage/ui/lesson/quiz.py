@@ -13,7 +13,6 @@ from statistics import mean
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan, independent_plan, shared_plan
-from sage.ui.html.palette import ALONE, GROUP_COLORS
 from sage.ui.html.words import percent_text, plural
 from sage.ui.lesson.content import ALIKE, results
 from sage.ui.lesson.content import STEPS as MEASURED_STEPS
@@ -21,7 +20,6 @@ from sage.ui.lesson.content import STEPS as MEASURED_STEPS
 STEPS = (10, 20, 30, 40, 50)
 CHOICES = 4
 FIRST = 223  # so that the first question is the page's own setting: 4 prompts share 12 of 30 steps
-_SHARED, _OWN = GROUP_COLORS[0], ALONE
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,10 @@ class Question:
     """A question with one right answer.
 
     Attributes:
-        text: The question; Markdown.
+        text: The question; HTML.
         choices: Answers to pick from, the right one among them.
         answer: The right one.
-        reason: Why, with its numbers; Markdown with LaTeX between dollars.
+        reason: Why, with its numbers; HTML.
     """
 
     text: str
@@ -63,8 +61,8 @@ def _saved_by_one_group(random: Random) -> Question:
     value = saving(plan)
     wrong = (shared / steps, value / 2, shared / steps / count, (shared + 1) / steps, 1 - value)
     return Question(
-        f"**{shared} of {plural(steps, 'step')}** are shared by **{count} prompts** in one group. "
-        "How many of the evaluations are saved?",
+        f"<b>{shared} of {plural(steps, 'step')}</b> are shared by <b>{count} prompts</b> in one "
+        "group. How many of the evaluations are saved?",
         *_pick(random, percent_text(value), [percent_text(w) for w in wrong]),
         _saving_formula(shared, steps, 1, count, value),
     )
@@ -76,12 +74,12 @@ def _evaluations_of_one_group(random: Random) -> Question:
     own = steps - shared
     wrong = (steps * count, own * count, shared * count + own, value + shared, value - own)
     return Question(
-        f"**{count} prompts** in one group share **{shared} of {plural(steps, 'step')}**. "
+        f"<b>{count} prompts</b> in one group share <b>{shared} of {plural(steps, 'step')}</b>. "
         "How many evaluations does that take?",
         *_pick(random, str(value), [str(w) for w in wrong]),
         "The trunk pays for each shared step once, every branch for its own: "
-        f"$${_shared(shared)} + {count} \\cdot {_own(own)} = {value}$$ "
-        f"Each alone would take $ {steps} \\cdot {count} = {steps * count} $.",
+        + _math(_shared(shared), "+", f"{count} ·", _own(own), "=", value)
+        + f"Each alone would take {steps} · {count} = {steps * count}.",
     )
 
 
@@ -93,8 +91,8 @@ def _saved_by_two_groups(random: Random) -> Question:
     one = saving(_one_group(sum(sizes), steps, shared))
     wrong = (one, shared / steps, value / 2, 2 * value, 1 - value)
     return Question(
-        f"**Two groups**, of {sizes[0]} and {sizes[1]} prompts, each share **{shared} of "
-        f"{plural(steps, 'step')}**. How many of the evaluations are saved?",
+        f"<b>Two groups</b>, of {sizes[0]} and {sizes[1]} prompts, each share <b>{shared} of "
+        f"{plural(steps, 'step')}</b>. How many of the evaluations are saved?",
         *_pick(random, percent_text(value), [percent_text(w) for w in wrong]),
         _saving_formula(shared, steps, 2, sum(sizes), value)
         + " Every group pays for its own trunk.",
@@ -107,12 +105,12 @@ def _the_most(random: Random) -> Question:
     value = saving(_one_group(many, steps, shared))
     wrong = (1.0, value / 2, 1 - value, min(1.0, 2 * value), value + 0.1)
     return Question(
-        f"However many prompts join one group that shares **{shared} of {plural(steps, 'step')}**, "
-        "the saving stays below …",
+        f"However many prompts join one group that shares <b>{shared} of "
+        f"{plural(steps, 'step')}</b>, the saving stays below …",
         *_pick(random, percent_text(value), [percent_text(w) for w in wrong]),
-        f"With more and more prompts, $ G/N $ goes to 0, and what is left is "
-        f"$$\\beta = {_fraction(shared, steps)} = {percent_text(value)[:-2]}\\,\\%$$ "
-        "The steps after the branch point are never shared.",
+        "With more and more prompts, <i>G</i>/<i>N</i> goes to 0, and what is left is "
+        + _math(BETA, "=", _fraction(_shared(shared), steps), "=", percent_text(value))
+        + "The steps after the branch point are never shared.",
     )
 
 
@@ -129,7 +127,7 @@ def _which_saves_more(random: Random) -> Question:
         f"four prompts alone, {steps} steps each": independent_plan(4, steps),
     }
     best = max(options, key=lambda name: saving(options[name]))
-    lines = " · ".join(f"{name}: **{percent_text(saving(p))}**" for name, p in options.items())
+    lines = " · ".join(f"{name}: <b>{percent_text(saving(p))}</b>" for name, p in options.items())
     return Question(
         "Four prompts. Which way saves the most evaluations?",
         tuple(random.sample(list(options), len(options))),
@@ -150,7 +148,7 @@ def _who_may_share(random: Random) -> Question:
     chosen = random.choice(may)
     others = random.sample([pair for pair in pairs if pair not in may], CHOICES - 1)
     names = {pair: _pair_words(pair) for pair in (chosen, *others)}
-    told = " · ".join(f"{names[(i, j)]}: **{similarity[i][j]:.2f}**" for i, j in names)
+    told = " · ".join(f"{names[(i, j)]}: <b>{similarity[i][j]:.2f}</b>" for i, j in names)
     return Question(
         f"Prompts may share if the similarity of every pair lies between {low} and {high}. "
         "Which two may share a trunk?",
@@ -176,13 +174,13 @@ def _late_branch(random: Random) -> Question:
         "nothing: what was shared is made up for by the branches",
     )
     return Question(
-        f"A group of {plural(len(ALIKE), 'prompt')} parts after **{late} of {MEASURED_STEPS} "
-        f"steps** instead of after {early}. What follows?",
+        f"A group of {plural(len(ALIKE), 'prompt')} parts after <b>{late} of {MEASURED_STEPS} "
+        f"steps</b> instead of after {early}. What follows?",
         *_pick(random, right, list(wrong)),
         "The trunk follows the mean of the prompts and settles what all their pictures have in "
         f"common. After {late} steps, {plural(MEASURED_STEPS - late, 'step')} of their own are too "
         "few for the prompts to become themselves: the distance to the pictures made alone went "
-        f"from **{distance[early]:.3f}** to **{distance[late]:.3f}**.",
+        f"from <b>{distance[early]:.3f}</b> to <b>{distance[late]:.3f}</b>.",
     )
 
 
@@ -199,8 +197,8 @@ def _why_the_start(random: Random) -> Question:
         "Why are the first steps shared, and not the last?",
         *_pick(random, right, list(wrong)),
         f"Each alone, from the same noise, {_pair_words((i, j))} are after {step} of "
-        f"{MEASURED_STEPS} steps only **{percent_text(apart[step] / apart[-1])}** as far apart as "
-        "they will be. Every step costs the same; what differs is what it decides.",
+        f"{MEASURED_STEPS} steps only <b>{percent_text(apart[step] / apart[-1])}</b> as far apart "
+        "as they will be. Every step costs the same; what differs is what it decides.",
     )
 
 
@@ -211,8 +209,8 @@ def _the_rival(random: Random) -> Question:
     spent = evaluations(_one_group(count, steps, shared))
     fewer = spent // count
     return Question(
-        f"{count} prompts share **{shared} of {plural(steps, 'step')}** and spend "
-        f"**{spent} evaluations**. What shows whether sharing was worth it?",
+        f"{count} prompts share <b>{shared} of {plural(steps, 'step')}</b> and spend "
+        f"<b>{spent} evaluations</b>. What shows whether sharing was worth it?",
         *_pick(
             random,
             f"each prompt alone with {fewer} steps comes less close",
@@ -225,7 +223,7 @@ def _the_rival(random: Random) -> Question:
         f"{count} prompts with {fewer} steps each spend {count * fewer} evaluations: as much as "
         "sharing, without any group, and no picture gives up a word of its prompt. So fewer steps "
         "is the rival: sharing pays only where its pictures come closer to those of "
-        f"**{steps} steps alone**.",
+        f"<b>{steps} steps alone</b>.",
     )
 
 
@@ -262,21 +260,31 @@ def _pick(random: Random, right: str, wrong: list[str]) -> tuple[tuple[str, ...]
 
 
 def _saving_formula(shared: int, steps: int, groups: int, count: int, value: float) -> str:
-    beta = rf"\textcolor{{{_SHARED}}}{{\beta}}"
-    numbers = rf"{_fraction(shared, steps)}\left(1 - \frac{{{groups}}}{{{count}}}\right)"
-    return (
-        rf"$$\text{{saved}} = {beta}\left(1 - \frac{{G}}{{N}}\right) = {numbers}"
-        rf" = {percent_text(value)[:-2]}\,\%$$"
-    )
+    def less(part: str) -> str:
+        return f"(1 − {part})"
+
+    symbols = (BETA, less(_fraction("<i>G</i>", "<i>N</i>")))
+    numbers = (_fraction(_shared(shared), steps), less(_fraction(groups, count)))
+    return _math("saved", "=", *symbols, "=", *numbers, "=", percent_text(value))
 
 
-def _fraction(shared: int, steps: int) -> str:
-    return rf"\frac{{{_shared(shared)}}}{{{steps}}}"
+def _math(*parts: object) -> str:
+    """A formula on a line of its own, from its parts."""
+    return f'<p class="lesson-math">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
 
 
-def _shared(number: int) -> str:
-    return rf"\textcolor{{{_SHARED}}}{{{number}}}"
+def _fraction(above: object, below: object) -> str:
+    """A fraction; read aloud it has a stroke."""
+    stroke = '<span class="sage-hidden">/</span>'
+    return f'<span class="frac"><span>{above}</span>{stroke}<span>{below}</span></span>'
 
 
-def _own(number: int) -> str:
-    return rf"\textcolor{{{_OWN}}}{{{number}}}"
+def _shared(number: object) -> str:
+    return f'<b class="t-shared">{number}</b>'
+
+
+def _own(number: object) -> str:
+    return f'<b class="t-own">{number}</b>'
+
+
+BETA = _shared("β")

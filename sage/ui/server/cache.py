@@ -1,8 +1,10 @@
-"""The page itself, rendered once: the HTML, the configuration and the API's description as bytes.
+"""The page itself, rendered once: HTML, configuration, the API's description, scripts as bytes.
 
 Gradio renders all three anew for every visitor: half a second of CPU and 0.9 MB, uncompressed.
 They depend on nothing but the address under which the page is reached, so each is rendered once
-for each address, compressed, and answered from memory; a browser that has it gets a 304.
+for each address, compressed, and answered from memory; a browser that has it gets a 304. Gradio's
+scripts are compressed once too, better than is possible while somebody waits; their names change
+with their content, so that a browser need not ask again. What a listener answers is compressed.
 """
 
 import asyncio
@@ -10,17 +12,19 @@ import gzip
 import hashlib
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import brotli
 from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.preview import own_preview
+from sage.ui.server.styles import with_styles
 
 # What is cached, and the query that it depends on; everything else in a query is ignored: a link's
 # settings, the theme and the view are read by the browser.
@@ -38,6 +42,9 @@ BROWSER_ROOT = (
     b'new URL(window.gradio_config.root || "/", location.href).pathname.replace(/\\/$/, "");'
     b"</script>"
 )
+SCRIPT = re.compile(r"/assets/[\w-]+\.(js|css)")
+LASTING = b"public, max-age=31536000, immutable"
+ANSWER = "/gradio_api/run/"
 PICTURE = Path(__file__).resolve().parents[3] / "assets" / "ui" / "card.png"
 CARD = f"/gradio_api/file={PICTURE}"  # the picture of a link preview
 BROTLI_QUALITY, GZIP_LEVEL = 9, 9
@@ -52,12 +59,14 @@ class Rendered:
         kind: Its content type.
         bodies: Its bytes by content encoding; "" is as it is.
         tag: Names the content.
+        lasting: Whether a browser may keep it without asking.
     """
 
     config: Any
     kind: bytes
     bodies: dict[str, bytes]
     tag: str
+    lasting: bool = False
 
     def pick(self, accepted: str) -> str:
         """The smallest encoding that a client takes, from its Accept-Encoding."""
@@ -78,17 +87,23 @@ class PageCache:
         self.app = app
         self._pages = pages
         self._kept: OrderedDict[tuple[str, ...], Rendered] = OrderedDict()
+        self._scripts: OrderedDict[str, Rendered] = OrderedDict()
+        self._zipped = GZipMiddleware(app, minimum_size=1000)
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request for the page; see the class."""
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        if scope["type"] != "http":
             return await self.app(scope, receive, send)
         path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
-        server = scope["app"]
-        if path not in CACHED or server.auth is not None or server.auth_dependency is not None:
-            return await self.app(scope, receive, send)
-        rendered = await self._rendered(scope, path)
+        if scope["method"] not in ("GET", "HEAD"):
+            app = self._zipped if path.startswith(ANSWER) else self.app
+            return await app(scope, receive, send)
+        rendered, server = None, scope["app"]
+        if SCRIPT.fullmatch(path):
+            rendered = await self._script(scope, path)
+        elif path in CACHED and server.auth is None and server.auth_dependency is None:
+            rendered = await self._rendered(scope, path)
         if rendered is None:  # it says itself what is wrong
             return await self.app(scope, receive, send)
         return await _answer(rendered, scope, send)
@@ -112,6 +127,21 @@ class PageCache:
                 self._kept.popitem(last=False)
         return rendered
 
+    async def _script(self, scope: Scope, path: str) -> Rendered | None:
+        """A file of Gradio's page; None where there is none, or one too large to keep."""
+        most, largest = BOUNDS.scripts
+        async with self._lock:
+            script = self._scripts.get(path)
+            if script is None:
+                script = await self._render(scope, "", None)
+                if script is None or len(script.bodies[""]) > largest:
+                    return None
+                self._scripts[path] = replace(script, lasting=True)
+            self._scripts.move_to_end(path)
+            while len(self._scripts) > most:
+                self._scripts.popitem(last=False)
+            return self._scripts[path]
+
     async def _render(self, scope: Scope, query: str, config: Any) -> Rendered | None:
         """What the app itself answers, or None if that is no success."""
         plain = [(k, v) for k, v in scope["headers"] if k not in (b"accept-encoding", b"range")]
@@ -119,8 +149,13 @@ class PageCache:
         start: dict[str, Any] = {}
         body = bytearray()
 
+        asks = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
         async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            message = next(asks, None)
+            if message is None:  # whoever streams a file listens for a client that leaves
+                await asyncio.Event().wait()
+            return message or {}
 
         async def keep(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -141,9 +176,14 @@ def _query(scope: Scope, names: tuple[str, ...]) -> str:
     return "&".join(f"{name}=" for name in known)
 
 
+def _kinds(config: Any) -> set[str]:
+    """Types of the components that a browser builds."""
+    return {one["type"] for one in config["components"] if one["props"].get("visible", True)}
+
+
 def _pack(config: Any, kind: bytes, body: bytes) -> Rendered:
     if kind.startswith(b"text/html"):
-        body = own_preview(body, CARD)
+        body = with_styles(own_preview(body, CARD), _kinds(config))
         body = ROOT.sub(lambda match: BROWSER_ROOT % match.group(1), body, count=1)
     bodies = {
         "": body,
@@ -164,7 +204,7 @@ async def _answer(rendered: Rendered, scope: Scope, send: Send) -> None:
     answer = [
         (b"content-type", rendered.kind),
         (b"etag", tag.encode()),
-        (b"cache-control", b"no-cache"),
+        (b"cache-control", LASTING if rendered.lasting else b"no-cache"),
         (b"vary", b"accept-encoding"),
     ]
     if not fresh:

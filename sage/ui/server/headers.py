@@ -56,6 +56,9 @@ SAFETY = {
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin-allow-popups",
 }
+# Gradio's scripts and styles: many and small, and what they may do the page's policy decides.
+PARTS = "/assets/"
+NO_GUESSING = {"x-content-type-options": SAFETY["x-content-type-options"]}
 
 
 class TooLargeError(Exception):
@@ -93,14 +96,15 @@ class Guard:
         if believed:
             scope["client"] = _forwarded_client(scope)
 
+        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
+
         async def safe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in SAFETY.items():
+                for name, value in (NO_GUESSING if path.startswith(PARTS) else SAFETY).items():
                     headers[name] = value
             await send(message)
 
-        path = scope["path"].removeprefix(scope.get("root_path", "")) or "/"
         if not self._is_open(path, scope["method"], blocks):
             await refusal(404, "There is nothing at this address.")(scope, receive, safe)
             return

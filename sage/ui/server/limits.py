@@ -26,6 +26,7 @@ class Bounds:
         upload_bytes: Largest upload; the page takes records only.
         body_bytes: Largest body of any other request.
         pages: Renderings of the page's HTML and configuration that are kept.
+        scripts: Scripts of the page that are kept compressed, and their largest size in bytes.
         line: Runs that may wait for their turn, of all clients together.
         line_of_address: Of those, runs from one network address: the rest is for others.
         line_of_client: Of those, runs of one session, or of one address without a session.
@@ -51,6 +52,7 @@ class Bounds:
     upload_bytes: int = MEBIBYTE
     body_bytes: int = MEBIBYTE
     pages: int = 8
+    scripts: tuple[int, int] = (96, 384 * 1024)
     line: int = 16
     line_of_address: int = 12
     line_of_client: int = 4

@@ -5,6 +5,7 @@ numbers as JSON, pictures as one sheet. Everything that arithmetic can give (gro
 is computed from them here, as from a loaded model. Knows nothing of gradio.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -91,11 +92,14 @@ class Stored:
     def read(cls, path: Path) -> "Stored":
         """What `save` wrote, from the path of its JSON."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        strip = Strip.from_dict(values["strip"], path.with_suffix(".webp").read_bytes())
+        sheet = path.with_suffix(".webp")
+        strip = Strip.from_dict(values["strip"], sheet.read_bytes())
+        strip = replace(strip, address=_address(sheet, strip.sheet))
         if told := values.get("trunks"):
-            sheet = path.with_suffix(".trunk.webp").read_bytes()
-            groups = tuple(map(tuple, told["groups"]))
-            strip = replace(strip, trunks=TrunkSheet(told["tile"], groups, sheet))
+            sheet = path.with_suffix(".trunk.webp")
+            groups, data = tuple(map(tuple, told["groups"])), sheet.read_bytes()
+            trunks = TrunkSheet(told["tile"], groups, data, _address(sheet, data))
+            strip = replace(strip, trunks=trunks)
         return cls(
             key=path.stem,
             request=Request.from_dict(values["request"]),
@@ -119,6 +123,11 @@ def find_stored(request: Request, model: str) -> Stored | None:
         if stored.model == model and same_but_branch_point(stored.request, request):
             return stored
     return None
+
+
+def _address(path: Path, data: bytes) -> str:
+    """Where a browser finds a file of FOLDER, below the page; another file has another address."""
+    return f"gradio_api/file={path.as_posix()}?v={hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def _rounded(value: object) -> object:

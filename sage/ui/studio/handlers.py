@@ -27,7 +27,7 @@ from sage.ui.html.cost_bars import no_bars
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
 from sage.ui.html.matrix import empty_matrix, similarity_matrix
 from sage.ui.html.outcome import expected_words, outcome_of, outcome_words
-from sage.ui.html.pictures import empty_grid, picture_grid, strip_rows
+from sage.ui.html.pictures import empty_grid, picture_grid, strip_grid
 from sage.ui.html.prose import NOTHING_YET
 from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
@@ -202,16 +202,13 @@ class Handlers:
         if stored is None or (run is not None and run.fits(analysis.request, job.spec.key)):
             return {}
         page, strip, calls = self.layout, stored.strip, job.calls
-        rows = strip_rows(strip, job.branch_call)
         outcomes = results.strip_outcomes(job, strip, stored.report)
-        prompts = job.request.prompts
+        shown = (job.request.prompts, job.groups, strip, job.branch_call, outcomes)
         bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
         return {
             page.run: _stored_run(stored, analysis),
             page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
-            page.pictures: picture_grid(
-                prompts, job.groups, rows, "done", strip, outcomes=outcomes
-            ),
+            page.pictures: strip_grid(*shown),
             page.seconds: bars,
             **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
         }
@@ -348,10 +345,9 @@ def grid_of(run: Run, analysis: Analysis) -> str:
         return look_grid(run.look, first_ticks(run.look), table=run.table)
     if strip is None:
         return picture_grid(run.request.prompts, job.groups, run.rows, "done", table=run.table)
-    rows = strip_rows(strip, job.branch_call)
     outcomes = results.strip_outcomes(job, strip, run.report)
-    shown = (run.request.prompts, job.groups, rows, "done", strip)
-    return picture_grid(*shown, outcomes=outcomes, table=run.table)
+    shown = (run.request.prompts, job.groups, strip, job.branch_call, outcomes)
+    return strip_grid(*shown, run.table)
 
 
 def plan_view(analysis: Analysis, run: Run | None) -> str:

@@ -246,7 +246,7 @@ def _folds(shelf: Shelf, page: Layout) -> None:
         with gr.Accordion("Take it with you", open=False, elem_id="fold-travel"):
             _downloads(page)
         with gr.Accordion("How it works", open=False, elem_id="fold-method"):
-            gr.Markdown(HOW_IT_WORKS, elem_id="how-it-works")
+            kit.html("how-it-works", HOW_IT_WORKS)
 
 
 def _costs(page: Layout) -> None:

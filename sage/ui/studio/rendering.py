@@ -18,7 +18,7 @@ from sage.sd.store import StateStore
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.outcome import outcome_of, outcome_words
-from sage.ui.html.pictures import live_grid, picture_grid, strip_rows
+from sage.ui.html.pictures import live_grid, picture_grid
 from sage.ui.html.words import flagged_words, plural
 from sage.ui.kit import Running, Updates
 from sage.ui.server.errors import explain
@@ -32,6 +32,7 @@ from sage.ui.studio.handlers import (
     UNFINISHED,
     expectation,
     finish_button,
+    grid_of,
     no_costs,
     outcome_view,
     pace,
@@ -258,24 +259,17 @@ class Rendering:
         return {self.layout.progress: views.progress(round(100 * frame.done), 100, line, "live")}
 
     def _scrubbed(self, run: Run, frames: list[Frame], analysis: Analysis) -> Updates:
-        page, job = self.layout, analysis.job
+        page = self.layout
         spent = sum(frame.output.cost.evaluations for frame in frames)
         reused = sum(frame.output.reused for frame in frames)
         line = f"Done: {reused} of {spent} evaluations were taken from earlier runs."
-        strip = run.strip
-        rows = strip_rows(strip, job.branch_call) if strip else []
-        outcomes = results.strip_outcomes(job, strip, run.report) if strip else {}
-        prompts = job.request.prompts
-        grid = picture_grid(
-            prompts, job.groups, rows, "done", strip, outcomes=outcomes, table=run.table
-        )
         return {
             **expectation(page, analysis),
             page.run: run,
             page.progress: views.progress(1, 1, line, "done"),
             page.plan: plan_view(analysis, run),
             page.outcome: outcome_view(analysis, run),
-            page.pictures: grid,
+            page.pictures: grid_of(run, analysis),
             page.scrub_note: views.note(scrub_words(run)),
             **self.ready(run),
         }

@@ -49,7 +49,8 @@ def picture_rows(done: Comparison) -> list[Row]:
         at = done.job.branch_call if side == "shared" else output.plan.steps
         if side == "shared" and done.request.sharing != "groups":
             at = -1  # a tree has no single branch point
-        rows.append(row_of(_strip_row(side, at, output, scores), output.pictures))
+        sources = [picture_source(picture) for picture in output.pictures]
+        rows.append(row_of(_strip_row(side, at, output, scores), sources))
     return rows
 
 
