@@ -60,6 +60,7 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && pinned) light((pinned = null));
+    if (event.key === "Escape") one("#card-similarity.sage-large-matrix .sage-larger")?.click();
   });
 
   // -- one stop for the tab key in matrix and plan; arrow keys move inside ------------------------
@@ -559,9 +560,16 @@
       numbers: () => toggle(button, "sage-numbers"),
       rival: () => toggle(button, "sage-rivals"),
       present: () => present(!presenting()),
+      matrix: () => enlarge(button),
     };
     acts[button.dataset.do]?.();
   });
+
+  const enlarge = (button) => {
+    const on = one("#card-similarity").classList.toggle("sage-large-matrix");
+    button.setAttribute("aria-pressed", String(on));
+    button.textContent = on ? "Smaller again" : "Show the numbers";
+  };
 
   // -- a product's table shows one side at a time ---------------------------------------------------
   let tableSide = "shared";
@@ -586,6 +594,7 @@
     if (!event.target.matches?.("#pictures [data-tick]") || !box) return;
     box.value = all("#pictures [data-tick]:checked").map((tick) => tick.dataset.tick).join(" ");
     box.dispatchEvent(new Event("input", { bubbles: true }));
+    followForm();
   });
 
   // -- words of the vocabulary are tapped into the prompts ------------------------------------------
@@ -599,21 +608,46 @@
     text.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
+  // -- what a control refuses is said beside that control, wherever else it is said too --------------
+  const tellRefusals = () => {
+    const told = new Map(all("[data-of]").map((note) => [note.dataset.of, note.textContent.replace(/^Render waits: /, "")]));
+    for (const line of all(".sage-refusal")) if (told.get(line.dataset.about) !== line.textContent) line.remove();
+    for (const [id, words] of told) {
+      const control = id !== "seed" && document.getElementById(id); // the seed stands beside Render
+      if (!control || one(".sage-refusal", control)) continue;
+      const line = Object.assign(document.createElement("p"), { className: "sage-note sage-error sage-refusal", textContent: words });
+      line.dataset.about = id;
+      control.append(line);
+    }
+  };
+
   // -- the address follows the form ------------------------------------------------------------------
   const holdsPrompts = (query) => query.has("prompt") || query.has("set");
   let opened = !holdsPrompts(new URLSearchParams(location.search)); // or what a link asks for is there
   const VIEW = ["__theme", "present", "view", "tab"]; // of an address, what is not of the form
+  const TICKS = "tick", EXPLORE = "x-"; // prompts of a look to finish; the other tab's form
+  const promptsIn = (query) => JSON.stringify([query.getAll("prompt"), query.getAll("set")]);
+  /** The ticks of a look where they are not as they were at first; those of a link until it is looked. */
+  const ticksFor = (next, now) => {
+    const ticks = all("#pictures [data-tick]"), on = ticks.filter((tick) => tick.checked);
+    if (ticks.length) return on.length === ticks.length ? null : on.map((tick) => Number(tick.dataset.tick) + 1).join(",");
+    return promptsIn(next) === promptsIn(now) ? now.get(TICKS) : null;
+  };
   let first = null; // the form as the page is served: it needs no address of its own
   const followForm = () => {
     const told = one("#address [data-query]")?.dataset.query;
     if (!told) return;
     first ??= told;
     const now = new URLSearchParams(location.search);
-    if (told === first && !holdsPrompts(now)) return;
     if (holdsPrompts(now) && !opened) return (opened = told !== first); // a link is being opened
-    const next = new URLSearchParams(told);
+    const next = new URLSearchParams(told === first && !holdsPrompts(now) ? "" : told);
+    const ticks = ticksFor(next, now);
+    if (ticks !== null) next.set(TICKS, ticks);
+    const explored = one("#explore-address [data-query]")?.dataset.query;
+    for (const [name, value] of explored === undefined ? now : new URLSearchParams(explored))
+      if (name.startsWith(EXPLORE)) next.append(name, value);
     for (const name of VIEW) if (now.has(name)) next.set(name, now.get(name));
-    const query = `?${next}`;
+    const query = next.size ? `?${next}` : "";
     if (query !== location.search) history.replaceState(null, "", location.pathname + query + location.hash);
   };
 
@@ -654,15 +688,17 @@
     showSide();
     refreshPoint();
     followForm();
+    tellRefusals();
+    one("#card-similarity")?.classList.toggle("sage-large-matrix", Boolean(one(".sage-larger[aria-pressed=true]")));
     arrive();
     if (pinned) light(pinned);
   };
   // An update may change nothing but an attribute: how far a run is, or what the address is.
-  const OWN_DATA = ["data-step", "data-state", "data-finished", "data-plan", "data-query", "data-strip", "data-point", "max"];
+  const OWN_DATA = ["data-step", "data-state", "data-finished", "data-plan", "data-query", "data-strip", "data-point", "data-of", "max"];
   let due = false;
   new MutationObserver((changes) => {
     const studio = one(STUDIO);
-    const ours = (node) => node.closest?.("#pictures, #similarity, #plan, #chips, #branch-step, #address, #curve, #outcome");
+    const ours = (node) => node.closest?.("#pictures, #similarity, #plan, #chips, #branch-step, #address, #curve, #outcome, #explore-address, #explore-cost, #scrub-note");
     if (due || !studio || !changes.some((change) => ours(change.target))) return;
     due = true;
     requestAnimationFrame(() => {

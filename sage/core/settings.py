@@ -472,7 +472,7 @@ class Sampling:
     budget: float = setting(
         Number(
             subject="The evaluations a picture (budget)",
-            label="Evaluations a picture, planned",
+            label="Budget, evaluations a picture (0: off)",
             help="evaluations a picture for which the best plan is sought, shared or not; it then "
             "decides steps, their places, trunks and branch points; 0 leaves them to the other "
             "settings.",

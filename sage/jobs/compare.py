@@ -337,6 +337,7 @@ def _report(job: Job, outputs: dict[str, SageOutput], scores: dict[str, Scores])
         **run_conditions(job),
         "request": request.to_dict(),
         "prompts": list(request.prompts),
+        "similarity": [[round(v, 6) for v in row] for row in job.grouping.similarity.tolist()],
         "groups": [list(group) for group in job.groups],
         "seeds": list(request.seeds),
         "calls": job.calls,

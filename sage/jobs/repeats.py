@@ -47,7 +47,7 @@ def compare_repeatedly(
     Args:
         job: From `sage.jobs.job.prepare`.
         repeats: One of `REPEATS`.
-        options: Of `sage.jobs.compare.compare`; what is not measured is not repeated.
+        options: Of `sage.jobs.compare.compare`.
 
     Yields:
         A CompareStep for every step of every repeat, then the first Comparison. Its report's
@@ -58,7 +58,7 @@ def compare_repeatedly(
     Raises:
         ValueError: If so many repeats are not on offer, or there are not so many seeds.
     """
-    number = check_repeats(repeats) if options.get("measure", True) else 1
+    number = check_repeats(repeats)
     jobs = [replace(job, request=repeated(job.request, n)) for n in range(number)]
     done: list[Comparison] = []
     for n, one in enumerate(jobs):

@@ -1,23 +1,25 @@
-"""The public endpoints, for programs: /analyze, /estimate and /compare.
+"""The public endpoints, for programs: /analyze, /estimate, /compare and /look_first.
 
 They take plain values under the names of `sage.jobs.request` and answer with plain JSON and
 pictures; their docstrings are what a client reads. The page has its own, private listeners.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
-from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, settings_of
+from sage.core.settings import NUM_PROMPTS, PROMPT_CHARS, Choice, Setting, settings_of, shortened
 from sage.jobs.compare import Comparison
 from sage.jobs.job import find_groups, prepare
+from sage.jobs.look import Look, look_report
 from sage.jobs.models import LoadedModel
+from sage.jobs.repeats import REPEATS, check_repeats
 from sage.jobs.request import Request, parse_prompts
 from sage.jobs.sides import adapter_of
-from sage.sd.pipeline import SageOutput
 from sage.ui import kit
 from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.kit import sentences
@@ -25,7 +27,7 @@ from sage.ui.lease import Lease
 from sage.ui.server.files import filled_folder
 from sage.ui.server.lanes import CHEAP_LANE, RENDER_LANE
 from sage.ui.shelf import Shelf
-from sage.ui.work import compare_request
+from sage.ui.work import compare_request, finish_request, look_request
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,32 @@ def arguments(kind: type[Request] = Request) -> tuple[Argument, ...]:
         Argument("model", "", model),
         *(_argument(one) for one in settings_of(kind).values()),
     )
+
+
+# What some endpoints take beside the settings.
+EXTRAS: dict[str, tuple[Argument, ...]] = {
+    "compare": (
+        Argument(
+            "repeats",
+            REPEATS[0],
+            f"how often both sides are rendered, each time with other seeds; "
+            f"{', '.join(map(str, REPEATS))}.",
+        ),
+        Argument(
+            "fewer_steps",
+            False,
+            "whether each prompt also runs alone with as many steps as sharing pays for; what that "
+            "gives is in the report.",
+        ),
+    ),
+    "look_first": (
+        Argument(
+            "finish",
+            "",
+            'numbers of the prompts to finish, such as "1, 3"; "all" is every one, "" is none.',
+        ),
+    ),
+}
 
 
 def _argument(setting: Setting) -> Argument:
@@ -128,37 +156,95 @@ def estimate(request: Request, model: LoadedModel, lease: Lease) -> dict:
     }
 
 
-def compare(request: Request, model: LoadedModel, lease: Lease) -> Iterator[tuple[Any, Any, dict]]:
+def compare(
+    request: Request, model: LoadedModel, lease: Lease, repeats: int, fewer_steps: bool
+) -> Iterator[tuple[Any, Any, dict]]:
     """Renders both ways: independent pictures, shared pictures, report.
 
     While it runs, the report is the progress (step, steps, stage) and the galleries are empty.
     """
+    how = {"repeats": check_repeats(repeats), "fewer_steps": bool(fewer_steps)}
     cost = prepare(model, request).cost
-    flops = cost.flops.total + cost.independent_flops.total
-    for item in lease.run(compare_request, model.spec.key, request, flops=flops):
+    once = cost.flops.total * (2 if fewer_steps else 1) + cost.independent_flops.total
+    flops = once * how["repeats"]
+    for item in lease.run(compare_request, model.spec.key, request, flops=flops, **how):
         if isinstance(item, Comparison):
-            yield _gallery(item, item.independent), _gallery(item, item.shared), item.report
+            alone, shared = item.independent.pictures, item.shared.pictures
+            pictures = [_gallery(request, enumerate(side)) for side in (alone, shared)]
+            yield pictures[0], pictures[1], item.report
         else:
-            yield gr.skip(), gr.skip(), {k: getattr(item, k) for k in ("step", "steps", "stage")}
+            yield gr.skip(), gr.skip(), _progress(item)
 
 
-def _gallery(done: Comparison, output: SageOutput) -> list[tuple[str, str]]:
-    """Pictures and captions; the files lie where no other run's address leads."""
+def look_first(
+    request: Request, model: LoadedModel, lease: Lease, finish: str
+) -> Iterator[tuple[Any, Any, dict]]:
+    """Stops at the branch point: what each prompt is heading for, finished pictures, report.
+
+    Only the prompts named in `finish` are finished; the report counts what was spent, beside
+    finishing all. While it runs, the report is the progress and the galleries are empty.
+    """
+    wanted, key = _numbered(finish, len(request.prompts)), model.spec.key
+    flops, seen = prepare(model, request).cost.flops.total, None
+    for item in lease.run(look_request, key, request, flops=flops):
+        if isinstance(item, Look):
+            seen = item
+        else:
+            yield gr.skip(), gr.skip(), _progress(item)
+    assert seen is not None  # a run that gives none raises
+    if wanted:
+        for item in lease.run(finish_request, key, seen, wanted, flops=flops):
+            if isinstance(item, Look):
+                seen = item
+            else:
+                yield gr.skip(), gr.skip(), _progress(item)
+    finished = ((n, picture) for n, (picture, _) in sorted(seen.final.items()))
+    yield (
+        _gallery(request, enumerate(seen.pictures)),
+        _gallery(request, finished),
+        look_report(seen),
+    )
+
+
+def _numbered(text: str, count: int) -> tuple[int, ...]:
+    """Prompts by their numbers, which count from 1.
+
+    Raises:
+        ValueError: If there is no such prompt.
+    """
+    words = str(text).replace(",", " ").split()
+    if words == ["all"]:
+        return tuple(range(count))
+    numbers = [int(word) if word.isascii() and word.isdigit() else 0 for word in words]
+    for word, number in zip(words, numbers, strict=True):
+        if not 1 <= number <= count:
+            raise ValueError(
+                f"A prompt to finish is {shortened(word)}; allowed are 1 to {count}, or all."
+            )
+    return tuple(sorted({number - 1 for number in numbers}))
+
+
+def _progress(item: Any) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in ("step", "steps", "stage")}
+
+
+def _gallery(
+    request: Request, pictures: Iterable[tuple[int, Image.Image]]
+) -> list[tuple[str, str]]:
+    """Pictures by prompt, with captions; the files lie where no other run's address leads."""
     shown = []
     with filled_folder() as folder:
-        for number, (image, prompt) in enumerate(
-            zip(output.pictures, done.request.prompts, strict=True)
-        ):
+        for number, image in pictures:
             path = folder / f"P{number + 1:02d}.png"
             image.save(path)
-            shown.append((str(path), f"P{number + 1} {prompt}"))
+            shown.append((str(path), f"P{number + 1} {request.prompts[number]}"))
     return shown
 
 
 def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
     """Registers the endpoints in the current Blocks, on components that no browser builds."""
     with gr.Row(visible=False):
-        inputs = [_input(argument) for argument in arguments(kind)]
+        inputs = {one.name: _input(one) for one in arguments(kind)}
         galleries = [gr.Gallery(label=side, visible=False) for side in ("independent", "shared")]
         answer = gr.JSON(label="answer", visible=False)
         button = gr.Button(visible=False)
@@ -166,10 +252,11 @@ def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
         (analyze, [answer], CHEAP_LANE),
         (estimate, [answer], CHEAP_LANE),
         (compare, [*galleries, answer], RENDER_LANE),
+        (look_first, [*galleries, answer], RENDER_LANE),
     ):
         button.click(
             _endpoint(function, shelf, kind),
-            inputs,
+            [*inputs.values(), *map(_input, EXTRAS.get(function.__name__, ()))],
             outputs,
             api_name=function.__name__,
             api_description=description(function, kind),
@@ -179,7 +266,8 @@ def add_endpoints(shelf: Shelf, kind: type[Request] = Request) -> None:
 
 def description(function: Callable[..., Any], kind: type[Request] = Request) -> str:
     """What an endpoint does and what it takes, as a client reads it."""
-    lines = "\n".join(f"{argument.name}: {argument.words}" for argument in arguments(kind))
+    taken = (*arguments(kind), *EXTRAS.get(function.__name__, ()))
+    lines = "\n".join(f"{argument.name}: {argument.words}" for argument in taken)
     return f"{inspect.getdoc(function)}\n\n{lines}"
 
 
@@ -199,18 +287,22 @@ def _endpoint(
     function: Callable[..., Any], shelf: Shelf, kind: type[Request]
 ) -> Callable[..., Any]:
     """The function as a listener that takes all arguments."""
-    taken = arguments(kind)
+    extras = EXTRAS.get(function.__name__, ())
+    taken = (*arguments(kind), *extras)
     names = [argument.name for argument in taken]
+
+    def call(values: Sequence[Any]) -> Any:
+        given = dict(zip(names, values, strict=True))
+        beside = {argument.name: given.pop(argument.name) for argument in extras}
+        return function(*check_arguments(given, shelf, kind), shelf.lease, **beside)
 
     def answer(*values: Any) -> Any:
         with sentences():
-            asked = check_arguments(dict(zip(names, values, strict=True)), shelf, kind)
-            return function(*asked, shelf.lease)
+            return call(values)
 
     def answer_in_parts(*values: Any) -> Iterator[Any]:
         with sentences():
-            asked = check_arguments(dict(zip(names, values, strict=True)), shelf, kind)
-            yield from function(*asked, shelf.lease)
+            yield from call(values)
 
     listener = answer_in_parts if inspect.isgeneratorfunction(function) else answer
     parameters = [

@@ -29,7 +29,7 @@ from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
-STYLES = ("style", "tree", "lesson", "explore", "present")
+STYLES = ("style", "tree", "lesson", "explore", "present", "phone")
 
 
 def build_demo(shelf: Shelf) -> gr.Blocks:
@@ -186,7 +186,7 @@ def _wire_looking(page: Layout, looking: Looking) -> None:
     """Look first, the ticks, and finishing; they take turns with everything that renders."""
     announce = (looking.rendering.announce, busy_parts(page))
     form = [*page.form, page.run]
-    look = (looking.look, [page.turn, *form], page.results)
+    look = (looking.look, [page.turn, page.chosen, *form], page.results)
     finish = (looking.finish, [page.turn, page.chosen, *form], page.results)
     start_button(page.look, announce, look, "look")
     start_button(page.finish, announce, finish, "finish")

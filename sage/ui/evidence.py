@@ -80,6 +80,14 @@ def picture_set_words(folder: Path = FOLDER) -> str:
     )
 
 
+@cache
+def picture_set_line(folder: Path = FOLDER) -> str:
+    """The same in a few words, for the first screen; "" without that study."""
+    if not picture_set_words(folder):
+        return ""
+    return note("As a set, pictures that share keep one composition (measured: see Evidence).")
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = (
         [name for name in rows[0] if all(_is_plain(row.get(name)) for row in rows)] if rows else []

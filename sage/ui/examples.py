@@ -1,9 +1,9 @@
-"""Four sets of prompts that show the four things a visitor should see. Knows only words."""
+"""Sets of prompts, each of which shows one thing that a visitor should see. Knows only words."""
 
 from dataclasses import dataclass
 
 from sage.core.settings import ModelDefaults
-from sage.jobs.request import Request, parse_request
+from sage.jobs.request import Request, parse_prompts, parse_request
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class ExampleSet:
         label: On the button.
         hint: What it shows, in a line.
         prompts: What it fills in.
+        ready: Whether its pictures are precomputed.
+        typed: The same as one product in braces; "" if they are typed line by line.
         forced: Whether its prompts share although they are too far apart: the bounds are opened
             and the guard is overruled. That is the negative control.
     """
@@ -24,11 +26,13 @@ class ExampleSet:
     hint: str
     prompts: tuple[str, ...]
     forced: bool = False
+    ready: bool = True
+    typed: str = ""
 
     @property
     def text(self) -> str:
-        """One prompt a line."""
-        return "\n".join(self.prompts)
+        """As a visitor would type it."""
+        return self.typed or "\n".join(self.prompts)
 
     def bounds(self, own: ModelDefaults) -> tuple[float, float]:
         """The bounds of similarity under which it is shown, given a model's own."""
@@ -41,6 +45,10 @@ def example_request(example: ExampleSet, own: ModelDefaults) -> Request:
     return parse_request(
         example.text, tau_min=low, tau_max=high, guarded=not example.forced, defaults=own
     )
+
+
+def _product(key: str, label: str, hint: str, typed: str) -> ExampleSet:
+    return ExampleSet(key, label, hint, parse_prompts(typed), ready=False, typed=typed)
 
 
 EXAMPLE_SETS = (
@@ -77,6 +85,12 @@ EXAMPLE_SETS = (
             "a rabbit on the beach",
             "a pizza on a wooden table",
         ),
+    ),
+    _product(
+        "set",
+        "Picture set",
+        "a product of alternatives, as a table of pictures",
+        "a {fox|rabbit|penguin|panda} {in the snow|on the beach}",
     ),
     ExampleSet(
         "far",

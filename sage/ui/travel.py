@@ -31,7 +31,10 @@ OPENED = "These settings are from a {0}; Render makes their pictures."
 # The clipboard is the browser's, and so is the address that the query belongs to.
 COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
 QUERY = "(link, steps) => [location.search, steps]"
-ADDRESS = "(query) => query && location.origin + location.pathname + query"
+ADDRESS = """(query) => {
+  const tick = new URLSearchParams(location.search).get("tick"); // the ticks of a look
+  return query && location.origin + location.pathname + query + (tick ? `&tick=${tick}` : "");
+}"""
 
 
 class Travel:
@@ -144,6 +147,7 @@ class Travel:
         plain = (name for name in values if name not in in_place)
         updates |= {page.controls[name]: values[name] for name in plain}
         sentence = settings.problem or OPENED.format(source)
+        updates[page.chosen] = " ".join(map(str, settings.ticks))
         return {**updates, page.opened: views.banner(sentence)}
 
 
@@ -176,6 +180,7 @@ def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
         *(() if page.model_note in page.own_settings else (page.model_note,)),
         page.opened,
         page.travel_note,
+        page.chosen,
     ]
 
 

@@ -34,9 +34,18 @@ def test_three_repeats_give_three_times_and_a_sentence_with_a_spread(job):
     assert " to " in words
 
 
-def test_what_is_not_measured_is_not_repeated(job):
-    *steps, _ = compare_repeatedly(job, 5, measure=False)
-    assert len(steps) == 3
+def test_scores_have_an_interval_also_where_nothing_is_measured(job):
+    keep = StateStore()
+    *_, first = compare_repeatedly(job, keep=keep)
+    *_, done = compare_repeatedly(job, 3, measure=False, keep=keep)
+    assert done.report["reused"]["shared"] > 0
+    assert outcome_of(done.report).seconds is None  # of steps that were taken from an earlier run
+    seeds = outcome_of(done.report).seeds
+    assert seeds.seeds == 3
+    assert seeds.distance.half is not None
+    assert done.report["over_seeds"]["twin_distance"]["shared"][0] == pytest.approx(
+        first.report["twin_distance"]
+    )
 
 
 def test_other_numbers_get_a_sentence(job):

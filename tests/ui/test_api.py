@@ -9,6 +9,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from sage.core.settings import settings_of
+from sage.ui.api import EXTRAS
 from sage.ui.api import arguments as api_arguments
 from sage.ui.server.limits import BOUNDS
 
@@ -72,7 +73,9 @@ def client(server):
 
 def test_exactly_three_endpoints_are_public_and_named(client, demo):
     surface = client.view_api(return_format="dict", print_info=False)
-    assert set(surface["named_endpoints"]) == {"/analyze", "/estimate", "/compare"}
+    assert set(surface["named_endpoints"]) == {
+        *("/analyze", "/estimate", "/compare", "/look_first")
+    }
     assert not surface["unnamed_endpoints"]
     names = [f.api_name for f in demo.fns.values()]
     assert all(names)
@@ -84,13 +87,14 @@ def test_parameters_are_named_documented_and_have_defaults(client, demo):
     surface = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
     for name, endpoint in surface.items():
         found = {p["parameter_name"]: p for p in endpoint["parameters"]}
-        assert list(found) == NAMES
+        extras = [one.name for one in EXTRAS.get(name.removeprefix("/"), ())]
+        assert list(found) == [*NAMES, *extras]
         assert all(p["parameter_has_default"] for p in found.values())
         assert (
             found["max_group_size"]["parameter_default"] == settings_of()["max_group_size"].default
         )
         listener = next(f for f in demo.fns.values() if f"/{f.api_name}" == name)
-        assert all(re.search(rf"^{p}: ", listener.api_description, re.M) for p in NAMES)
+        assert all(re.search(rf"^{p}: ", listener.api_description, re.M) for p in found)
 
 
 def test_a_choice_is_one_of_the_list(client):
@@ -104,12 +108,40 @@ def test_a_choice_is_one_of_the_list(client):
 
 def test_a_tool_for_language_models_explains_every_argument(demo):
     """Gradio makes an MCP tool's schema from the listener's docstring."""
-    for name in ("analyze", "estimate", "compare"):
+    for name in ("analyze", "estimate", "compare", "look_first"):
         listener = next(f for f in demo.fns.values() if f.api_name == name)
         words, arguments, _ = get_function_description(listener.fn)
         assert words.endswith(".")
-        assert arguments == {one.name: one.words for one in api_arguments()}
-        assert list(arguments) == NAMES
+        taken = (*api_arguments(), *EXTRAS.get(name, ()))
+        assert arguments == {one.name: one.words for one in taken}
+        assert list(arguments)[: len(NAMES)] == NAMES
+
+
+def test_look_first_finishes_what_is_named_and_counts_it(client):
+    def look(finish):
+        how = {"steps": 6, "share_ratio": 0.5, "finish": finish, "api_name": "/look_first"}
+        return client.predict(prompts=PROMPTS, **how)
+
+    expected, finished, report = look("1, 3")
+    assert (len(expected), len(finished)) == (4, 2)
+    assert [picture["caption"][:2] for picture in finished] == ["P1", "P3"]
+    assert report["finished"] == [0, 2]
+    counts = report["evaluations"]
+    assert counts["look"] < counts["spent"] < counts["all"]
+    _, none, seen = look("")
+    assert not none
+    assert seen["evaluations"]["spent"] == counts["look"]
+    with pytest.raises(AppError, match="A prompt to finish is '7'; allowed are 1 to 4, or all"):
+        look("7")
+
+
+def test_compare_repeats_and_runs_the_rival_if_asked(client):
+    how = {"steps": 4, "share_ratio": 0.5, "repeats": 3, "fewer_steps": True}
+    *_, report = client.predict(prompts=PROMPTS, **how, api_name="/compare")
+    assert len(report["over_seeds"]["seeds"]) == 3
+    assert report["fewer_steps"]["steps"] < 4
+    with pytest.raises(AppError, match="repeats is 2; allowed are 1, 3, 5"):
+        client.predict(prompts=PROMPTS, repeats=2, api_name="/compare")
 
 
 def test_every_way_of_sharing_can_be_asked_for(client):
@@ -236,7 +268,7 @@ def test_the_queue_is_bounded_and_closed_to_direct_calls(demo):
     assert demo.api_open is False
     rendering = [f for f in demo.fns.values() if f.concurrency_id == "render"]
     assert {f.api_name for f in rendering} == {
-        *("render", "scrub", "compare", "look", "finish"),
+        *("render", "scrub", "compare", "look_first", "look", "finish"),
         *("explore", "explore_steps"),
     }
     assert {f.concurrency_limit for f in rendering} == {1}

@@ -88,6 +88,7 @@ def _visits(chromium, server):
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
+        page.on("response", lambda r: problems.append(r.url) if r.status >= 500 else None)
         page.goto(f"{server}/?__theme={theme}{address}")
         page.wait_for_selector("#similarity table")
         page.wait_for_selector("#plan svg", state="attached")
@@ -318,7 +319,9 @@ def test_leaving_the_page_ends_its_rendering(visit, server):
     assert time.monotonic() - start < SLOW_RUN / 2
 
 
-@pytest.mark.parametrize(("button", "count"), [("tight", 4), ("two", 4), ("mixed", 5), ("far", 2)])
+@pytest.mark.parametrize(
+    ("button", "count"), [("tight", 4), ("two", 4), ("mixed", 5), ("set", 8), ("far", 2)]
+)
 def test_example_sets_fill_and_analyse_on_click(visit, button, count):
     page = visit()
     find(page, "#prompts textarea").fill("")
@@ -390,7 +393,7 @@ SHOWN_RIGHTLY = """() => {
 def test_another_example_brings_its_own_pictures_also_after_scrubbing(arrive):
     page = arrive()
     drag_by_keys(page, "#branch-step", "ArrowRight", 5)
-    for example in EXAMPLE_SETS:
+    for example in (each for each in EXAMPLE_SETS if each.ready):
         find(page, f"#example-{example.key}").click()
         expect(find(page, ".sage-pair")).to_have_count(len(example.prompts))
         shows(page, "#pictures", example.prompts[-1])

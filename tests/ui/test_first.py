@@ -64,7 +64,7 @@ def values(form, run=None):
 
 
 def test_there_is_one_for_every_example_set_as_the_page_asks_for_it():
-    for example in EXAMPLE_SETS:
+    for example in (each for each in EXAMPLE_SETS if each.ready):
         request = example_request(example, SPEC)
         stored = find_stored(request, SPEC.key)
         assert stored is not None, STALE

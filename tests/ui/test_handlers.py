@@ -128,16 +128,23 @@ def test_changing_the_steps_keeps_the_share(page):
         ({"model": "gone"}, "cannot be loaded"),
     ],
 )
-def test_bad_input_is_answered_by_a_sentence_beside_the_prompts(
+def test_bad_input_is_answered_by_a_sentence_beside_what_refused_it(
     page, rendering, form, change, words
 ):
     bad = changed(form, **change)
-    layout = page.layout
+    layout, (name,) = page.layout, list(change)[-1:]
     for handler in (page.analyze, page.estimate):
         updates = handler(*values(bad))
-        assert words.lower() in updates[layout.prompts_note].lower()
-        assert "sage-error" in updates[layout.prompts_note]
         assert layout.prompts not in updates
+        if bad.branch_call == 99:  # on its way: only a change of the steps leads here
+            assert list(updates.values()) == [gr.skip()]
+            continue
+        assert words.lower() in updates[layout.scrub_note].lower()
+        if isinstance(updates[layout.prompts_note], str):
+            assert words.lower() in updates[layout.prompts_note].lower()
+            assert "sage-error" in updates[layout.prompts_note]
+        else:  # the script says it beside the control
+            assert f'data-of="{name.replace("_", "-")}"' in updates[layout.scrub_note]
     (only,) = rendering.render(turn(rendering), *values(bad))
     assert words.lower() in only[layout.progress].lower()
 
@@ -479,7 +486,7 @@ def test_a_group_with_words_the_model_never_met_is_never_called_safe(page, form)
 
 def looked(rendering, form, run=None):
     looking = Looking(rendering)
-    updates = list(looking.look(turn(rendering), *values(form, run)))
+    updates = list(looking.look(turn(rendering), "", *values(form, run)))
     return looking, updates, updates[-1].get(rendering.layout.run)
 
 
@@ -549,9 +556,9 @@ def test_a_look_that_is_stopped_or_impossible_says_so_and_takes_nothing_away(ren
 def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, form):
     layout = rendering.layout
     _, before = rendered(rendering, form)
-    for start in (rendering.render, Looking(rendering).look):
+    for start, more in ((rendering.render, ()), (Looking(rendering).look, ("",))):
         mine = turn(rendering)
-        steps = start(mine, *values(changed(form, seed=8), before))
+        steps = start(mine, *more, *values(changed(form, seed=8), before))
         shown = next(steps)
         rendering.stop(mine, before)
         (stopped,) = steps

@@ -13,12 +13,14 @@ from gradio.components import Component
 from sage.core.plan import Plan
 from sage.core.settings import Choice, settings_of
 from sage.jobs.grid import Axis, Grid, RowFrame, Trace, axes
+from sage.jobs.prompt_sets import table_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_request
 from sage.ui import kit
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.html import grids, views
-from sage.ui.html.prose import TRAINED
+from sage.ui.html.prose import NO_GRID_FILES, TRAINED
+from sage.ui.refused import check_controls
 from sage.ui.shelf import Shelf
 
 ALL = "all"
@@ -123,6 +125,14 @@ class Form:
         settings = dict(zip(axes(), rest, strict=True))
         return cls(**dict(zip(cls.FIELDS, head, strict=True)), settings=settings)
 
+    @property
+    def typed(self) -> str:
+        """The prompts as one product in braces, if they are typed so."""
+        try:
+            return str(self.prompts).strip() if table_of(str(self.prompts or "")) else ""
+        except ValueError:  # the check says why
+            return ""
+
     def grid(self) -> Grid:
         """The form as a grid.
 
@@ -139,6 +149,7 @@ class Form:
         Raises:
             ValueError: With one sentence a visitor understands.
         """
+        check_controls(self.settings)
         return parse_request(self.prompts, **self.settings)
 
 
@@ -192,6 +203,7 @@ def build_parts(shelf: Shelf) -> Parts:
 def _grid_card(shelf: Shelf, parts: Parts) -> None:
     with kit.card("explore-form"):
         kit.heading("Grid", "two settings, every combination")
+        parts.add("address", kit.html("explore-address"))
         parts.add(
             "prompts",
             gr.Textbox(
@@ -267,9 +279,16 @@ def _pictures_card(parts: Parts) -> None:
             parts.add("show", show)
             for name, label in DOWNLOADS.items():
                 button = gr.DownloadButton(
-                    label, size="sm", interactive=False, elem_id=f"explore-{name}", min_width=80
+                    label,
+                    size="sm",
+                    interactive=False,
+                    elem_id=f"explore-save-{name}",
+                    min_width=80,
                 )
                 parts.add(name, button)
+        kit.html(
+            "explore-no-files", f'<p class="sage-note sage-downloads-note">{NO_GRID_FILES}</p>'
+        )
         parts.add("banner", kit.html("explore-banner"))
         progress = kit.html("explore-progress", views.progress(0, 1, EMPTY_GRID))
         parts.add("progress", progress)
@@ -303,13 +322,25 @@ def offered_axes(shelf: Shelf) -> list[str]:
     return [name for name in axes() if trained or name != "trained"]
 
 
-def axis_values(name: str, label: str | None = None, elem_id: str | None = None) -> gr.Dropdown:
-    """The picker of an axis' values; numbers may also be typed."""
+def axis_values(
+    name: str,
+    label: str | None = None,
+    elem_id: str | None = None,
+    values: Sequence[str] | None = None,
+) -> gr.Dropdown:
+    """The picker of an axis' values; numbers may also be typed.
+
+    Args:
+        name: Of the setting.
+        label: Of the picker.
+        elem_id: Of the picker.
+        values: What is picked, as texts; the setting's own first choice without it.
+    """
     setting = settings_of(Request)[name]
-    first = [setting.text(value) for value in setting.axis]
-    values = setting.titles if isinstance(setting, Choice) else setting.axis
-    choices = [(setting.words(value), setting.text(value)) for value in values]
-    named: dict[str, Any] = {"label": label} if label else {}
+    first = [setting.text(value) for value in setting.axis] if values is None else list(values)
+    offered = setting.titles if isinstance(setting, Choice) else setting.axis
+    choices = [(setting.words(value), setting.text(value)) for value in offered]
+    named: dict[str, Any] = {"label": label, "elem_id": elem_id} if label else {}  # of a new one
     return gr.Dropdown(
         choices,
         value=first,
@@ -317,6 +348,5 @@ def axis_values(name: str, label: str | None = None, elem_id: str | None = None)
         # Numbers may be typed. Whatever else arrives, also values of the axis from before, is for
         # `Axis.parse` to refuse with a sentence; Gradio's own check would be an error 500.
         allow_custom_value=True,
-        elem_id=elem_id,
         **named,
     )

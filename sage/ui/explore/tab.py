@@ -37,15 +37,25 @@ from sage.ui.explore.parts import (
     build_parts,
 )
 from sage.ui.export.grid_files import GridFiles, grid_record, save_grid
-from sage.ui.export.links import link_query
+from sage.ui.export.links import (
+    AXES,
+    SET,
+    grid_query,
+    link_query,
+    prompts_text,
+    read_grid_link,
+)
 from sage.ui.html import grids, views
 from sage.ui.html.words import plural, shorten
 from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
+from sage.ui.refused import control_of
 from sage.ui.server.errors import explain
 from sage.ui.server.lanes import require_admission
 from sage.ui.shelf import Shelf
 from sage.ui.turns import Turns
 from sage.ui.work import render_grid_of, trace_request
+
+LINK_BYTES = 2**16
 
 
 class Speed:
@@ -120,6 +130,35 @@ class Exploring:
             **_handed_out(parts, stored.files),
         }
 
+    def open_link(self, query: str) -> Updates:
+        """The form as an address describes it; nothing changes where it describes none."""
+        parts = self.parts
+        models = {spec.key: spec for spec in self.shelf.specs}
+        settings = read_grid_link(str(query or "")[:LINK_BYTES], models)
+        if settings is None:
+            return {parts.explored: gr.skip()}
+        values = dict(settings.values)
+        own = self.shelf.spec(values.get("model", self.shelf.default.key))
+        updates: Updates = {parts.model: own.key, **kit.own_values(parts.controls, own)}
+        if "prompts" in values:
+            updates[parts.prompts] = prompts_text(values["prompts"])
+        if SET in values:
+            updates[parts.prompts] = values[SET]
+        for name in AXES:
+            if name in values:
+                setting, texts = values[name]
+                updates[getattr(parts, name)] = setting
+                updates[getattr(parts, f"{name}_values")] = axis_values(setting, values=texts)
+        if "repeats" in values:
+            updates[parts.repeats] = int(values["repeats"])
+        if "trained" in values:
+            possible = own.adapter is not None
+            updates[parts.controls["trained"]] = gr.Checkbox(
+                values.pop("trained"), visible=possible
+            )
+        updates |= {parts.controls[n]: values[n] for n in parts.controls if n in values}
+        return {**updates, parts.banner: views.banner(settings.problem)}
+
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
         parts, (form, explored) = self.parts, _split(values)
@@ -128,7 +167,7 @@ class Exploring:
             cost = self._cost(form, grid, explored)
         except ValueError as error:
             return {
-                parts.cost: views.note(str(error), "error"),
+                parts.cost: views.note(str(error), "error", control_of(error, "explore-")),
                 parts.banner: views.banner(EARLIER if explored.done else ""),
                 parts.render: gr.Button(interactive=False),
                 parts.trace: gr.Button(interactive=False),
@@ -137,11 +176,18 @@ class Exploring:
         return {
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             parts.banner: views.banner("" if fits else EARLIER),
+            parts.address: views.address(self._query(form, grid)),
             parts.render: gr.Button(interactive=True),
             parts.trace: gr.Button(interactive=True),
             parts.show: gr.skip() if explored.done else self._show(form),
             parts.cells: gr.skip() if explored.done else grids.grid_table(grid, [0], {}),
         }
+
+    def _query(self, form: Form, grid: Grid) -> str:
+        """What the address says of the grid; nothing of the one that everybody meets first."""
+        stored = stored_grid(form.model)
+        first = stored is not None and stored.is_asked_by(form)
+        return "" if first else grid_query(grid, form.model, form.typed)
 
     def _cost(self, form: Form, grid: Grid, explored: Explored) -> GridCost:
         """What a grid costs; of one that is stored it is known without a model."""
@@ -299,6 +345,16 @@ class Exploring:
     def _last_words(self, before: Explored, shown: Updates) -> Updates:
         """What of a grid that was stopped is finished."""
         parts, explored = self.parts, shown.get(self.parts.explored, before)
+        if not explored.done and before.done:  # nothing came of it: what was there stands again
+            line = "Stopped before the first run was finished; the grid is the one from before."
+            return {
+                parts.progress: views.progress(0, 1, line, "warn"),
+                parts.explored: before,
+                parts.cells: self._table(before, "0"),
+                parts.cell: self._cell(before),
+                **{button: gr.DownloadButton(interactive=True) for button in parts.downloads},
+                **self._ready(parts.render, parts.stop),
+            }
         number = len(explored.grid.requests) * explored.grid.repeats if explored.grid else 0
         ready = sum(len(cell.runs) for cell in explored.done.values())
         line = f"Stopped: {ready} of {plural(number, 'run')} finished."
@@ -407,6 +463,7 @@ def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
 def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     asked = [*parts.form, parts.explored]
     follows = [parts.cost, parts.banner, parts.render, parts.trace, parts.show, parts.cells]
+    follows.append(parts.address)
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
     own = list(parts.controls.values())
@@ -422,12 +479,21 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     )
     if isinstance(place, gr.Tab):
         seen = [*follows, parts.progress, parts.explored, *parts.downloads]
-        place.select(tab.open, asked, seen, api_name="explore_open", **QUICK)
+        filled = [*parts.form, parts.banner, parts.explored]
+        place.select(
+            tab.open_link,
+            [parts.turn],  # stands for the address, which the browser knows
+            filled,
+            js="() => [location.search]",
+            api_name="explore_link",
+            **QUICK,
+        ).then(tab.open, asked, seen, api_name="explore_open", **QUICK)
     results = [*follows, parts.stop, parts.progress, parts.cell, parts.explored, *parts.downloads]
     busy = [parts.turn, parts.progress, parts.render, parts.stop]
     work = (tab.render, [parts.turn, *asked], results)
     start_button(parts.render, (tab.announce, busy), work, "explore")
-    said = [parts.progress, parts.cells, parts.render, parts.stop]
+    said = [parts.progress, parts.cells, parts.render, parts.stop, parts.explored, parts.cell]
+    said += parts.downloads
     stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
     chosen = [parts.explored, parts.cells, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]

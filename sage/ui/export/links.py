@@ -6,26 +6,28 @@ check of each value is `sage.core.settings`'s. Knows nothing of gradio, models o
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from sage.core.settings import Choice, ModelDefaults, Setting, Switch, settings_of
+from sage.core.settings import NUM_PROMPTS, Choice, ModelDefaults, Setting, Switch, settings_of
+from sage.jobs.grid import Grid
 from sage.jobs.prompt_sets import as_typed, lines_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_prompts
 
 VERSION = 1  # of the address; a new number where an old name would come to mean something else
 PROMPT = "prompt"  # one of the prompts in an address
+TICK = "tick"  # prompts of a look that are to be finished, by their numbers
 SET = "set"  # all of them, as they were typed with braces
 # What a form holds beside a request: how it is measured and what stands next to it.
 BESIDE: Mapping[str, Setting] = {
     "repeats": Choice(
         name="repeats",
         subject="The number of repeats",
-        label="Repeats of the measurement",
-        help="how often both sides are measured, each time with other seeds.",
+        label="Repeats",
+        help="how often both sides are rendered, each time with other seeds.",
         default=str(REPEATS[0]),
         titles={str(number): str(number) for number in REPEATS},
     ),
@@ -55,10 +57,12 @@ class Settings:
         values: Those that can be used, by the names of the settings and of `BESIDE`, and "prompts",
             "model" and "set": the prompts as they were typed with braces.
         problem: One or two sentences about the rest; "" if there is none.
+        ticks: Prompts that are to be finished after a look; none is no word about them.
     """
 
     values: dict[str, Any]
     problem: str = ""
+    ticks: tuple[int, ...] = ()
 
 
 def link_query(
@@ -97,7 +101,7 @@ def read_link(
         kind: Whose settings are read.
     """
     values: dict[str, Any] = {}
-    known = _by_link(kind)
+    known, ticks = _by_link(kind), ()
     for key, text in parse_qsl(query.removeprefix("?"), keep_blank_values=True):
         if key in (PROMPT, "prompts"):
             values.setdefault("prompts", []).extend(lines_of(text))
@@ -105,16 +109,24 @@ def read_link(
             values[known[key].name] = known[key].parse(text)
         elif key in BESIDE:
             values[key] = BESIDE[key].parse(text)
+        elif key == TICK:
+            ticks = _ticks([int(t) - 1 for t in text.split(",") if t.isascii() and t.isdigit()])
         elif key in ("v", "model", SET):
             values[key] = text
     if not values:
         return None
     version = values.pop("v", str(VERSION))
-    settings = check_settings(values, models, "link", kind)
+    settings = replace(check_settings(values, models, "link", kind), ticks=ticks)
     if version == str(VERSION):
         return settings
     note = f"This link is of version {version[:10]}, this page reads version {VERSION}."
-    return Settings(settings.values, f"{note} {settings.problem}".strip())
+    return replace(settings, problem=f"{note} {settings.problem}".strip())
+
+
+def _ticks(numbers: Any) -> tuple[int, ...]:
+    """Indices of prompts; what is none is left out."""
+    each = numbers if isinstance(numbers, list) else ()
+    return tuple(sorted({n for n in each if type(n) is int and 0 <= n < NUM_PROMPTS.high}))
 
 
 def _by_link(kind: type[Request]) -> dict[str, Setting]:
@@ -153,7 +165,9 @@ def read_record(text: str, models: Mapping[str, ModelDefaults]) -> Settings:
     if isinstance(scheduler, str):
         found["scheduler"] = _SCHEDULERS.get(scheduler, scheduler)
     settings = check_settings(found, models, "record")
-    return Settings(settings.values, f"{settings.problem} {_other_seeds(record)}".strip())
+    problem = f"{settings.problem} {_other_seeds(record)}".strip()
+    ticks = _ticks(record.get("finished")) if "looked_after" in record else ()
+    return Settings(settings.values, problem, ticks)
 
 
 def _other_seeds(record: Mapping[str, Any]) -> str:
@@ -250,3 +264,46 @@ def _plain_name(name: str) -> str:
 def prompts_text(prompts: Sequence[str]) -> str:
     """Prompts as the page's text box holds them: their braces are no alternatives."""
     return "\n".join(map(as_typed, prompts))
+
+
+# -- a grid of Explore -----------------------------------------------------------------------------
+
+GRID = "x-"  # before the names of a grid's settings: one address holds both forms
+AXES = ("across", "down")
+
+
+def grid_query(grid: Grid, model: str, typed: str = "") -> str:
+    """A grid as a part of an address, e.g. "?x-model=...&x-across=beta:0,0.2&x-down=steps:10"."""
+    pairs = [
+        (GRID + name, text)
+        for name, text in parse_qsl(link_query(grid.base, model, typed).removeprefix("?"))
+        if name != "v"
+    ]
+    for name in AXES:
+        axis = getattr(grid, name)
+        values = ",".join(axis.setting.text(value) for value in axis.values)
+        pairs.append((GRID + name, f"{axis.setting.link}:{values}"))
+    if grid.repeats != REPEATS[0]:
+        pairs.append((f"{GRID}repeats", str(grid.repeats)))
+    return "?" + urlencode(pairs)
+
+
+def read_grid_link(query: str, models: Mapping[str, ModelDefaults]) -> Settings | None:
+    """A grid in an address's query; None if it holds none.
+
+    "across" and "down" are a setting's name and the texts of its values; `Axis.parse` checks those.
+    """
+    pairs = [
+        (name.removeprefix(GRID), text)
+        for name, text in parse_qsl(query.removeprefix("?"), keep_blank_values=True)
+        if name.startswith(GRID)
+    ]
+    settings = read_link(urlencode([pair for pair in pairs if pair[0] not in AXES]), models)
+    if settings is None:
+        return None
+    known = _by_link(Request)
+    for name, text in pairs:
+        setting, _, values = text.partition(":")
+        if name in AXES and setting in known and known[setting].axis:
+            settings.values[name] = (known[setting].name, values.split(","))
+    return settings

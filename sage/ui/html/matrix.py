@@ -71,12 +71,17 @@ def similarity_matrix(
     heads = "".join(f'<th scope="col" data-p="{n}">P{n + 1}</th>' for n in order)
     rows = "".join(_row(grouping, groups, order, n) for n in order)
     numbers = "numbers" if len(order) <= NUMBERS_UP_TO else "shades"
+    larger = (
+        '<button type="button" class="sage-larger" data-do="matrix" aria-pressed="false">'
+        "Show the numbers</button>"
+    )
     return (
         f'<div class="sage-matrix" data-numbers="{numbers}" style="--n:{len(order)}" '
         f'data-prompts="{escape(json.dumps(list(prompts)))}">'
         '<table data-roving><caption class="sage-hidden">Cosine similarity of the prompts</caption>'
         f"<thead><tr><td></td>{heads}<td></td></tr></thead><tbody>{rows}</tbody></table>"
-        f'<div class="sage-pair-words" aria-live="polite"><p>{PICK_A_CELL}</p></div></div>'
+        f'<div class="sage-pair-words" aria-live="polite"><p>{PICK_A_CELL}</p></div>'
+        f"{larger if numbers == 'shades' else ''}</div>"
     )
 
 

@@ -18,7 +18,7 @@ from sage.ui.html.words import mean_text, percent_text, plural, saved_text, seco
 NEARNESS = (
     (0.012, "the same pictures to the eye"),
     (0.045, "nearly the same pictures"),
-    (0.11, "alike pictures, changed in details"),
+    (0.11, "similar pictures, changed in details"),
     (0.17, "visibly different pictures"),
 )
 FAR = "other pictures altogether"

@@ -30,6 +30,8 @@ TOOLS = """
 <button type="button" data-do="numbers" aria-pressed="false">Numbers</button>
 <button type="button" data-do="rival" aria-pressed="false">Same cost</button></p>
 """
+NO_FILES = "Files are handed out once Render has finished here; precomputed pictures have none."
+NO_GRID_FILES = "Files are handed out once a grid is finished."
 BARS = "Solid: shared steps, pale: own steps, grey: reading the prompts and drawing the pictures."
 CURVE = """
 <div class="sage-curve"><svg role="img" aria-label="Nothing to show yet"></svg>

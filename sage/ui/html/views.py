@@ -42,10 +42,17 @@ def heading(number: str, words: str, aside: str = "") -> str:
     return f"<h2>{badge}{escape(words)}{quiet}</h2>"
 
 
-def note(sentence: str, tone: str = "quiet") -> str:
-    """A line that keeps its place; tone is "quiet", "warn" or "error"."""
+def note(sentence: str, tone: str = "quiet", of: str = "") -> str:
+    """A line that keeps its place.
+
+    Args:
+        sentence: What it says.
+        tone: "quiet", "warn" or "error".
+        of: Id of a control that refused a value: the script says the sentence beside it too.
+    """
     role = ' role="alert"' if tone == "error" else ""
-    return f'<p class="sage-note sage-{tone}"{role}>{escape(sentence) or "&nbsp;"}</p>'
+    about = f' data-of="{escape(of)}"' if of else ""
+    return f'<p class="sage-note sage-{tone}"{role}{about}>{escape(sentence) or "&nbsp;"}</p>'
 
 
 def prompts_note(prompts: Sequence[str], unseen: Sequence[str], made: str = "") -> str:
@@ -164,7 +171,7 @@ def _no_group_advice(grouping: Grouping) -> str:
         every = "All pairs are" if kinds == {"near_duplicate"} else "Some pairs are"
         return f"{every} near-duplicates: raise the upper bound to let them share."
     if grouping.max_group_size == 1:
-        return "Groups of one share nothing: allow larger groups under Advanced."
+        return "Groups of one share nothing: allow larger groups under Settings."
     return (
         "No pair is similar enough: lower the bound or change the prompts. "
         "Rendering will be independent."

@@ -14,6 +14,7 @@ from sage.ui.export.downloads import RunFiles
 from sage.ui.export.links import BESIDE, link_query
 from sage.ui.html.pictures import Row
 from sage.ui.html.strip import Strip
+from sage.ui.refused import check_controls
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ class Form:
         Raises:
             ValueError: With one sentence a visitor understands.
         """
-        for name, value in self.settings.items():  # an emptied field is no default of a model
-            settings_of(Request)[name].check(value)
+        check_controls(self.settings)
         request = parse_request(self.prompts, **self.settings)
         calls = calls_of(request)
         return replace(request, share_ratio=branch_point(calls).check(self.branch_call) / calls)

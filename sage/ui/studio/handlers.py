@@ -20,7 +20,7 @@ from sage.jobs.prompt_sets import set_words, spell_emoji
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
-from sage.ui.evidence import picture_set_words
+from sage.ui.evidence import picture_set_line, picture_set_words
 from sage.ui.examples import ExampleSet
 from sage.ui.html import views
 from sage.ui.html.cost_bars import no_bars
@@ -31,6 +31,7 @@ from sage.ui.html.pictures import empty_grid, picture_grid, strip_grid
 from sage.ui.html.prose import NOTHING_YET
 from sage.ui.html.tree import empty_tree, plan_tree
 from sage.ui.kit import Updates
+from sage.ui.refused import control_of
 from sage.ui.server.errors import tidy
 from sage.ui.shelf import Shelf
 from sage.ui.studio import results
@@ -45,6 +46,8 @@ EARLIER = "These pictures are for earlier settings. Render again to bring them u
 UNFINISHED = "Stopped: these pictures are unfinished."
 AGAIN = "The pictures of these prompts, from before."
 AFTER = "All branch points can be rendered once Render has made these pictures."
+SET_SIZE = 4  # prompts that share, from which one speaks of a set of pictures
+ONLY_GROUPS = "A tree and an adaptive run have no single branch point to move."
 NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
 
 
@@ -87,10 +90,12 @@ class Handlers:
     def analyze(self, *values: Any) -> Updates:
         """Similarity, groups, plan and estimate, after a change of prompts or bounds."""
         form, run = split(values, self.shelf)
+        if self._is_on_its_way(form):
+            return {self.layout.chips: gr.skip()}
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
-            return self._nothing(str(error), form, run)
+            return self._nothing(error, form, run)
         page, job = self.layout, analysis.job
         prompts = analysis.request.prompts
         matrix = similarity_matrix(job.grouping, prompts, job.groups, analysis.order)
@@ -104,16 +109,18 @@ class Handlers:
     def estimate(self, *values: Any) -> Updates:
         """Plan and estimate, after a change that leaves the groups alone."""
         form, run = split(values, self.shelf)
+        if self._is_on_its_way(form):
+            return {self.layout.chips: gr.skip()}
         try:
             analysis = analyze(form.check(), form.model, self.shelf, run)
         except ValueError as error:
-            return self._nothing(str(error), form, run)
+            return self._nothing(error, form, run)
         return self._estimate(analysis, form, run)
 
     def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> Any:
         """The share ratio that a visitor chose with the branch slider, which overrides a budget."""
         calls = self._calls(steps, scheduler)
-        return branch_call / calls if calls else gr.skip(), Sampling.budget
+        return min(branch_call / calls, 1.0) if calls else gr.skip(), Sampling.budget
 
     def resize(self, steps: float, scheduler: str, share_ratio: float) -> Updates:
         """Keeps the share ratio when the number of calls changes."""
@@ -122,6 +129,16 @@ class Handlers:
             return {self.layout.branch_call: gr.skip()}
         point = branch_step_from_ratio(share_ratio, calls)
         return {self.layout.branch_call: kit.Slider(maximum=calls, value=point)}
+
+    def _is_on_its_way(self, form: Form) -> bool:
+        """Whether the steps have just changed, and the branch slider has yet to follow.
+
+        What listens to the steps alone asks in between; the answer to what follows is the one that
+        counts.
+        """
+        calls = self._calls(form.settings["steps"], form.settings["scheduler"])
+        number = isinstance(form.branch_call, int | float)
+        return bool(calls) and number and form.branch_call > calls
 
     def _calls(self, steps: float, scheduler: str) -> int:
         """Calls of the denoiser; 0 where a number or a name is not allowed."""
@@ -156,7 +173,7 @@ class Handlers:
 
     def _estimate(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         page, request, job = self.layout, analysis.request, analysis.job
-        shown = self._stored(analysis, run) if analysis.stored else {}
+        shown = self._stored(analysis, form, run) if analysis.stored else {}
         run = shown.get(page.run, run)
         shown = {**self._pictures(analysis, form, run), **shown}
         run = shown.get(page.run, run)
@@ -187,7 +204,7 @@ class Handlers:
                 return empty
             idle = views.progress(0, 1, NOTHING_YET)
             return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
-        if not run.hidden and run.done and run.table != form.table and not run.stored:
+        if not run.hidden and run.done and run.table != form.table:
             told = replace(run, table=form.table)  # the same prompts, written in another way
             return {page.pictures: grid_of(told, analysis), page.run: told}
         if not (run.hidden and (run.strip or run.rows or run.look)):
@@ -196,7 +213,7 @@ class Handlers:
         shown = replace(run, hidden=False, table=form.table)
         return {page.pictures: grid_of(shown, analysis), page.run: shown, page.progress: again}
 
-    def _stored(self, analysis: Analysis, run: Run | None) -> Updates:
+    def _stored(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
         stored, job = analysis.stored, analysis.job
         if stored is None or (run is not None and run.fits(analysis.request, job.spec.key)):
@@ -206,9 +223,9 @@ class Handlers:
         shown = (job.request.prompts, job.groups, strip, job.branch_call, outcomes)
         bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
         return {
-            page.run: _stored_run(stored, analysis),
+            page.run: replace(_stored_run(stored, analysis), table=form.table),
             page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
-            page.pictures: strip_grid(*shown),
+            page.pictures: strip_grid(*shown, form.table),
             page.seconds: bars,
             **{part: gr.DownloadButton(interactive=False) for part in page.downloads},
         }
@@ -224,36 +241,42 @@ class Handlers:
 
     def _scrubbing(self, run: Run | None, request: Request, model: str) -> Updates:
         """Whether the branch points can be rendered, or are there already."""
-        page = self.layout
-        if run is None or not (run.done and run.fits(request, model)):
-            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(AFTER)}
-        if run.look is not None:
-            words = finish_words(run.look, first_ticks(run.look)) if run.look.open else ""
-            return {page.scrub: gr.Button(interactive=False), page.scrub_note: views.note(words)}
-        if run.strip is not None:
-            note = views.note("" if run.stored else scrub_words(run))
-            return {page.scrub: gr.Button(interactive=False), page.scrub_note: note}
-        return {page.scrub: gr.Button(interactive=run.can_scrub), page.scrub_note: views.note("")}
-
-    def _nothing(self, sentence: str, form: Form, run: Run | None) -> Updates:
-        """What is shown while the form asks for nothing that can be done."""
-        page = self.layout
-        empty = not str(form.prompts or "").strip()
+        can, words = False, AFTER
+        if run is not None and run.done and run.fits(request, model):
+            can, words = run.can_scrub, "" if run.can_scrub else ONLY_GROUPS
+            if run.look is not None:
+                words = finish_words(run.look, first_ticks(run.look)) if run.look.open else ""
+            elif run.strip is not None:
+                words = "" if run.stored else scrub_words(run)
         return {
-            page.prompts_note: views.note(
-                TEASER if empty else sentence, "quiet" if empty else "error"
-            ),
+            self.layout.scrub: scrub_button(run, can),
+            self.layout.scrub_note: views.note(words),
+        }
+
+    def _nothing(self, error: ValueError, form: Form, run: Run | None) -> Updates:
+        """What is shown while the form asks for nothing that can be done."""
+        page, sentence, control = self.layout, str(error), control_of(error)
+        empty = not str(form.prompts or "").strip()
+        said = views.note(TEASER if empty else sentence, "quiet" if empty else "error")
+        bare = run is None or run.hidden  # boxes of prompts that are no longer there
+        return {
+            page.prompts_note: gr.skip() if control else said,
+            **({page.pictures: ""} if bare else {}),
             page.chips: views.note("Groups appear here."),
             page.pairs: views.note("No pairs yet."),
             page.similarity: empty_matrix(TEASER),
             page.plan: empty_tree("The tree appears here."),
             page.estimate: views.no_estimate(),
             page.outcome: "",
-            page.banner: banner(run, None, form.model),
+            page.advice: "",
+            page.as_set: "",
+            page.banner: "" if bare else banner(run, None, form.model),
             page.render: gr.Button(interactive=False),
             page.look: gr.Button(interactive=False),
             page.finish: gr.Button(visible=False),
-            page.scrub_note: views.note("" if empty else f"Render waits: {sentence}", "warn"),
+            page.scrub_note: views.note(
+                "" if empty else f"Render waits: {sentence}", "warn", control
+            ),
             page.scrub: gr.Button(interactive=False),
         }
 
@@ -394,9 +417,13 @@ def expectation(page: Layout, analysis: Analysis) -> Updates:
     """Who will share, whether that is safe, and what it will cost."""
     job = analysis.job
     chips = views.group_chips(job, analysis.unseen, analysis.request.guarded)
-    chips += picture_set_words() if job.shares else ""
-    told = {page.chips: chips, page.estimate: views.estimate(job)}
-    return told | {page.advice: views.planner_words(job)}
+    many = job.shares and max(map(len, job.groups)) >= SET_SIZE
+    return {
+        page.chips: chips + (picture_set_words() if job.shares else ""),
+        page.estimate: views.estimate(job),
+        page.advice: views.planner_words(job),
+        page.as_set: picture_set_line() if many else "",
+    }
 
 
 def scrub_words(run: Run) -> str:
@@ -414,6 +441,12 @@ def banner(run: Run | None, request: Request | None, model: str) -> str:
     if request is None or not run.fits(request, model):
         return views.banner(EARLIER)
     return "" if run.done else views.banner(UNFINISHED)
+
+
+def scrub_button(run: Run | None, interactive: bool) -> gr.Button:
+    """What renders all branch points; there is none where they are on the page already."""
+    ready = run is not None and not run.hidden and run.strip is not None
+    return gr.Button(visible=not ready, interactive=interactive)
 
 
 def finish_button(run: Run | None, ticked: Collection[int] | None = None) -> gr.Button:

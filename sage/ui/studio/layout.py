@@ -24,6 +24,7 @@ from sage.ui.html.prose import (
     HOW_IT_WORKS,
     IN_TURN,
     LEGEND,
+    NO_FILES,
     NOTHING_YET,
     TOOLS,
     TRAINED,
@@ -162,7 +163,7 @@ def _prompts_card(page: Layout) -> None:
 
 def _similarity_card(page: Layout) -> None:
     with kit.card("similarity"):
-        kit.heading("Similarity", "alike prompts form a group")
+        kit.heading("Similarity", "similar prompts form a group")
         page.add("similarity", kit.html("similarity"), Role.FOLLOWS)
 
 
@@ -197,6 +198,7 @@ def _tree_card(shelf: Shelf, page: Layout) -> None:
         page.add("chosen", chosen, Role.RESULT)
         page.control("spend", shelf, visible=False)
         page.add("outcome", kit.html("outcome"), Role.FOLLOWS | Role.RESULT)
+        page.add("as_set", kit.html("as-set"), Role.FOLLOWS | Role.RESULT)
         kit.html("tools", TOOLS)
         with gr.Row(elem_id="sage-actions"):
             render = gr.Button(
@@ -287,8 +289,8 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
         kit.Dropdown(
             [(str(number), number) for number in REPEATS],
             value=REPEATS[0],
-            label="Repeats of the measurement",
-            info="Each with other seeds: seconds get a range, scores an interval.",
+            label="Repeats",
+            info="Each with other seeds: scores get an interval, measured seconds a range.",
             elem_id="repeats",
             filterable=False,
         ),
@@ -318,6 +320,7 @@ def _downloads(page: Layout) -> None:
             page.add(name, button, Role.RESULT)
         copy = gr.Button("Copy link", size="sm", elem_id="copy-link", min_width=110)
         page.add("copy_link", copy)
+    kit.html("downloads-note", f'<p class="sage-note sage-downloads-note">{NO_FILES}</p>')
     link = gr.Textbox(
         label="Link to these settings",
         interactive=False,

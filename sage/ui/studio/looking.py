@@ -43,10 +43,14 @@ class Looking:
         self.rendering = rendering
         self.layout, self.shelf = rendering.layout, rendering.shelf
 
-    def look(self, turn: str, *values: Any) -> Running:
-        """Renders the shared side up to the branch point, until it is done or stopped."""
+    def look(self, turn: str, chosen: str, *values: Any) -> Running:
+        """Renders the shared side up to the branch point, until it is done or stopped.
+
+        What a link or a record had ticked is ticked again.
+        """
         form, before = split(values, self.shelf)
-        steps = self.rendering.explained(self._look(form, before))
+        fresh = before is None or before.look is None  # else the ticks are those of that look
+        steps = self.rendering.explained(self._look(form, before, chosen if fresh else ""))
         last_words = partial(self.rendering.last_words, before)
         yield from self.rendering.turns.work(turn, steps, last_words)
 
@@ -65,7 +69,7 @@ class Looking:
 
     # -- the look ----------------------------------------------------------------------------
 
-    def _look(self, form: Form, before: Run | None) -> Running:
+    def _look(self, form: Form, before: Run | None, chosen: str) -> Running:
         request = form.check()
         run = Run(request, form.model, calls_of(request), table=form.table)
         analysis = analyze(request, form.model, self.shelf, run)
@@ -75,7 +79,7 @@ class Looking:
         flops = analysis.job.cost.flops.total
         for item in self.shelf.lease.run(look_request, form.model, request, flops=flops):
             if isinstance(item, Look):
-                yield self._seen(run, item, analysis)
+                yield self._seen(run, item, analysis, ticked(chosen, replace(run, look=item)))
             elif time.monotonic() - shown > PREVIEW_SECONDS:
                 shown = time.monotonic()
                 yield reset | self._preview(replace(run, step=item.step), item, analysis)
@@ -104,9 +108,11 @@ class Looking:
             page.pictures: _live(analysis, step.previews, step.step, run.table),
         }
 
-    def _seen(self, run: Run, seen: Look, analysis: Analysis) -> Updates:
+    def _seen(
+        self, run: Run, seen: Look, analysis: Analysis, wanted: tuple[int, ...] = ()
+    ) -> Updates:
         """A look as it stands, with nothing or something finished."""
-        page = self.layout
+        page, on = self.layout, wanted or first_ticks(seen)
         remove_run(run.files)
         files = save_look(seen, self.shelf.spec(run.model))
         run = replace(
@@ -129,12 +135,13 @@ class Looking:
             page.run: run,
             page.progress: views.progress(seen.step, seen.job.calls, line, "done"),
             page.plan: plan_view(analysis, run),
-            page.pictures: look_grid(seen, first_ticks(seen), table=run.table),
+            page.pictures: look_grid(seen, on, table=run.table),
             page.outcome: look_words(seen),
-            page.chosen: " ".join(map(str, first_ticks(seen))),
-            page.scrub_note: views.note(finish_words(seen, first_ticks(seen)) if seen.open else ""),
+            page.chosen: " ".join(map(str, on)),
+            page.scrub_note: views.note(finish_words(seen, on) if seen.open else ""),
             **filled(page, files),
             **self.rendering.ready(run),
+            page.finish: finish_button(run, on),
         }
 
     # -- finishing ---------------------------------------------------------------------------

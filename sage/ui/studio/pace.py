@@ -18,7 +18,7 @@ def work_of(job: Job, form: Form) -> float:
     """FLOPs of all sides that are asked for; fewer steps cost as much as the shared side."""
     shared, alone = job.cost.flops.total, job.cost.independent_flops.total
     once = alone + shared * (2 if form.fewer_steps else 1)
-    return once * (form.repeats if form.measure and form.repeats in REPEATS else 1)
+    return once * (form.repeats if form.repeats in REPEATS else 1)
 
 
 def on_other(job: Job, spec: ModelSpec) -> Job:

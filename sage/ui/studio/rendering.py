@@ -37,6 +37,7 @@ from sage.ui.studio.handlers import (
     outcome_view,
     pace,
     plan_view,
+    scrub_button,
     scrub_words,
     split,
 )
@@ -127,7 +128,7 @@ class Rendering:
         page = self.layout
         return {
             page.render: gr.Button("Render", interactive=True),
-            page.scrub: gr.Button(interactive=run is not None and run.can_scrub),
+            page.scrub: scrub_button(run, run is not None and run.can_scrub),
             page.look: gr.Button(interactive=True),
             page.other: gr.Button(interactive=True),
             page.finish: finish_button(run),
