@@ -136,7 +136,7 @@ def test_what_the_script_writes_at_another_branch_point_is_counted(visit):
         shows(page, "#estimate", f"{spent} of {alone}" if point else "Nothing is shared")
         shows(page, "#saving", f"{spent} of {alone}")
         if point:
-            took = f"with {record['branch_step']} of {steps} steps shared"
+            took = f"{steps} steps with {record['branch_step']} shared"
             shows(page, "#saving", took)  # where its seconds were measured
 
 
