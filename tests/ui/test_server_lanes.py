@@ -14,7 +14,7 @@ import httpx
 import pytest
 from gradio_client import Client as Program
 
-from sage.ui.api import arguments
+from sage.ui.api import EXTRAS, arguments
 from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.lanes import work_of
 from sage.ui.server.limits import BOUNDS
@@ -385,7 +385,10 @@ def compare_as(server, demo, session, **changes):
     """A comparison as gradio's clients ask for it; every final message that comes."""
     listener = next(fn for fn in demo.fns.values() if fn.api_name == "compare")
     asked = {"prompts": PROMPTS, "steps": 2, "model": "tiny"} | changes
-    data = [asked.get(argument.name, argument.default) for argument in arguments()]
+    data = [
+        asked.get(argument.name, argument.default)
+        for argument in (*arguments(), *EXTRAS["compare"])
+    ]
     body = {"fn_index": listener._id, "data": data, "session_hash": session}
     address, finished = f"{server}/gradio_api/queue", []
     with httpx.Client(timeout=60) as client:
