@@ -68,15 +68,19 @@ def in_bulk(recipe: Recipe, places: Sequence[str], messages: Sequence[bytes]) ->
     return sum(number for _, number in arrivals[len(places) :]) / (arrivals[-1][0] - first)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures and prints a table with its conditions."""
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="emoji-scenes")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--prompts", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    asked = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures and prints a table with its conditions."""
+    asked = _asked(arguments)
     places = devices(asked.device, None, 1)
     sampling = Sampling.of(available_models(asked.model)[0], steps=asked.steps)
     nowhere = Path()  # nothing is read or written

@@ -308,7 +308,8 @@ class SagePipeline(ModelPipeline):
         return tuple(outputs[ratio] for ratio in ratios)
 
     # As many arguments as diffusers' own call: what is not in `Sampling` says how to run, not what.
-    def stream(  # noqa: PLR0913
+    # Each is checked in a line of its own, before anything runs.
+    def stream(  # noqa: PLR0913, PLR0915
         self,
         prompts: Sequence[str] | str | None = None,
         sampling: Sampling | None = None,

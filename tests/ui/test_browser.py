@@ -163,7 +163,7 @@ def pick(page, dropdown, title):
     page.get_by_role("option", name=title, exact=True).click()
 
 
-def test_the_whole_flow(visit, tmp_path):  # noqa: PLR0915 (one visit, step by step)
+def test_the_whole_flow(visit, tmp_path):
     page = visit()
     unfold(page, "fold-cost")
     unfold(page, "fold-groups")

@@ -167,7 +167,7 @@ def _similarity_card(page: Layout) -> None:
         page.add("similarity", kit.html("similarity"), Role.FOLLOWS)
 
 
-def _tree_card(shelf: Shelf, page: Layout) -> None:
+def _tree_card(shelf: Shelf, page: Layout) -> None:  # noqa: PLR0915 (a list of what stands there)
     own = shelf.default
     point = branch_point(own.steps)
     with kit.card("compare"):
