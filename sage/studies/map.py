@@ -22,7 +22,15 @@ from sage.sd.spacing import solver_key
 from sage.studies.engine.cells import Recipe
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import QUALITY, Figure, Tile, Tiles, caption
-from sage.studies.engine.fitting import Fit, alone, fit_all, fit_evaluations, placed, shared
+from sage.studies.engine.fitting import (
+    Fit,
+    alone,
+    fit_all,
+    fit_evaluations,
+    placed,
+    shared,
+    with_fit,
+)
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
@@ -39,7 +47,7 @@ from sage.studies.engine.sets import (
     only_sets,
 )
 from sage.studies.engine.study import Study
-from sage.studies.schedules import planning_for
+from sage.studies.schedules import planning_for, store_planning
 
 BUDGETS = (3, 4, 5, 6, 8, 12)
 FIT_SETS = 2  # of each kind
@@ -71,7 +79,7 @@ class _Table:
 
     def alone(self, budget: int) -> Recipe:
         """Independent steps at their best."""
-        return self.placed(budget, self.fit.spacing)
+        return self.placed(budget, self.fit.spacing_at(budget))
 
     def placed(self, budget: int, spacing: str) -> Recipe:
         """Independent steps at some places."""
@@ -93,7 +101,8 @@ class _Table:
             steps=plan.steps,
             guidance_scale=fit.shared_at(budget),
         )
-        places = placed(self.lab, self.planning, fit.scheduler, fit.spacing, plan.steps)
+        spacing = fit.spacing_at(plan.steps)
+        places = placed(self.lab, self.planning, fit.scheduler, spacing, plan.steps)
         return replace(recipe, timesteps=places)
 
     def chosen(self, budget: int, size: int) -> Planned:
@@ -115,7 +124,7 @@ class _Table:
             lines += [self._entry(ALONE, recipe, budget, 1, k) for k in (EVERY, LOOSE, TIGHT)]
             lines.append(self._entry(PLANNED, self.planned(budget, 1), budget, 1, EVERY))
             for spacing in RIVALS:
-                if spacing != self.fit.spacing:
+                if spacing != self.fit.spacing_at(budget):
                     line = self._entry(ELSEWHERE, self.placed(budget, spacing), budget, 1, EVERY)
                     label = f"{budget} evaluations, {spacing}"
                     lines.append(replace(line, values={**line.values, "label": label}))
@@ -156,7 +165,9 @@ def design(lab: Lab) -> Design:
     planning = planning_for(lab)
     prompts, similarity = budget_sets(lab, FIT, FIT_SETS)
     number = affordable(lab, prompts, max(1, lab.settings.prompts // WHOLE // 2))
-    fit = fit_all(lab, planning, {n: divided(prompts, similarity, n) for n in (1, *SIZES)})
+    by_size = {n: divided(prompts, similarity, n) for n in (1, *SIZES)}
+    fit = fit_all(lab, planning, by_size, BUDGETS)
+    store_planning(lab, with_fit(lab, planning, fit))
     prompts, similarity = budget_sets(lab, HELD_OUT, number)
     table = _Table(lab, planning, fit, {n: divided(prompts, similarity, n) for n in (1, *SIZES)})
     return Design(table.entries(), prompts, {"fit": fit.plain()})
@@ -172,7 +183,7 @@ def affordable(lab: Lab, fitted: PromptSet, number: int) -> int:
     if minutes is None:
         return number
     seconds = lab.evaluation_seconds(fitted)
-    before = fit_evaluations(len(fitted)) * len(lab.seeds) * seconds
+    before = fit_evaluations(len(fitted), BUDGETS) * len(lab.seeds) * seconds
     each = 2 * WHOLE * len(lab.seeds) * sum(BUDGETS) * (1 + len(RIVALS) + 2 * len(SIZES)) * seconds
     paid = int((60 * minutes - before) // each)
     if paid < 1:

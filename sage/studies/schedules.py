@@ -15,7 +15,6 @@ from sage.studies.engine.figures import QUALITY, Bars, Figure, caption, metric_t
 from sage.studies.engine.fitting import SOLVERS, WEIGHTS, alone
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
-from sage.studies.engine.methods import TURNS
 from sage.studies.engine.results import Result, better, difference
 from sage.studies.engine.sets import FIT, HELD_OUT, SIZES, WHOLE, budget_sets, divided
 from sage.studies.engine.study import Study
@@ -24,6 +23,7 @@ from sage.studies.engine.teacher import measure_planning
 FEW, UNIFORM = 8, 12
 PLANNED, EVEN = "planned", "trailing"
 FIT_SETS = 2  # of each kind, for the teacher
+TRUNK = "control_once"  # the rule that lost nothing in the study `trunks`
 POWER = 2.0  # squares: errors of steps are about independent; better than 1 in all judges but one
 
 
@@ -34,11 +34,16 @@ def planning_for(lab: Lab) -> Planning:
         return known
     prompts, _ = budget_sets(lab, FIT, FIT_SETS)
     usual = WEIGHTS[1]
-    found = measure_planning(lab, prompts, SIZES, trunk=TURNS["trunk"], weight=usual, power=POWER)
+    found = measure_planning(lab, prompts, SIZES, trunk=TRUNK, weight=usual, power=POWER)
+    store_planning(lab, found)
+    return found
+
+
+def store_planning(lab: Lab, planning: Planning) -> None:
+    """Writes it beside the results, from where it is copied into the model's folder."""
     folder = lab.settings.out / "planning"
     folder.mkdir(parents=True, exist_ok=True)
-    found.write(folder)
-    return found
+    planning.write(folder)
 
 
 def design(lab: Lab) -> Design:

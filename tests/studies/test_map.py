@@ -5,6 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from sage.core.planner import Planning
+from sage.sd.pipeline import SagePipeline
+from sage.sd.schedulers import make_scheduler
+from sage.sd.spacing import solver_key, timesteps_of
 from sage.studies import map as study
 from sage.studies import schedules
 from sage.studies.engine import fitting, sets, teacher
@@ -15,6 +19,11 @@ from tests.studies.studying import run_study
 
 STORED = json.loads((RESULTS / "map.json").read_text("utf-8"))
 CELLS = {(c["budget"], c["size"]): c for c in STORED["cells"] if c["kind"] == study.EVERY}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return SagePipeline.from_pretrained("assets/emoji-scenes")
 
 
 # -- what is stored ------------------------------------------------------------------------------
@@ -38,8 +47,10 @@ def test_the_planned_run_is_nowhere_worse_than_independent_steps_or_the_fixed_ra
 
 def test_the_places_that_the_fit_liked_are_hardly_worse_than_others_on_fresh_prompts():
     labels = {place["label"] for place in STORED["elsewhere"]}
-    others = [s for s in study.RIVALS if s != STORED["fit"]["spacing"]]
-    assert labels == {f"{b} evaluations, {s}" for b in study.BUDGETS for s in others}
+    chosen = STORED["fit"]["spacing"]
+    assert labels == {
+        f"{b} evaluations, {s}" for b in study.BUDGETS for s in study.RIVALS if s != chosen[str(b)]
+    }
     # Not quite: from eight steps on, uniform ones have a CLIP score that is a trace higher.
     assert all("CLIP score" in words for words in study.broken(STORED))
     for place in STORED["elsewhere"]:
@@ -59,9 +70,23 @@ def test_what_was_fitted_was_fitted_on_other_prompts():
     assert STORED["conditions"]["fitted_on_sets"] >= 2
     assert set(STORED["fit"]["guidance"]) == {"alone", "shared"}
     tried = STORED["fit"]["tried"]
-    assert max(tried["schedules"], key=tried["schedules"].get).split() == [
-        STORED["fit"]["scheduler"], STORED["fit"]["spacing"]
-    ]  # fmt: skip
+    solver = STORED["fit"]["scheduler"]
+    assert max(tried["schedules"], key=tried["schedules"].get).split()[0] == solver
+    for budget, spacing in STORED["fit"]["spacing"].items():
+        scores = tried["spacings"][budget]
+        assert max(scores, key=scores.get) == spacing
+        assert fitting.USUAL in scores
+
+
+def test_the_planner_places_its_steps_where_the_fit_liked_them(pipe):
+    known, fit = pipe.settings.planning, STORED["fit"]
+    assert known.trunk == schedules.TRUNK
+    assert known.weight == fit["weight"]
+    like = make_scheduler(fit["scheduler"], like=pipe.scheduler)
+    for budget, spacing in fit["spacing"].items():
+        steps = int(budget)
+        expected = timesteps_of(spacing, steps, like, known)
+        assert known.places[solver_key(like)][steps - 1] == expected
 
 
 def test_the_sentences_follow_from_the_cells():
@@ -90,7 +115,6 @@ def few(monkeypatch, settings):
     monkeypatch.setattr(study, "BUDGETS", (2, 3))
     monkeypatch.setattr(study, "FIT_SETS", 1)
     monkeypatch.setattr(schedules, "FIT_SETS", 1)
-    monkeypatch.setattr(fitting, "FIT_BUDGETS", (2,))
     monkeypatch.setattr(fitting, "MIDDLE", 2)
     monkeypatch.setattr(fitting, "WEIGHTS", (0.3, 3.0))
     monkeypatch.setattr(fitting, "GUIDANCE", (1.0,))
@@ -108,7 +132,11 @@ def test_the_map_is_measured_fitted_and_drawn(few):
         assert row["evaluations"] <= row["budget"]
     for cell in found["cells"]:
         assert set(cell["sharing"]) <= set(study.JUDGES)
-    assert (few.settings.out / "planning" / "planning.json").is_file()
+    stored = Planning.read(few.settings.out / "planning")
+    assert stored.weight == found["fit"]["weight"]
+    assert set(found["fit"]["spacing"]) == {"2", "3"}
+    (places,) = stored.places.values()
+    assert [len(some) for some in places] == list(range(1, 31))
 
 
 @pytest.mark.slow
@@ -187,7 +215,7 @@ def test_the_caption_names_every_guidance():
 def test_minutes_buy_sets(few, monkeypatch):
     prompts = sets.budget_sets(few, sets.FIT, 1)[0]
     monkeypatch.setattr(Lab, "evaluation_seconds", lambda *_: 0.01)
-    for minutes, number in ((None, 5), (100, 5), (0.8, 2)):
+    for minutes, number in ((None, 5), (100, 5), (1.0, 2)):
         few.settings = replace(few.settings, minutes=minutes)
         assert study.affordable(few, prompts, 5) == number
     few.settings = replace(few.settings, minutes=0.1)

@@ -1,13 +1,13 @@
 """What is chosen before a comparison within a budget, by the judges, on prompts of their own.
 
-Which solver and spacing independent sampling is best off with, which guidance suits a budget on
-either side, and what a unit of sharing's bias weighs beside one of discretisation: all of it on
-sets of prompts that the comparison itself never sees.
+Which solver independent sampling is best off with, which spacing and guidance suit a budget, the
+latter on either side, and what a unit of sharing's bias weighs beside one of discretisation: all of
+it on sets of prompts that the comparison itself never sees.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from sage.studies.engine.figures import QUALITY
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.prompts import PromptSet
+from sage.studies.engine.results import better
 
 SOLVERS = ("ddim", "dpm++2m")
+USUAL = "trailing"  # where steps lie that nobody has thought about (arXiv 2305.08891)
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 GUIDANCE = (0.75, 1.0, 1.5)  # times the lab's own
-FIT_BUDGETS = (3, 6)  # at which guidance is chosen
-MIDDLE = 4  # the budget at which schedules and weights are
+MIDDLE = 4  # the budget at which solver and weight are chosen
+MOST_PLACED = 30  # steps up to which a planning stores where they lie
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Fit:
 
     Attributes:
         scheduler: Of both sides.
-        spacing: Of independent steps.
+        spacings: By budget, of independent steps.
         guidance_alone: Scale by budget, of independent steps.
         guidance_shared: Scale by budget, of plans that share.
         weight: Of `sage.core.planner`.
@@ -42,7 +44,7 @@ class Fit:
     """
 
     scheduler: str
-    spacing: str
+    spacings: Mapping[float, str]
     guidance_alone: Mapping[float, float]
     guidance_shared: Mapping[float, float]
     weight: float
@@ -53,14 +55,18 @@ class Fit:
         scales = {"alone": self.guidance_alone, "shared": self.guidance_shared}
         return {
             "scheduler": self.scheduler,
-            "spacing": self.spacing,
+            "spacing": {f"{b:g}": spacing for b, spacing in self.spacings.items()},
             "guidance": {k: {f"{b:g}": s for b, s in v.items()} for k, v in scales.items()},
             "weight": self.weight,
             "tried": dict(self.tried),
         }
 
+    def spacing_at(self, steps: float) -> str:
+        """Spacing of independent steps: of the nearest budget that was tried, by ratio."""
+        return _nearest(self.spacings, steps)
+
     def alone_at(self, budget: float) -> float:
-        """Guidance of independent steps: of the nearest budget that was tried, by ratio."""
+        """Guidance of independent steps: of the nearest budget again."""
         return _nearest(self.guidance_alone, budget)
 
     def shared_at(self, budget: float) -> float:
@@ -68,7 +74,10 @@ class Fit:
         return _nearest(self.guidance_shared, budget)
 
 
-def _nearest(values: Mapping[float, float], at: float) -> float:
+Chosen = TypeVar("Chosen")
+
+
+def _nearest(values: Mapping[float, Chosen], at: float) -> Chosen:
     return values[min(values, key=lambda known: abs(np.log(known / at)))]
 
 
@@ -145,14 +154,33 @@ def standing(lab: Lab, prompts: PromptSet, recipes: Sequence[Recipe]) -> list[fl
     return [round(float(score), 4) for score in scores.mean(1)]
 
 
-def best_schedule(
+def best_solver(
     lab: Lab, planning: Planning, prompts: PromptSet, steps: int
-) -> tuple[str, str, dict[str, float]]:
-    """The solver and spacing with the best standing, and all standings."""
+) -> tuple[str, dict[str, float]]:
+    """The solver which has the best standing with any spacing, and all standings."""
     ways = [(s, p) for s in SOLVERS for p in SPACINGS if p != "model" and _tried(s, p)]
     scores = standing(lab, prompts, [alone(lab, planning, *way, steps) for way in ways])
     told = {f"{s} {p}": score for (s, p), score in zip(ways, scores, strict=True)}
-    return *ways[int(np.argmax(scores))], told
+    return ways[int(np.argmax(scores))][0], told
+
+
+def best_spacing(
+    lab: Lab, planning: Planning, prompts: PromptSet, solver: str, steps: int
+) -> tuple[str, dict[str, float]]:
+    """Where so many steps lie best, and the standings of those that were in question.
+
+    That is where everybody puts them, unless a spacing is better there beyond chance in a judge and
+    worse in none: the best of many standings on a few prompts is often not the best on others.
+    """
+    recipes = {p: alone(lab, planning, solver, p, steps) for p in SPACINGS if p != "model"}
+    lab.render([(recipe, prompts) for recipe in recipes.values()])
+    measured = {p: lab.measure(recipe, prompts) for p, recipe in recipes.items()}
+    usual = measured[USUAL]
+    keys = [key for key in QUALITY if key in usual.metrics] or ["pixels"]
+    signs = {p: [better(m, usual, key) for key in keys] for p, m in measured.items()}
+    ahead = [USUAL, *(p for p, s in signs.items() if max(s) > 0 and min(s) >= 0)]
+    scores = standing(lab, prompts, [recipes[p] for p in ahead])
+    return ahead[int(np.argmax(scores))], dict(zip(ahead, scores, strict=True))
 
 
 def _tried(solver: str, spacing: str) -> bool:
@@ -172,32 +200,41 @@ def best_guidance(
     return chosen, told
 
 
-def fit_all(lab: Lab, planning: Planning, by_size: Mapping[int, PromptSet]) -> Fit:
+def fit_all(
+    lab: Lab, planning: Planning, by_size: Mapping[int, PromptSet], budgets: Sequence[int]
+) -> Fit:
     """Chooses everything.
 
     Args:
         lab: Gives the model.
         planning: Of the model.
         by_size: The same prompts in groups of every size; 1 is everyone alone.
+        budgets: At which spacing and guidance are chosen.
     """
     single, middle = by_size[1], by_size[sorted(by_size)[len(by_size) // 2 + 1]]
-    scheduler, spacing, schedules = best_schedule(lab, planning, single, MIDDLE)
+    scheduler, schedules = best_solver(lab, planning, single, MIDDLE)
+    spacings: dict[float, str] = {}
+    told_spacings: dict[str, dict[str, float]] = {}
+    for budget in budgets:
+        found, told_spacings[f"{budget:g}"] = best_spacing(lab, planning, single, scheduler, budget)
+        spacings[budget] = found
     scales = [round(factor * lab.guidance, 3) for factor in GUIDANCE]
-    way = (lab, planning, scheduler, spacing)
     on_alone: dict[float, list[Recipe]] = {
-        b: [alone(*way, b, guidance=s) for s in scales] for b in FIT_BUDGETS
+        b: [alone(lab, planning, scheduler, spacings[b], b, guidance=s) for s in scales]
+        for b in budgets
     }
     guidance_alone, told_alone = best_guidance(lab, single, on_alone)
     how = (lab, planning, middle, scheduler)
     usual = WEIGHTS[1]
     on_shared: dict[float, list[Recipe]] = {
-        b: [shared(*how, b, guidance=s, weight=usual)[0] for s in scales] for b in FIT_BUDGETS
+        b: [shared(*how, b, guidance=s, weight=usual)[0] for s in scales] for b in budgets
     }
     guidance_shared, told_shared = best_guidance(lab, middle, on_shared)
-    fit = Fit(scheduler, spacing, guidance_alone, guidance_shared, usual, {})
+    fit = Fit(scheduler, spacings, guidance_alone, guidance_shared, usual, {})
     weight, told_weight = _best_weight(lab, planning, by_size, fit)
     tried = {
         "schedules": schedules,
+        "spacings": told_spacings,
         "guidance_scales": scales,
         "guidance_alone": told_alone,
         "guidance_shared": told_shared,
@@ -206,11 +243,23 @@ def fit_all(lab: Lab, planning: Planning, by_size: Mapping[int, PromptSet]) -> F
     return replace(fit, weight=weight, tried=tried)
 
 
-def fit_evaluations(prompts: int) -> int:
+def with_fit(lab: Lab, planning: Planning, fit: Fit) -> Planning:
+    """A planning with what the judges chose: its weight, and where steps taken alone lie."""
+    most = min(MOST_PLACED, len(planning.levels))
+    places = (
+        placed(lab, planning, fit.scheduler, fit.spacing_at(steps), steps)
+        for steps in range(1, most + 1)
+    )
+    solver = solver_key(make_scheduler(fit.scheduler, like=lab.pipe.scheduler))
+    return replace(planning, weight=fit.weight, places={solver: tuple(p for p in places if p)})
+
+
+def fit_evaluations(prompts: int, budgets: Sequence[int]) -> int:
     """Evaluations that `fit_all` takes for so many prompts, of one seed."""
-    ways = sum(_tried(s, p) for s in SOLVERS for p in SPACINGS if p != "model")
-    guided = 2 * len(GUIDANCE) * sum(FIT_BUDGETS)
-    return prompts * (MIDDLE * (ways + 2 * len(WEIGHTS)) + guided)
+    spacings = [spacing for spacing in SPACINGS if spacing != "model"]
+    ways = sum(_tried(s, p) for s in SOLVERS for p in spacings)
+    each = len(spacings) + 2 * len(GUIDANCE)
+    return prompts * (MIDDLE * (ways + 2 * len(WEIGHTS)) + each * sum(budgets))
 
 
 def _best_weight(
