@@ -45,20 +45,13 @@ def test_the_planned_run_is_nowhere_worse_than_independent_steps_or_the_fixed_ra
         assert len(faults) <= max(1, 0.05 * number)
 
 
-def test_the_places_that_the_fit_liked_are_hardly_worse_than_others_on_fresh_prompts():
+def test_no_other_places_are_better_than_those_that_the_fit_chose():
     labels = {place["label"] for place in STORED["elsewhere"]}
     chosen = STORED["fit"]["spacing"]
     assert labels == {
         f"{b} evaluations, {s}" for b in study.BUDGETS for s in study.RIVALS if s != chosen[str(b)]
     }
-    # Not quite: from eight steps on, uniform ones have a CLIP score that is a trace higher.
-    assert all("CLIP score" in words for words in study.broken(STORED))
-    for place in STORED["elsewhere"]:
-        for judge, gap in place["planned_to_elsewhere"].items():
-            if gap["sign"] < 0:
-                assert (judge, place["label"].split(", ")[1]) == ("clip", "trailing")
-                assert place["budget"] >= 8
-                assert abs(gap["value"]) < 0.001
+    assert study.broken(STORED) == []
 
 
 def test_nobody_spends_more_than_the_budget():
