@@ -125,6 +125,18 @@ def embed(pipe: SagePipeline, texts: Sequence[str], progress: Progress = silent)
 
 
 def _embed(pipe: SagePipeline, texts: Sequence[str]) -> Tensor:
+    """A batch; a text whose embedding is not a number is near to none, and takes nobody with it."""
+    try:
+        return _embed_all(pipe, texts)
+    except FloatingPointError:
+        if len(texts) > 1:
+            return torch.cat([_embed(pipe, [text]) for text in texts])
+    clip, encoder = pipe.clip, pipe.text_encoder
+    width = encoder.config.hidden_size if clip is None else clip.model.config.projection_dim
+    return torch.full((1, width), torch.nan)
+
+
+def _embed_all(pipe: SagePipeline, texts: Sequence[str]) -> Tensor:
     return pipe.embed(texts) if pipe.clip is None else pipe.clip.embed_texts(texts, "longest")
 
 
