@@ -605,3 +605,15 @@ def test_what_is_greyed_says_why_beside_it(page, form):
     waiting = page.analyze(*values(changed(form, prompts="one fox")))
     assert "Render waits: There is one prompt" in waiting[layout.scrub_note]
     assert "once Render" in page.analyze(*values(form))[layout.scrub_note]
+
+
+def test_who_types_while_the_page_arrives_is_not_shown_the_first_example(page):
+    """Arrival may take as long as loading the model; its answer is of the form that was served."""
+    layout = page.layout
+    served = [part.value for part in (*layout.form, layout.run)]
+    assert list(page.catch_up(*served)) == [layout.chips]
+    typed = list(served)
+    typed[layout.form.index(layout.prompts)] = "a fox\na pizza"
+    caught_up = page.catch_up(*typed)
+    assert set(caught_up) == set(page.analyze(*typed))
+    assert "2 prompts" in caught_up[layout.prompts_note]

@@ -77,6 +77,13 @@ class Handlers:
         shown = self.welcome(*values)
         return {p: gr.skip() if painted.get(p, p) == v else v for p, v in shown.items()}
 
+    def catch_up(self, *values: Any) -> Updates:
+        """What follows from the form after arrival, if it is no longer the one that arrived."""
+        served = [part.value for part in self.layout.form]
+        if list(values[: len(served)]) == served:
+            return {self.layout.chips: gr.skip()}
+        return self.analyze(*values)
+
     def first_paint(self) -> Updates:
         """What `welcome` says where it is known without a model, for the page as it is served."""
         values = [part.value for part in (*self.layout.form, self.layout.run)]
