@@ -101,8 +101,6 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
     asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
     set_by = page.controls
     arrived = demo.load(handlers.arrive, asked, [*follows, *own], api_name="welcome", **QUICK)
-    # A model is loaded meanwhile: whoever has typed by then must not be shown the first example.
-    arrived.then(handlers.catch_up, asked, follows, api_name="after_arrival", **QUICK)
     # One listener for all of these: answers to two could arrive in the wrong order.
     bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "spend")]
     on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")

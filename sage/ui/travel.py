@@ -217,7 +217,7 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
         api_name=f"open_{name}",
         **QUICK,
     ).then(
-        travel.handlers.analyze,
+        travel.handlers.catch_up if link else travel.handlers.analyze,
         [*page.form, page.run],
         page.consequences,
         api_name=f"after_{name}",

@@ -78,7 +78,11 @@ class Handlers:
         return {p: gr.skip() if painted.get(p, p) == v else v for p, v in shown.items()}
 
     def catch_up(self, *values: Any) -> Updates:
-        """What follows from the form after arrival, if it is no longer the one that arrived."""
+        """What follows from the form at the end of arrival, if it is no longer the one served.
+
+        By then a link may have changed it, or the visitor, who must not be shown the first example
+        again: answers to two listeners may arrive in the wrong order.
+        """
         served = [part.value for part in self.layout.form]
         if list(values[: len(served)]) == served:
             return {self.layout.chips: gr.skip()}
