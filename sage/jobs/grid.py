@@ -210,15 +210,13 @@ def plan_grid(model: LoadedModel, grid: Grid) -> tuple[Cell, ...]:
         for repeat in range(grid.repeats)
     ]
     first: dict[tuple, int] = {}
-    for n, (*_, job) in enumerate(wanted):
-        first.setdefault(_inputs(job, job.plan, job.request.trained), n)
-    # The same inputs together, the longest trunk first: shorter ones are its beginning.
 
     def order(one: tuple[int, int, Job]) -> tuple[int, int]:
         job = one[2]
-        inputs = _inputs(job, job.plan, job.request.trained)
-        return first[inputs], -max((0, *job.plan.branch_steps))
+        group = first.setdefault(_inputs(job, job.plan, job.request.trained), len(first))
+        return group, -max((0, *job.plan.branch_steps))
 
+    # The same inputs together, the longest trunk first: shorter ones are its beginning.
     wanted.sort(key=order)
     planner, seen = _Planner(), set()
     for place, repeat, job in wanted:

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import (
 )
 
 from sage.core.cost import ModelFlops
+from sage.sd.adapters import plain_network
 from sage.sd.foreign import Network
 
 
@@ -108,7 +109,7 @@ class PeakBytes(TorchDispatchMode):
 
 def on_meta(module: Network) -> Network:
     """A twin of a diffusers or transformers network without weights, from its configuration."""
-    module = getattr(module, "_orig_mod", module)
+    module = plain_network(module)
     kind: Any = type(module)
     with torch.device("meta"):
         if hasattr(kind, "from_config"):
@@ -162,7 +163,7 @@ def _once(key: Hashable, count: Callable[[], Any]) -> Any:
 
 def _kind(network: Any) -> Hashable:
     """What a network's counts follow from."""
-    plain = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+    plain = plain_network(network)
     return type(plain), repr(plain.config)
 
 

@@ -5,7 +5,7 @@ pictures; their docstrings are what a client reads. The page has its own, privat
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,25 +185,25 @@ def look_first(
     finishing all. While it runs, the report is the progress and the galleries are empty.
     """
     wanted, key = _numbered(finish, len(request.prompts)), model.spec.key
-    flops, seen = prepare(model, request).cost.flops.total, None
-    for item in lease.run(look_request, key, request, flops=flops):
-        if isinstance(item, Look):
-            seen = item
-        else:
-            yield gr.skip(), gr.skip(), _progress(item)
-    assert seen is not None  # a run that gives none raises
+    flops = prepare(model, request).cost.flops.total
+    seen = yield from _looked(lease.run(look_request, key, request, flops=flops))
     if wanted:
-        for item in lease.run(finish_request, key, seen, wanted, flops=flops):
-            if isinstance(item, Look):
-                seen = item
-            else:
-                yield gr.skip(), gr.skip(), _progress(item)
+        seen = yield from _looked(lease.run(finish_request, key, seen, wanted, flops=flops))
     finished = ((n, picture) for n, (picture, _) in sorted(seen.final.items()))
     yield (
         _gallery(request, enumerate(seen.pictures)),
         _gallery(request, finished),
         look_report(seen),
     )
+
+
+def _looked(run: Iterator[Any]) -> Generator[tuple[Any, Any, dict], None, Look]:
+    """Passes the progress of a run on, and returns the look that it ends with."""
+    for item in run:
+        if isinstance(item, Look):
+            return item
+        yield gr.skip(), gr.skip(), _progress(item)
+    raise AssertionError("a look raises or ends with what was seen")
 
 
 def _numbered(text: str, count: int) -> tuple[int, ...]:

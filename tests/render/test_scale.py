@@ -46,14 +46,20 @@ def command(file, out, *more):
             "--model", "emoji-scenes", "--device", "cpu", *more]  # fmt: skip
 
 
+def planned(tmp_path, number):
+    """Seconds of processors, most bytes, and what is said when so many prompts are planned."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(texts(number)))
+    seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
+    print(f"{number:,} planned: {seconds:.0f} s of processors, {most / 1e9:.2f} GB\n{said}")
+    assert f"{number:,} prompts." in said
+    return seconds, most, said
+
+
 @pytest.mark.slow
 @pytest.mark.rehearsal
 def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(texts(100_000)))
-    seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
-    print(f"100,000 planned: {seconds:.0f} s of processors, {most / 1e9:.2f} GB\n{said}")
-    assert "100,000 prompts." in said
+    seconds, most, _ = planned(tmp_path, 100_000)
     assert seconds <= 3 * 60 * 2
     assert most <= 4 * 10**9
 
@@ -61,11 +67,7 @@ def test_100_000_prompts_are_planned_in_3_minutes_of_two_cores_and_4_gb(tmp_path
 @pytest.mark.slow
 @pytest.mark.rehearsal
 def test_600_000_prompts_are_planned_in_8_gb_and_show_how_far_it_is(tmp_path):
-    file = tmp_path / "prompts.txt"
-    file.write_text("\n".join(texts(600_000)))
-    seconds, most, said = spent(command(file, tmp_path / "out", "--dry-run"))
-    print(f"600,000 planned: {seconds:.0f} s of processors, {most / 1e9:.2f} GB\n{said}")
-    assert "600,000 prompts." in said
+    seconds, most, said = planned(tmp_path, 600_000)
     assert most <= 8 * 10**9
     assert seconds <= 30 * 60
     for bar in ("Reading", "Embedding", "Grouping"):

@@ -27,7 +27,6 @@ from sage.ui.lesson.when import RESULTS as WHEN_RESULTS
 from sage.ui.lesson.when import when_to_share
 from sage.ui.shelf import Shelf
 
-QUICK: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 PICK_FIRST = "Pick an answer first."
 FEEDBACK = '<div class="lesson" role="status">{}</div>'  # read aloud when it changes
 
@@ -97,14 +96,14 @@ def _quiz() -> None:
         [number, choices, score],
         [feedback, check, score, tally],
         api_name="quiz_check",
-        **QUICK,
+        **kit.QUICK,
     )
     another.click(
         next_question,
         [number],
         [number, text, choices, feedback, check],
         api_name="quiz_next",
-        **QUICK,
+        **kit.QUICK,
     )
 
 
