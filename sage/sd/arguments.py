@@ -200,13 +200,19 @@ def check_count(what: str, value: Any) -> int:
     return number
 
 
-def _whole(what: str, value: Any, low: int, high: int) -> int:
-    """A whole number in a range, of any library's kind; no truth value and no float."""
-    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+def whole_number(value: Any) -> int | None:
+    """A whole number of any library's kind; None for anything else, truth values and floats too."""
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool"):
+        return None
     try:
-        number = None if is_bool else operator.index(value)
+        return operator.index(value)
     except TypeError:
-        number = None
+        return None
+
+
+def _whole(what: str, value: Any, low: int, high: int) -> int:
+    """A whole number in a range."""
+    number = whole_number(value)
     if number is None:
         raise ValueError(f"{what} is {shortened(value)}; a whole number is needed.")
     if not low <= number <= high:

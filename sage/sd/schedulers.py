@@ -7,7 +7,6 @@ Heun's 10 steps are 19 calls, PNDM's 30 are 31.
 
 import copy
 import inspect
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 from sage.core.noise import Streams
 from sage.core.settings import SCHEDULER_KINDS, SCHEDULERS
 from sage.core.solver import DDIM, Memory, Multistep, Solver, prediction_table
+from sage.sd.arguments import whole_number
 from sage.sd.foreign import Scheduler
 
 
@@ -154,7 +154,7 @@ def check_timesteps(timesteps: Sequence[int], scheduler: Scheduler) -> list[int]
         given = None if isinstance(timesteps, (str, bytes, Mapping, set)) else list(timesteps)
     except TypeError:  # one number, or an array without dimensions
         given = None
-    whole = [_whole(t) for t in given or ()]
+    whole = [whole_number(t) for t in given or ()]
     listed = [t for t in whole if t is not None]
     fits = listed and len(listed) == len(whole) and top >= listed[0] and listed[-1] >= 0
     if not fits or any(a <= b for a, b in pairwise(listed)):
@@ -163,16 +163,6 @@ def check_timesteps(timesteps: Sequence[int], scheduler: Scheduler) -> list[int]
             f"timesteps is {shown[:60] or 'empty'}; need whole numbers from {top} to 0, descending."
         )
     return listed
-
-
-def _whole(value: Any) -> int | None:
-    """A whole number of any library's kind; None for anything else."""
-    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _place(levels: Scheduler, timesteps: Sequence[int]) -> None:
