@@ -168,15 +168,15 @@ def test_a_traceback_says_where_and_never_what_was_typed(written):
     assert "bad input" in where(nested)
 
 
-def test_warnings_and_libraries_with_handlers_of_their_own_are_bounded_too(capfd):
+def test_warnings_and_libraries_with_handlers_of_their_own_are_bounded_too():
     code = (
         "import logging, warnings, diffusers, transformers; "
         "from sage.ui.server.logs import configure; configure(); "
         "[logging.getLogger(f'{name}.below').error('x' * 10**5) for name in "
         "('diffusers', 'transformers', 'sage')]; warnings.warn('y' * 10**5)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    written = capfd.readouterr().err
+    command = [sys.executable, "-c", code]
+    written = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stderr
     assert written.count("xxx…") + written.count("xxx …") == 3
     assert max(map(len, written.splitlines())) < LINE + 100
     assert "yyy" in written
