@@ -39,6 +39,10 @@ class Models(Protocol):
         """The model; loads it first if need be."""
         ...
 
+    def for_run(self, key: str) -> LoadedModel:
+        """The model, once nothing else computes that a run would be measured beside."""
+        ...
+
     def loaded(self, key: str) -> LoadedModel | None:
         """The model, if it is there already."""
         ...
@@ -72,7 +76,7 @@ class Lease:
             ValueError: If the model cannot be loaded.
         """
         if self._remote is None:
-            return work(self._shelf.get(key), *arguments, **options)
+            return work(self._shelf.for_run(key), *arguments, **options)
         return self._remote(work, key, arguments, options | _kept_there(options), flops)
 
     def _leased(self) -> Work:

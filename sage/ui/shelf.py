@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from statistics import median
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 from sage.core.plan import independent_plan
@@ -41,6 +41,7 @@ class Shelf:
         self._failed: dict[str, tuple[float, str]] = {}  # when, and the sentence
         self._speeds: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=5))
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # loading one blocks no other
+        self._warming, self._visited = Lock(), Event()
 
     @property
     def default(self) -> ModelSpec:
@@ -97,18 +98,41 @@ class Shelf:
         """Loads the default model and runs it at the sizes of the examples, for the log only.
 
         Without it the first visitor would wait longer, and measure a machine that is still cold.
+        It gives way to a visitor's run, whose seconds it would spoil: see `for_run`.
         """
         try:
             model = self.get(self.default.key)
         except ValueError as error:
             log.warning("%s", error)
             return
-        for rows in () if zero_gpu() else (1, 2, 4):  # CUDA is there only while it is leased
-            model.pipe.warm_up(rows)
-        if not zero_gpu():  # a first measurement, so that the page can say what Render will take
-            number, steps = MEASURED_HEAVY if model.pipe.is_heavy else MEASURED
-            run = model.pipe([""] * number, plan=independent_plan(number, steps))
-            self.note_speed(self.default.key, run.cost.flops.total, run.timings.total)
+        if zero_gpu():  # CUDA is there only while it is leased
+            return
+        for rows in (1, 2, 4):
+            self._unless_visited(model.pipe.warm_up, rows)
+        self._unless_visited(self._measure, model)
+
+    def _unless_visited(self, run: Callable[[Any], None], argument: Any) -> None:
+        """A run of ours, unless a visitor's has begun; theirs waits until it is over."""
+        with self._warming:
+            if not self._visited.is_set():
+                run(argument)
+
+    def _measure(self, model: LoadedModel) -> None:
+        """A first measurement, so that the page can say what Render will take."""
+        number, steps = MEASURED_HEAVY if model.pipe.is_heavy else MEASURED
+        run = model.pipe([""] * number, plan=independent_plan(number, steps))
+        self.note_speed(model.spec.key, run.cost.flops.total, run.timings.total)
+
+    def for_run(self, key: str) -> LoadedModel:
+        """A model for a visitor's run: as `get`, once nothing of ours computes beside it.
+
+        Raises:
+            ValueError: If the key is unknown or the model cannot be loaded.
+        """
+        model = self.get(key)
+        self._visited.set()
+        with self._warming:
+            return model
 
     def get(self, key: str) -> LoadedModel:
         """The model of a key, loaded now if it is not yet.

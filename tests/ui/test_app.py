@@ -1,6 +1,7 @@
 import re
 import sys
 import threading
+import time
 
 import gradio as gr
 import pytest
@@ -86,6 +87,27 @@ def test_a_model_whose_pass_takes_seconds_is_measured_with_one(monkeypatch, page
     shelf.warm_up()
     assert passes == [2]  # one step of one prompt, with guidance
     assert shelf.expected_seconds("tiny", 1.0) is not None
+
+
+def test_a_visitors_run_is_measured_beside_nothing_of_ours(page_folder):
+    """Warming up gives way: a run of ours that has begun is waited for, no other one begins."""
+    spec = ModelSpec("tiny", "Tiny", str(page_folder))
+    model, begun, go_on, taken = load_model(spec, "cpu"), threading.Event(), threading.Event(), []
+    model.pipe.warm_up = lambda rows: (taken.append(rows), begun.set(), go_on.wait(30))
+    shelf = Shelf([spec], lambda _: model)
+    warming = threading.Thread(target=shelf.warm_up)
+    warming.start()
+    assert begun.wait(30)
+    visitor = threading.Thread(target=lambda: taken.append(shelf.for_run("tiny")))
+    visitor.start()
+    while not shelf._visited.is_set():
+        time.sleep(0.01)
+    assert taken == [1]  # the visitor waits
+    go_on.set()
+    warming.join(30)
+    visitor.join(30)
+    assert taken == [1, model]
+    assert shelf.expected_seconds("tiny", 1.0) is None
 
 
 def test_on_zerogpu_the_model_is_there_before_the_server(started, monkeypatch):

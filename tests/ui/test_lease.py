@@ -30,6 +30,8 @@ class OneModel:
             raise ValueError(f"Unknown model {key!r}")
         return self.model
 
+    for_run = get
+
 
 @pytest.fixture
 def shelf(tiny):
