@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from sage.sd import adapters, kinds
 from sage.sd.clip import ClipEncoder
+from sage.sd.direct import make_direct
 from sage.sd.foreign import Scheduler
 from sage.sd.model_settings import ModelSettings
 from sage.sd.packed import make_packable
@@ -81,7 +82,7 @@ class ModelPipeline(StableDiffusionPipeline):
             if clip is None and own_clip.is_dir():
                 clip = ClipEncoder.from_pretrained(own_clip, local_files_only=True)
             pipe._ready(clip, ModelSettings.read(source), "scheduler" in options)
-        return pipe._packable()
+        return pipe._own_networks()
 
     @classmethod
     def from_single_file(
@@ -108,7 +109,7 @@ class ModelPipeline(StableDiffusionPipeline):
             pipe = super().from_single_file(source, **options)
             kinds.check_components(pipe, source)
             pipe._ready(clip, ModelSettings())
-        return pipe._packable()
+        return pipe._own_networks()
 
     @classmethod
     def from_pipe(
@@ -161,10 +162,11 @@ class ModelPipeline(StableDiffusionPipeline):
             self.scheduler = ddim_scheduler(self.scheduler)
         return self
 
-    def _packable(self) -> Self:
-        """With networks of its own that may keep packed weights in a run; see `sage.sd.packed`."""
+    def _own_networks(self) -> Self:
+        """With networks of its own, whose layers may be ones that compute the same in less time."""
         for network in (self.unet, self.vae):
             make_packable(network)
+            make_direct(network)
         return self
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:

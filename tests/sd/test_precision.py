@@ -1,14 +1,18 @@
 """Precision follows the device; half precision draws the same pictures in half the time."""
 
 import copy
+import logging
 import time
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import Attention
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.models import builtin_model, load_model
 from sage.sd import precision
+from sage.sd.direct import DirectAttention
 from sage.sd.flops import count_flops
 from sage.sd.packed import PackableConv2d, PackableLinear, make_packable, packed
 from sage.sd.pipeline import SagePipeline
@@ -139,6 +143,32 @@ def test_flops_are_counted_of_packed_layers_too(tiny, half):
     assert count_flops(lambda: call(half, torch.bfloat16)) == 2 * tiny.flops.denoiser
 
 
+# -- direct attention ----------------------------------------------------------------------------
+
+
+def test_attention_is_direct_and_computes_what_diffusers_does(tiny, tiny_folder, monkeypatch):
+    plain = StableDiffusionPipeline.from_pretrained(tiny_folder)
+    layers = [layer for layer in tiny.unet.modules() if isinstance(layer, Attention)]
+    assert layers
+    assert {type(layer) for layer in layers} == {DirectAttention}
+    rows = torch.randn(2, 4, 8, 8), torch.tensor([3, 900]), torch.randn(2, 16, 32)
+    with torch.no_grad():
+        expected = plain.unet(*rows).sample
+        with monkeypatch.context() as patch:
+            patch.setattr(Attention, "forward", None)  # nobody asks for it
+            assert torch.equal(tiny.unet(*rows).sample, expected)
+        assert torch.equal(tiny.unet(*rows, cross_attention_kwargs={"scale": 1.0}).sample, expected)
+
+
+def test_direct_attention_still_says_which_arguments_are_unknown(tiny, caplog):
+    logger = logging.getLogger(Attention.__module__)  # diffusers' loggers do not propagate
+    logger.addHandler(caplog.handler)
+    layer = next(m for m in tiny.unet.modules() if isinstance(m, DirectAttention))
+    layer(torch.zeros(1, 4, layer.to_q.in_features), wings=2)
+    logger.removeHandler(caplog.handler)
+    assert "['wings'] are not expected" in caplog.text
+
+
 # -- the built-in model --------------------------------------------------------------------------
 
 
@@ -147,13 +177,13 @@ def test_flops_are_counted_of_packed_layers_too(tiny, half):
 def test_the_page_takes_half_the_time_and_draws_the_same_pictures():
     """Four prompts, 30 steps, both sides with their previews, interleaved step by step.
 
-    Against float32 as PyTorch has it, without packed weights.
+    Against float32 as PyTorch and diffusers have it: plain layers, without packed weights.
     """
     plans = [independent_plan(4, 30), shared_plan([(0, 1, 2, 3)], 30, 12)]
     names = ("float32", "bf16", "float32")
     pipes = [load_model(builtin_model(), "cpu", name).pipe for name in names]
     for layer in (*pipes[0].unet.modules(), *pipes[0].vae.modules()):
-        if isinstance(layer, (PackableConv2d, PackableLinear)):
+        if isinstance(layer, (PackableConv2d, PackableLinear, DirectAttention)):
             layer.__class__ = type(layer).__base__
     for pipe in pipes:
         for rows in (1, 4):
