@@ -284,6 +284,8 @@ def test_batches_made_ahead_are_the_same_ones():
     for one, two, _ in zip(made[0].batches(), ahead.batches(), range(5), strict=False):
         assert one[0] == two[0]
         assert torch.equal(one[1][0], two[1][0])
+    here, there = made[0].learn(), ahead.learn(ahead.batches())
+    assert torch.equal(here["loss"], there["loss"])
 
 
 def test_a_pack_is_small_and_a_run_goes_on_from_it(trained, tmp_path, monkeypatch):

@@ -120,7 +120,7 @@ class Learner:
     def learn(self, batches: Iterator[tuple[int, tuple]] | None = None) -> dict[str, Tensor]:
         """One step; returns the task's scalars, still on the device."""
         start = time.monotonic()
-        seed, batch = next(batches) if batches else self.batch(self.step)
+        seed, batch = self.batch(self.step) if batches is None else next(batches)
         noise = torch.Generator(self.device).manual_seed(seed)
         if hasattr(self.task, "progress"):
             setattr(self.task, "progress", self.progress)  # noqa: B010
