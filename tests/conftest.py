@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def pytest_xdist_auto_num_workers(config):
     folders = all(Path(arg).is_dir() for arg in config.args)
     alone = {"rehearsal", "gpu"} & set(config.option.markexpr.replace("not rehearsal", "").split())
     return min(len(os.sched_getaffinity(0)), WORKERS) if folders and not alone else 0
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the most slow tests first: none is left for the end, on one process alone."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def _tokenizer():
