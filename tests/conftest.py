@@ -35,7 +35,9 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_collection_modifyitems(items):
     """Files with the most slow tests first: none is left for the end, on one process alone."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    slow = Counter(
+        item.path for item in items if any(map(item.get_closest_marker, ("slow", "browser")))
+    )
     items.sort(key=lambda item: -slow[item.path])
 
 

@@ -315,7 +315,7 @@ def test_the_gpu_script_does_all_stages_within_its_minutes(tmp_path, monkeypatch
     monkeypatch.setattr(train, "CAPTIONS", 300)
     monkeypatch.setattr(train, "MEASURED", 8)
     monkeypatch.setattr(gpu, "SPARE_MINUTES", 0.0)
-    small = ["--device", "cpu", "--workers", "0", "--scenes", "8", "--batch", "2"]
+    small = ["--device", "cpu", "--workers", "1", "--scenes", "8", "--batch", "2"]
     options = ["--minutes", "0.01", "--out", str(tmp_path / "run"), "--pack", str(tmp_path / "p")]
     gpu.main([*options, *small], networks.TINY)
     gpu.main(["--unpack", str(tmp_path / "p"), "--out", str(tmp_path / "again")])
