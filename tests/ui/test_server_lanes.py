@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from sage.ui.server.admission import Admission, BusyError, Client, Ticket
 from sage.ui.server.lanes import work_of
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.listeners import Listeners
+from sage.ui.server.streams import Places, _is_stream
 
 from .conftest import PROMPTS, SLOW_RUN
 
@@ -209,6 +211,23 @@ def test_a_reader_counts_as_long_as_one_of_its_streams_is_open():
     assert not listeners._open
 
 
+def test_streams_have_places_for_each_address_and_in_all():
+    places = Places(replace(BOUNDS, streams=3, streams_of_address=2))
+    assert [places.take("a"), places.take("a")] == [None, None]
+    assert "Your network address has 2 streams" in str(places.take("a"))
+    assert places.take("b") is None
+    refusal = places.take("c")
+    assert "There are 3 streams" in str(refusal)
+    assert refusal.headers == {"Retry-After": str(int(BOUNDS.stream_retry_seconds))}
+    places.give_back("a")
+    assert places.take("c") is None
+
+
+def test_the_bound_of_streams_leaves_places_for_other_addresses():
+    assert BOUNDS.streams_of_address < BOUNDS.streams
+    assert BOUNDS.stream_retry_seconds < BOUNDS.unheard_seconds  # the answer is still there, then
+
+
 # -- on a served page ------------------------------------------------------------------------------
 
 
@@ -347,6 +366,64 @@ def test_cheap_calls_and_the_page_are_quick_while_something_renders(server, idle
     stop.set()
     reading.join()
     assert max(seconds) < 1.5, seconds
+
+
+@contextmanager
+def held_open(server, paths):
+    """Streams that are asked for and not read; yields the first line of each one's answer."""
+    url = httpx.URL(server)
+    sockets = [socket.create_connection((url.host, url.port), timeout=30) for _ in paths]
+    try:
+        for stream, path in zip(sockets, paths, strict=True):
+            head = f"GET /gradio_api/{path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n\r\n"
+            stream.sendall(head.encode())
+        yield [stream.recv(64).partition(b"\r\n")[0].decode() for stream in sockets]
+    finally:
+        for stream in sockets:
+            stream.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "counts"),
+    [
+        ("/gradio_api/heartbeat/x", True),
+        ("/gradio_api/queue/data", True),
+        ("/gradio_api/call/compare/x", True),
+        ("/gradio_api/call/v2/compare/x", True),
+        ("/gradio_api/upload_progress", True),
+        ("/gradio_api/mcp/sse", True),
+        ("/gradio_api/info", False),
+        ("/gradio_api/file=/x/call/y", False),
+        ("/", False),
+    ],
+)
+def test_what_is_answered_with_events_is_a_stream(path, counts):
+    scope = {"type": "http", "method": "GET", "path": path}
+    assert _is_stream(scope) is counts
+    assert _is_stream(scope | {"path": f"/proxied{path}", "root_path": "/proxied"}) is counts
+    assert not _is_stream(scope | {"method": "POST"})
+
+
+def test_streams_held_open_are_bounded_and_others_do_not_notice(server, demo, idle):
+    """600 streams that nobody read held 600 connections; the machine allows a process 1,024."""
+    paths = [f"heartbeat/held{n}" for n in range(BOUNDS.streams_of_address + 20)]
+    with held_open(server, paths) as answers:
+        taken = [line for line in answers if " 200 " in line]
+        assert len(taken) <= BOUNDS.streams_of_address
+        assert len(taken) + sum(" 429 " in line for line in answers) == len(paths)
+        refused = httpx.get(f"{server}/gradio_api/heartbeat/another")
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) == BOUNDS.stream_retry_seconds
+        assert "close some. Try again in about 5 s." in refused.json()["detail"]
+        assert httpx.get(server).status_code == 200
+        other = httpx.HTTPTransport(local_address="127.0.0.2")
+        with httpx.Client(transport=other, timeout=30) as client:
+            asked = {"prompts": PROMPTS, "model": "tiny", "steps": 2}
+            for name in ("estimate", "compare"):
+                event = client.post(f"{server}/gradio_api/call/v2/{name}", json=asked).json()
+                answer = client.get(f"{server}/gradio_api/call/{name}/{event['event_id']}")
+                assert "event: complete" in answer.text
+    eventually(lambda: httpx.get(f"{server}/gradio_api/call/none/x").status_code != 429)
 
 
 def _read_until(server, stop):

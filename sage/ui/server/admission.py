@@ -29,6 +29,11 @@ class BusyError(ValueError):
         self.seconds = max(1, math.ceil(min(seconds, HOUR)))
         super().__init__(f"{why} Try again in about {self.seconds} s.")
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer to a request that is refused says beside the sentence."""
+        return {"Retry-After": str(self.seconds)}
+
 
 @dataclass(frozen=True)
 class Client:

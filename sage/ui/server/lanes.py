@@ -277,8 +277,7 @@ def _refused(event: Event) -> bool:
 
 
 def _too_many(busy: BusyError) -> fastapi.HTTPException:
-    headers = {"Retry-After": str(busy.seconds)}
-    return fastapi.HTTPException(fastapi.status.HTTP_429_TOO_MANY_REQUESTS, str(busy), headers)
+    return fastapi.HTTPException(fastapi.status.HTTP_429_TOO_MANY_REQUESTS, str(busy), busy.headers)
 
 
 def _address(request: fastapi.Request) -> str:

@@ -34,6 +34,9 @@ class Bounds:
         unheard: Runs whose answer nobody reads yet; beyond it the oldest is dropped.
         unheard_seconds: How long a run waits for somebody to read its answer.
         unread_messages: Messages on their way to one reader; with more, it is taken to be gone.
+        streams: Streams that are open at once; a page has up to two, its heartbeat and answers.
+        streams_of_address: Of those, streams of one network address: the rest is for others.
+        stream_retry_seconds: When to ask again for one; an answer is kept for longer.
         cheap: Cheap calls that are worked on at once, and the threads they have.
         cheap_line: Cheap calls that may wait.
         clients: Clients whose use is remembered.
@@ -60,6 +63,9 @@ class Bounds:
     unheard: int = 32
     unheard_seconds: float = 15.0
     unread_messages: int = 400
+    streams: int = 400
+    streams_of_address: int = 200
+    stream_retry_seconds: float = 5.0
     cheap: int = 4
     cheap_line: int = 500
     clients: int = 1000

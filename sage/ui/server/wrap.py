@@ -9,6 +9,7 @@ from sage.ui.server.cache import PageCache
 from sage.ui.server.errors import Explaining
 from sage.ui.server.headers import Guard
 from sage.ui.server.listeners import Listening
+from sage.ui.server.streams import Streams
 
 
 def middleware(proxy: bool = False, names: Iterable[str] = ()) -> list[Middleware]:
@@ -23,5 +24,6 @@ def middleware(proxy: bool = False, names: Iterable[str] = ()) -> list[Middlewar
         Middleware(Guard, proxy=declared, names=tuple(names)),
         Middleware(Explaining),
         Middleware(PageCache),
+        Middleware(Streams),
         Middleware(Listening),
     ]
