@@ -49,7 +49,7 @@ def _place(job: Job) -> dict:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    packages = ("torch", "diffusers", "transformers")
+def versions(*more: str) -> dict[str, str]:
+    """Versions of what a result depends on, and of more packages."""
+    packages = ("torch", "diffusers", "transformers", *more)
     return {"sage": sage.__version__} | {name: version(name) for name in packages}

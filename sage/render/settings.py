@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 ROWS = {"cpu": 4, "cuda": 16}
 # Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
 SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
+WRITERS = ("tokenizers", "peft", "pillow")  # beside the usual ones, these may change a file's bytes
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+DESCRIPTIONS = (".json", ".txt", ".model")  # configurations and words
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 EPILOG = """\
 The same command goes on where a run was stopped, for whatever reason, with any number of workers;
@@ -101,28 +104,38 @@ class RenderSettings:
             "threads": self.threads,
             "rows": self.rows,
             "unit": self.unit,
-            "versions": versions(),
+            "versions": versions(*WRITERS),
         }
 
 
 def _fingerprint(spec: "ModelSpec") -> str:
-    """A model by its revision, or by its weights where it is a folder."""
+    """A model by its revision, or by its files where it is a folder; and by its own adapters."""
     folder = Path(spec.source)
     if not folder.is_dir():
-        return f"{spec.source}@{spec.revision}"
-    student = "" if spec.student is None else _weights(spec.student)
-    return f"{spec.key} {_weights(folder)} {student}".strip()
+        return f"{spec.source}@{_commit(spec)}"
+    parts = [folder, *filter(None, (spec.student, spec.adapter))]
+    return " ".join([spec.key, *map(_weights, parts)])
+
+
+def _commit(spec: "ModelSpec") -> str:
+    """The commit of a repository that a run would load now; its branch moves on."""
+    from huggingface_hub import hf_hub_download  # heavy: not needed for --help
+
+    try:
+        file = hf_hub_download(spec.source, "model_index.json", revision=spec.revision)
+    except (OSError, ValueError):  # loading it will say what is wrong
+        return str(spec.revision)
+    return Path(file).parent.name
 
 
 def _weights(path: Path) -> str:
     """Everything in a file or folder that pictures depend on: weights, configurations, words."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    inside = (p for p in path.rglob("*") if p.suffix in (*WEIGHTS, *DESCRIPTIONS))
     digest = hashlib.sha256()
-    for file in files:
-        if file.suffix in (".safetensors", ".json", ".txt"):
-            with file.open("rb") as stream:
-                content = hashlib.file_digest(stream, "sha256").hexdigest()
-            digest.update(f"{file.relative_to(path)} {content}".encode())
+    for file in [path] if path.is_file() else sorted(p for p in inside if p.is_file()):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{file.relative_to(path)} {content}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sage.sd.flops import PeakBytes
+from sage.sd.identity import arithmetic, plain_values, serial
 from sage.sd.packed import Packs, packed
 
 ROOM = 0.7  # share of the free memory that one call may take: others live here too
@@ -109,10 +110,36 @@ class Part:
 
 
 def structure(network: nn.Module) -> Hashable:
-    """What decides which kernels a network runs: its layers and the shapes of its weights."""
-    layers = tuple((type(m).__name__, m.training) for m in network.modules())
-    weights = tuple((tuple(p.shape), p.dtype) for p in network.parameters())
-    return hash((layers, weights))
+    """What decides which kernels a network runs, the values of its weights apart.
+
+    Its layers with what they are set to, how they attend, their hooks, the shapes and layouts of
+    their weights, and the settings of the process.
+    """
+    layers = tuple(map(_layer, network.modules()))
+    weights = tuple((p.shape, p.stride(), p.dtype) for p in network.parameters())
+    return hash((layers, weights, arithmetic()))
+
+
+def _layer(module: nn.Module) -> Hashable:
+    own = vars(module)
+    attends = own.get("processor")
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    # Replaced for this one layer: by a compiler, by accelerate, by a package that speeds up.
+    replaced = (own.get("forward"), own.get("_compiled_call_impl"))
+    return (
+        type(module),
+        plain_values(own),
+        type(attends),
+        plain_values(vars(attends)) if hasattr(attends, "__dict__") else None,
+        tuple(_code(call) for call in (*replaced, *hooks) if call is not None),
+    )
+
+
+def _code(call: Any) -> int:
+    """What a call does, whatever it holds: a hook that is made anew for every run is one hook."""
+    call = getattr(call, "func", call)  # of a partial
+    call = getattr(call, "__func__", call)
+    return serial(getattr(call, "__code__", type(call)))
 
 
 @dataclass

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import marshal
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -70,24 +70,53 @@ def arithmetic() -> tuple[object, ...]:
     Some packages are switched on by putting a function of theirs into `torch.nn.functional`.
     """
     cuda = torch.backends.cuda
-    matmul = cuda.matmul
     hooks = digest([getattr(hooked_modules, name) for name in _GLOBAL_HOOKS])
     functions = tuple(
-        _serial(f) for f in vars(torch.nn.functional).values() if isinstance(f, _FUNCTIONS)
+        serial(f) for f in vars(torch.nn.functional).values() if isinstance(f, _FUNCTIONS)
     )
     return (
         hooks,
         hash(functions),
         (cuda.flash_sdp_enabled(), cuda.math_sdp_enabled(), cuda.mem_efficient_sdp_enabled()),
-        (cuda.cudnn_sdp_enabled(), torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled),
+        cuda.cudnn_sdp_enabled(),
         torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        (matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark),
+        tuple(_flag(place, name) for place, names in _FLAGS for name in names.split()),
+        _asked(torch.get_float32_matmul_precision),
         torch.are_deterministic_algorithms_enabled(),
         tuple((torch.is_autocast_enabled(d), str(torch.get_autocast_dtype(d))) for d in _DEVICES),
     )
 
 
+def _flag(place: str, name: str) -> Any:
+    owner = torch.backends
+    for part in place.split(".") if place else ():
+        owner = getattr(owner, part, None)  # a later version has more of them
+    return _asked(lambda: getattr(owner, name, None))
+
+
+def _asked(read: Callable[[], Any]) -> Any:
+    """A setting; PyTorch refuses to read the old name of one that was set under its new name."""
+    try:
+        return read()
+    except RuntimeError:
+        return "set elsewhere"
+
+
+# Settings below `torch.backends` that may change the last bits of a result.
+_FLAGS = (
+    ("", "fp32_precision"),
+    ("mkldnn", "enabled deterministic allow_tf32"),
+    *((f"mkldnn.{kind}", "fp32_precision") for kind in ("matmul", "conv", "rnn")),
+    ("cudnn", "enabled deterministic benchmark allow_tf32"),
+    *((f"cudnn.{kind}", "fp32_precision") for kind in ("conv", "rnn")),
+    ("cuda.matmul", "fp32_precision allow_tf32"),
+    (
+        "cuda.matmul",
+        "allow_fp16_reduced_precision_reduction allow_bf16_reduced_precision_reduction "
+        "allow_fp16_accumulation",
+    ),
+    ("opt_einsum", "enabled strategy"),
+)
 _DEVICES = ("cpu", "cuda")
 _GLOBAL_HOOKS = ("_global_forward_pre_hooks", "_global_forward_hooks")
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
@@ -151,7 +180,7 @@ class _Reader:
 
     def _code(self, value: Any, depth: int) -> None:
         """A function, with the values that it holds: a hook's strength is often one of them."""
-        self.tokens += ("code", _serial(value))
+        self.tokens += ("code", serial(value))
         if isinstance(value, FunctionType) and depth <= DEPTH and not _is_torchs(value):
             for held in _held_by(value):
                 self.read(held, depth + 1)
@@ -164,7 +193,7 @@ class _Reader:
         # is a pipeline that a hook's owner holds, whose caches are no part of what it computes.
         own = _attributes(value)
         if own is None or depth > DEPTH or _is_torchs(type(value)) or _is_pipeline(value):
-            self.tokens.append(_serial(value))
+            self.tokens.append(serial(value))
             return
         for name, item in own.items():
             self.tokens.append(name)
@@ -176,9 +205,9 @@ class _Reader:
             # nn.Module itself decides nothing, and a compiler puts things into it.
             if base is not nn.Module and base not in self._classes:
                 self._classes.add(base)
-                self.tokens.append(_serial(base))
+                self.tokens.append(serial(base))
                 self.tokens += [_member(v) for k, v in vars(base).items() if k not in _ABOUT]
-        self.tokens.append(_serial(kind))
+        self.tokens.append(serial(kind))
 
     def _module(self, module: nn.Module) -> None:
         tokens = self.tokens
@@ -210,7 +239,7 @@ class _Reader:
         version = 0 if tensor.is_inference() else tensor._version
         self.tokens += (*tensor.shape, *tensor.stride(), str(tensor.dtype), version)
         if tensor.is_meta or tensor.is_sparse or tensor.is_quantized:
-            self.tokens.append(_serial(tensor))
+            self.tokens.append(serial(tensor))
             return
         plain = tensor.detach()
         if self.sampled and plain.numel() > SAMPLES:
@@ -266,7 +295,7 @@ def _member(value: Any) -> Any:
     """A method or a plain value of a class as a token."""
     value = getattr(value, "__func__", getattr(value, "fget", value))
     if isinstance(value, FunctionType):
-        return _serial(value)
+        return serial(value)
     return value if type(value) in _PLAIN else None
 
 
@@ -296,7 +325,12 @@ def _digest(array: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
 
 
-def _serial(thing: Any) -> int:
+def plain_values(own: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Those of an object's attributes that are plain values, with their names."""
+    return tuple((name, value) for name, value in own.items() if type(value) in _PLAIN)
+
+
+def serial(thing: Any) -> int:
     """A number of this object alone, also after it is gone: an id may be given to another one."""
     try:
         if (known := _serials.get(thing)) is None:

@@ -666,9 +666,10 @@ class SagePipeline(ModelPipeline):
         """
         if self.is_heavy:
             return True
-        execution = self._execution(exact=True)
         key = structure(self.unet)
         if key not in self._known.free_exact:
+            execution, fresh = self._execution(exact=True), Known()
+            execution.known = fresh  # as the network is now: others' sizes have no say
             generator = torch.Generator().manual_seed(0)
             x, t, cond = (
                 torch.randn(16, *self._latent_shape(), generator=generator),
@@ -679,7 +680,8 @@ class SagePipeline(ModelPipeline):
             with torch.inference_mode():
                 for size in (1, 4, 6, 8, 16):
                     self._predict(x[:size], t[:size], cond[:size], execution)
-            self._known.free_exact[key] = all(self._known.same_rows.values())
+            self._known.same_rows |= fresh.same_rows
+            self._known.free_exact[key] = all(fresh.same_rows.values())
         return self._known.free_exact[key]
 
     # -- parts -------------------------------------------------------------------------------

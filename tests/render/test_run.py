@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +12,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import constants as hub_constants
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.settings import Sampling
+from sage.jobs import conditions, models
 from sage.render import run as run_module
 from sage.render import store as store_module
 from sage.render.command import main
-from sage.render.settings import RenderSettings
+from sage.render.settings import RenderSettings, differences
 from sage.render.store import SCHEMA, Store, StoreError
 from sage.render.work import Unit
 from sage.render.worker import Recipe, Worker
@@ -429,6 +433,94 @@ def test_an_adapter_changes_the_pictures_and_is_part_of_the_run(
         assert off.max() <= 1
     with pytest.raises(StoreError, match="holds another run: adapter was"):
         render("with", sampling={"trained": True})
+
+
+def rewritten(name, change):
+    """A change of a JSON file of the model's folder."""
+
+    def apply(folder):
+        file = folder / name
+        values = json.loads(file.read_text())
+        change(values)
+        file.write_text(json.dumps(values))
+
+    return apply
+
+
+def other_weights(part):
+    def apply(folder):
+        (file,) = (folder / part).glob("*.safetensors")
+        save_file({k: v + 1 for k, v in load_file(file).items()}, file)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("word", "change"),
+    [
+        ("model", other_weights("unet")),
+        ("model", other_weights("vae")),
+        ("model", other_weights("text_encoder")),
+        ("model", rewritten("scheduler/scheduler_config.json", lambda v: v.update(beta_end=0.03))),
+        ("model", rewritten("vae/config.json", lambda v: v.update(scaling_factor=0.5))),
+        ("model", rewritten("tokenizer/tokenizer_config.json", lambda v: v.update(x=1))),
+        ("model", lambda folder: (folder / "unet" / "more.bin").write_bytes(b"x")),
+        ("adapter", lambda folder: (folder.parent / "a.bin").write_bytes(b"another")),
+        ("precision", {"precision": "bf16"}),
+        ("rows", {"rows": 2}),
+        ("threads", {"threads": 2}),
+        *(("versions", name) for name in ("torch", "diffusers", "tokenizers", "peft", "pillow")),
+    ],
+)
+def test_everything_that_pictures_depend_on_is_part_of_the_run(
+    tiny_folder, tmp_path, monkeypatch, word, change
+):
+    folder, prompts, adapter = tmp_path / "model", tmp_path / "p.txt", tmp_path / "a.bin"
+    shutil.copytree(tiny_folder, folder)
+    prompts.write_text("a fox")
+    adapter.write_bytes(b"one")
+    settings = RenderSettings(prompts, tmp_path / "out", Sampling(), str(folder), adapter, rows=4)
+    before = settings.identity("cpu")
+    if isinstance(change, dict):
+        settings = replace(settings, **change)
+    elif isinstance(change, str):
+        known = conditions.version
+        monkeypatch.setattr(conditions, "version", lambda n: "9" if n == change else known(n))
+    else:
+        change(folder)
+    found = differences(before, settings.identity("cpu"))
+    assert [sentence.split()[0] for sentence in found] == [word]
+
+
+def test_the_models_own_adapter_is_part_of_the_run(tmp_path, monkeypatch):
+    own = tmp_path / "adapter"
+    shutil.copytree(models.builtin_model().adapter, own)
+    spec = replace(models.builtin_model(), adapter=own)
+    monkeypatch.setattr(models, "available_models", lambda _: [spec])
+    (tmp_path / "p.txt").write_text("a fox")
+    settings = RenderSettings(tmp_path / "p.txt", tmp_path, Sampling(trained=True), spec.key)
+    before = settings.identity("cpu")
+    assert settings.identity("cpu") == before
+    next(own.glob("*.safetensors")).write_bytes(b"another")
+    assert [s.split()[0] for s in differences(before, settings.identity("cpu"))] == ["model"]
+
+
+def test_a_hub_repository_is_known_by_its_commit(tmp_path, monkeypatch):
+    """A branch moves on; what was begun on one commit does not go on with another."""
+    cache = tmp_path / "hub" / "models--someone--tiny"
+    for commit in ("a" * 40, "b" * 40):
+        (cache / "snapshots" / commit).mkdir(parents=True)
+        (cache / "snapshots" / commit / "model_index.json").write_text("{}")
+    (cache / "refs").mkdir()
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(cache.parent))
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "p.txt").write_text("a fox")
+    settings = RenderSettings(tmp_path / "p.txt", tmp_path / "out", Sampling(), "someone/tiny")
+    seen = []
+    for commit in ("a" * 40, "a" * 40, "b" * 40):
+        (cache / "refs" / "main").write_text(commit)
+        seen.append(settings.identity("cpu")["model"])
+    assert seen == ["someone/tiny@" + c * 40 for c in "aab"]
 
 
 def test_a_file_that_changes_between_resumes_is_another_run(render, rows):

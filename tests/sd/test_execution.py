@@ -3,9 +3,15 @@
 import itertools
 import random
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
+from diffusers.models.attention_processor import (
+    AttnProcessor,
+    AttnProcessor2_0,
+    SlicedAttnProcessor,
+)
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
 from sage.core.adaptive import AdaptiveRule
@@ -310,6 +316,75 @@ def test_the_structure_of_a_network_changes_with_its_layers(tiny):
     assert structure(tiny.unet) == before
     tiny.unet.to(torch.bfloat16)
     assert structure(tiny.unet) != before
+
+
+def processor(kind, **how):
+    return lambda p: p.unet.set_attn_processor(kind(**how))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        processor(AttnProcessor),
+        processor(SlicedAttnProcessor, slice_size=1),
+        lambda p: p.fuse_qkv_projections(),
+        lambda p: p.enable_freeu(0.5, 0.2, 1.5, 1.6),
+        lambda p: p.unet.to(memory_format=torch.channels_last),
+        lambda p: setattr(p.unet, "forward", partial(type(p.unet).forward, p.unet)),
+        lambda p: p.unet.mid_block.compile(backend="eager"),
+        lambda p: p.unet.register_forward_hook(lambda module, inputs, output: output),
+        lambda p: torch.backends.mkldnn.set_flags(False),
+        lambda p: torch.set_num_threads(2),
+    ],
+    ids=["plain attention", "slices", "fused", "FreeU", "layout", "forward", "compiled", "hook",
+         "oneDNN", "threads"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_what_may_change_kernels_has_its_sizes_tried_anew(tiny, change):
+    how, flags = {"exact": True, "num_inference_steps": 1}, torch.backends.mkldnn.set_flags(True)
+    run(tiny, **how)
+    before = set(tiny._known.same_rows)
+    run(tiny, **how)
+    assert set(tiny._known.same_rows) == before  # what has been found out is not tried again
+    try:
+        change(tiny)
+        run(tiny, **how)
+    finally:
+        torch.backends.mkldnn.set_flags(*flags)
+        torch.set_num_threads(1)
+    assert set(tiny._known.same_rows) > before
+
+
+def test_a_size_that_was_exact_with_other_attention_is_not_taken_on_trust(tiny):
+    """A processor that gives other rows in larger batches, as some kernels do."""
+
+    class Mixing(AttnProcessor2_0):
+        def __call__(self, attn, hidden_states, *args, **kwargs):
+            output = super().__call__(attn, hidden_states, *args, **kwargs)
+            return output * (1 + 1e-4 * len(hidden_states))
+
+    run(tiny, exact=True)
+    tiny.unet.set_attn_processor(Mixing())
+    alone = tiny(PROMPTS[:1], num_inference_steps=4, output_type="pt", exact=True, seeds=[0])
+    how = {"groups": [(n,) for n in range(len(PROMPTS))], "guidance_scale": None}
+    assert torch.equal(run(tiny, exact=True, **how).latents[:1], alone.latents)
+
+
+def test_a_hook_that_is_made_anew_for_every_run_is_one_hook(tiny):
+    for _ in range(3):
+        hook = tiny.unet.register_forward_pre_hook(lambda module, inputs: None)
+        run(tiny, exact=True, num_inference_steps=1)
+        hook.remove()
+        known = getattr(tiny, "known_sizes", len(tiny._known.same_rows))
+        assert len(tiny._known.same_rows) == known
+        tiny.known_sizes = known
+
+
+def test_what_costs_nothing_is_asked_of_the_network_as_it_is_now(tiny):
+    tiny._known.same_rows["another network's"] = False
+    first = tiny.exact_costs_nothing()
+    sizes = {key[-1]: same for key, same in tiny._known.same_rows.items() if key[0] == "denoiser"}
+    assert first is all(sizes.values())
 
 
 # -- faults leave nothing ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Kept states and embeddings are never stale, whatever was changed on the pipeline."""
 
 import copy
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sage.sd import identity
-from sage.sd.identity import digest, fingerprint
+from sage.sd.identity import arithmetic, digest, fingerprint
 from sage.sd.pipeline import SagePipeline
 from sage.sd.store import StateStore
 from tests.conftest import build_tiny_pipeline
@@ -412,6 +413,58 @@ def test_threads_are_part_of_the_key(pipe):
         assert pipe(PROMPTS, reuse=store, **HOW).reused == 0
     finally:
         torch.set_num_threads(1)
+
+
+CUDA = torch.backends.cuda.matmul
+# Settings of the process: place, name, another value. Some change nothing on this machine; what a
+# result depends on elsewhere counts all the same.
+SWITCHES = {
+    "oneDNN": (torch.backends.mkldnn, "enabled", False),
+    "oneDNN, deterministic": (torch.backends.mkldnn, "deterministic", True),
+    "oneDNN, matrix products": (torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    "oneDNN, convolutions": (torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    "cuDNN": (torch.backends.cudnn, "enabled", False),
+    "cuDNN, deterministic": (torch.backends.cudnn, "deterministic", True),
+    "cuDNN, benchmark": (torch.backends.cudnn, "benchmark", True),
+    "cuDNN, TF32": (torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "CUDA, TF32": (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "CUDA, sums in fp16": (CUDA, "allow_fp16_reduced_precision_reduction", False),
+    "CUDA, sums in bf16": (CUDA, "allow_bf16_reduced_precision_reduction", False),
+}
+
+
+@contextmanager
+def switched(name):
+    place, attribute, value = SWITCHES[name]
+    before = getattr(place, attribute)
+    setattr(place, attribute, value)
+    try:
+        yield
+    finally:
+        setattr(place, attribute, before)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_the_processes_settings_are_part_of_the_identity(name):
+    before = arithmetic()
+    assert arithmetic() == before
+    with switched(name):
+        assert arithmetic() != before
+    assert arithmetic() == before
+
+
+@pytest.mark.parametrize("name", ["oneDNN", "oneDNN, matrix products"])
+def test_nothing_is_reused_under_another_setting_of_the_process(pipe, name):
+    store = StateStore()
+    pipe(PROMPTS, reuse=store, **HOW)
+    pipe.embed(PROMPTS)
+    with switched(name):
+        kept = pipe(PROMPTS, reuse=store, **HOW)
+        assert kept.reused == 0
+        assert torch.equal(kept.latents, pipe(PROMPTS, **HOW).latents)
+        assert torch.equal(pipe.embed(PROMPTS), pipe._embed(PROMPTS))
+        again = pipe(PROMPTS, reuse=store, **HOW)
+        assert again.reused == again.cost.evaluations
 
 
 def test_a_clip_encoder_is_read_too(tmp_path):

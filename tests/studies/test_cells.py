@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from sage.core.adaptive import AdaptiveRule
 from sage.core.plan import shared_plan
 from sage.core.settings import Sampling
+from sage.jobs.models import builtin_model
+from sage.sd.pipeline import SagePipeline
 from sage.sd.store import StateStore
 from sage.studies.engine.cells import (
     Cell,
@@ -17,9 +20,11 @@ from sage.studies.engine.cells import (
     Store,
     families,
     merged_weights,
+    model_digest,
     planned_evaluations,
 )
 from sage.studies.engine.prompts import PromptSet, listed_prompts
+from sage.training.data import weights_digest
 
 TEXTS = ["a fox", "a dog", "a cat", "a bus", "a tree"]
 GROUPS = [(0, 1, 2), (3, 4)]
@@ -100,6 +105,41 @@ def test_a_name_changes_with_everything_the_pictures_depend_on(tiny, prompts, ad
     assert len(set(names)) == len(names)
     again = listed_prompts(tiny, "another title", TEXTS, GROUPS)
     assert Cell(base, again, 0).key("model", "fp32") == names[0]
+
+
+def more_words(pipe):
+    pipe.tokenizer.add_tokens(["fox"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: setattr(p, "scheduler", DDIMScheduler.from_config(p.scheduler.config, eta=0)),
+        lambda p: p.scheduler.register_to_config(beta_end=0.02),
+        lambda p: p.scheduler.register_to_config(timestep_spacing="linspace"),
+        lambda p: setattr(p, "scheduler", EulerDiscreteScheduler.from_config(p.scheduler.config)),
+        more_words,
+        lambda p: setattr(p.tokenizer, "model_max_length", 7),
+        lambda p: p.vae.register_to_config(scaling_factor=0.5),
+        lambda p: p.unet.register_to_config(flip_sin_to_cos=False),
+        lambda p: setattr(p.text_encoder.config, "hidden_act", "relu"),
+        lambda p: p.unet.conv_in.weight.data.mul_(2),
+    ],
+    ids=["same", "betas", "spacing", "solver", "words", "length", "scale", "unet", "act", "rest"],
+)
+def test_cells_of_another_model_have_another_name(tiny, change, request):
+    before = model_digest(tiny)
+    change(tiny)
+    same = request.node.callspec.id == "same"  # a scheduler made anew with the same settings
+    assert (model_digest(tiny) == before) is same
+
+
+def test_cells_of_the_built_in_model_are_found_under_its_weights():
+    pipe = SagePipeline.from_pretrained(builtin_model().source)
+    weights = weights_digest(pipe.unet, pipe.vae, pipe.text_encoder)
+    assert model_digest(pipe) == weights
+    pipe.scheduler.register_to_config(timestep_spacing="linspace")
+    assert model_digest(pipe) != weights
 
 
 def test_independent_pictures_do_not_depend_on_groups(tiny, prompts):

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from sage.core.losses import LossConfig
 from sage.core.plan import independent_plan
+from sage.jobs.models import open_pipeline
 from sage.training import rollouts
-from sage.training.rollouts import FIRST_SEED, branch_steps
+from sage.training.rollouts import FIRST_SEED, branch_steps, roll_out
 from sage.training.trainer import Trainer
 from tests.training.test_training import coco, run, settings  # noqa: F401 -- fixtures
 
@@ -50,6 +52,35 @@ def test_rollouts_are_made_once(settings, tmp_path, monkeypatch):  # noqa: F811
     second = Trainer(short(settings, tmp_path / "second"))
     assert np.array_equal(first.rollouts.trunks, second.rollouts.trunks)
     assert branch_steps(second.pipe, second.settings) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.scheduler.register_to_config(timestep_spacing="linspace"),
+        lambda p: p.scheduler.register_to_config(beta_end=0.03),
+        lambda p: setattr(p, "scheduler", DDPMScheduler.from_config(p.scheduler.config)),
+        lambda p: p.tokenizer.add_tokens(["fox"]),
+        lambda p: p.unet.conv_in.weight.data.mul_(2),
+        lambda p: setattr(p, "settings", replace(p.settings, guidance_scale=9.0)),
+    ],
+    ids=["spacing", "betas", "solver", "words", "weights", "guidance"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_rollouts_depend_on_all_that_they_are_made_of(made, monkeypatch, change):
+    data, chosen = made
+    _, pipe = open_pipeline(chosen.model, torch.device("cpu"))
+    monkeypatch.setattr(rollouts, "_make", None)
+    roll_out(pipe, data, chosen, progress=False)  # read
+    change(pipe)
+    with pytest.raises(TypeError):  # made anew
+        roll_out(pipe, data, chosen, progress=False)
+
+
+@pytest.fixture
+def made(settings, tmp_path):  # noqa: F811
+    chosen = short(settings, tmp_path / "run")
+    return Trainer(chosen).data, chosen
 
 
 def test_a_kill_loses_the_rollouts_in_progress_only(settings, tmp_path, monkeypatch):  # noqa: F811

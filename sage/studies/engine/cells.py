@@ -9,6 +9,7 @@ weights in float32 first. Latents stay float32 between steps, as in the pipeline
 
 import copy
 import hashlib
+import inspect
 import json
 import os
 import zipfile
@@ -32,12 +33,16 @@ from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.schedulers import make_scheduler
 from sage.sd.store import StateStore
 from sage.studies.engine.prompts import PromptSet
+from sage.training.data import tokenizer_key, weights_digest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SEED_STRIDE = 1_000_000  # prompt n of seed s starts from noise number s · stride + n
 
-
 WHOLE_RUN = (0.0, 1.0)
+FIRST_CONFIGURATION = (
+    "bc037b3246781fb9"  # of the built-in model when its cells were named after its weights
+)
+ABOUT_FILES = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures")
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Cell:
         """Its name on disk.
 
         Args:
-            model: Digest of the model's weights.
+            model: `model_digest`.
             precision: What it is rendered in.
         """
         groups = self.prompts.groups if self.recipe.uses_groups else None
@@ -130,6 +135,44 @@ class Cell:
         if self.recipe.common_noise:
             numbers = [min(self.prompts.groups[owner]) for owner in self.prompts.owner]
         return tuple(self.seed * SEED_STRIDE + n for n in numbers)
+
+
+def model_digest(pipe: SagePipeline) -> str:
+    """Everything of a model that its pictures depend on.
+
+    Cells were named after the weights alone at first, and those of the built-in model, as it was
+    configured then, still are.
+    """
+    weights = weights_digest(pipe.unet, pipe.vae, pipe.text_encoder)
+    configuration = configuration_digest(pipe)
+    return weights if configuration == FIRST_CONFIGURATION else f"{weights} {configuration}"
+
+
+def configuration_digest(pipe: SagePipeline) -> str:
+    """A hash of what a model's parts are set to: scheduler, networks and tokenizer.
+
+    Values that are usual for a class don't count: a new version brings new ones.
+    """
+    parts = [pipe.scheduler, pipe.unet, pipe.vae]
+    settings = [[type(part).__name__, _unusual(part)] for part in parts]
+    words = pipe.text_encoder.config.to_diff_dict()
+    words = sorted((k, v) for k, v in words.items() if k not in ABOUT_FILES)
+    whole = [settings, words, tokenizer_key(pipe.tokenizer)]
+    return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()[:16]
+
+
+def _unusual(part: Any) -> list[tuple[str, Any]]:
+    """What a part of a pipeline is set to, where that is not its class's default."""
+    usual = inspect.signature(type(part).__init__).parameters
+    return sorted(
+        (name, value)
+        for name, value in part.config.items()
+        if name in usual and json.dumps(value, default=str) != _default(usual[name])
+    )
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    return json.dumps(parameter.default, default=str)
 
 
 def adapter_file(adapter: Path) -> Path:

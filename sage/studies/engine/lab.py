@@ -31,6 +31,7 @@ from sage.studies.engine.cells import (
     adapter_file,
     families,
     file_digest,
+    model_digest,
     planned_evaluations,
 )
 from sage.studies.engine.judges import SIDE, Judges
@@ -46,7 +47,7 @@ from sage.studies.engine.prompts import (
     painted,
     painting_side,
 )
-from sage.training.data import picture_side, weights_digest
+from sage.training.data import picture_side
 from sage.training.settings import DEFAULT_OUT as TRAINING
 
 CACHE = Path.home() / ".cache" / "sage-studio" / "experiments"
@@ -142,8 +143,8 @@ class Lab:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the model's weights."""
-        return weights_digest(self.pipe.unet, self.pipe.vae, self.pipe.text_encoder)
+        """A hash of the model: its weights, and what else its pictures depend on."""
+        return model_digest(self.pipe)
 
     @cached_property
     def prompts(self) -> PromptSet:
