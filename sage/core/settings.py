@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields, replace
+from decimal import Decimal
 from functools import cache
 from typing import Any, ClassVar, Protocol, Self
 
@@ -116,11 +117,8 @@ class Number(Setting):
 
     def _finite(self, value: Any) -> float:
         # Numbers only: a text is parsed where texts come from, in a link or on a command line.
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        try:
-            number = float(value) if real else math.nan
-        except OverflowError:
-            number = math.nan
+        value = plain(value)
+        number = real_number(value)
         if not math.isfinite(number):
             raise ValueError(f"{self.subject} is {shortened(value)}; a number is needed.")
         if not self.whole:
@@ -181,6 +179,7 @@ class Switch(Setting):
 
     def check(self, value: Any, *, library: bool = False) -> bool:
         """The value itself; nothing but True and False is one."""
+        value = plain(value)
         if not isinstance(value, bool):
             raise ValueError(f"{self.subject} is {shortened(value)}; allowed are {self.allowed}.")
         return value
@@ -196,6 +195,27 @@ class Switch(Setting):
     def words(self, value: Any) -> str:
         """Either "on" or "off"."""
         return "on" if value else "off"
+
+
+def plain(value: Any) -> Any:
+    """A value as Python has it: what NumPy or torch hold as a single one is taken out."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (RuntimeError, NotImplementedError):  # a tensor without values
+        return value
+
+
+def real_number(value: Any) -> float:
+    """A number of any library's kind as a float; NaN for anything else, truth values too."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Decimal)):
+        return math.nan
+    try:
+        return float(value)
+    except (OverflowError, ValueError):  # too large, or a decimal's signalling NaN
+        return math.nan
 
 
 def setting(of: Setting) -> Any:

@@ -5,14 +5,20 @@ the arguments of diffusers' own call that mean nothing for a run that shares ste
 """
 
 import math
-import numbers
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from sage.core.plan import Group, Plan
-from sage.core.settings import ModelDefaults, Sampling, settings_of, shortened
+from sage.core.settings import (
+    ModelDefaults,
+    Sampling,
+    plain,
+    real_number,
+    settings_of,
+    shortened,
+)
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 LARGEST_SEED = 2**63 - 1
@@ -38,7 +44,7 @@ DIFFUSERS_ARGUMENTS: Mapping[str, _Neutral] = {
     "cross_attention_kwargs": ((None, {}), "for the strength of an adapter, call `set_adapters`"),
     "callback_on_step_end": ((None,), "loop over `stream`, which yields every step"),
     "callback_on_step_end_tensor_inputs": (
-        (None, ["latents"]),
+        (None, [], ["latents"]),
         "loop over `stream`, which yields every step",
     ),
     "callback": ((None,), "loop over `stream`, which yields every step"),
@@ -90,7 +96,8 @@ def _without_diffusers(given: Mapping[str, Any]) -> dict[str, Any]:
             rest[name] = value
             continue
         neutral, instead = DIFFUSERS_ARGUMENTS[name]
-        if not any(type(value) is type(n) and value == n for n in neutral):
+        own = list(value) if isinstance(value, tuple) else plain(value)
+        if not any(type(own) is type(n) and own == n for n in neutral):
             raise ValueError(f"{name} is not supported when prompts share steps: {instead}.")
     return rest
 
@@ -152,14 +159,12 @@ def check_negative_prompt(negative: Any, num_prompts: int) -> str:
         return ""
     if isinstance(negative, str):
         return _readable("negative_prompt", str(negative))
-    if isinstance(negative, (list, tuple)):
-        texts = [text for text in negative if isinstance(text, str)]
-        if len(texts) == len(negative) == num_prompts and len(set(texts)) == 1:
-            return _readable("negative_prompt", texts[0])
-    raise ValueError(
-        f"negative_prompt is {shortened(negative)}; negative_prompt must be one text, or the same "
-        f"one for each prompt: a trunk shares it."
-    )
+    need = "negative_prompt must be one text, or the same one for each prompt: a trunk shares it"
+    listed = _listed("negative_prompt", negative, need)
+    texts = [str(text) for text in listed if isinstance(text, str)]
+    if len(texts) != len(listed) or len(texts) != num_prompts or len(set(texts)) != 1:
+        raise ValueError(f"negative_prompt is {shortened(negative)}; {need}.")
+    return _readable("negative_prompt", texts[0])
 
 
 def check_seeds(seeds: Any, num_prompts: int, first: int) -> tuple[int, ...]:
@@ -273,12 +278,8 @@ def check_interval(interval: Any) -> tuple[float, float]:
         ValueError: If these are not two numbers, 0 <= from <= to <= 1.
     """
     need = "need two numbers, 0 <= from <= to <= 1"
-    listed = _listed("guidance_interval", interval, need)
-    listed = [x.item() if getattr(x, "ndim", None) == 0 else x for x in listed]
-    real: list[Any] = [x for x in listed if isinstance(x, numbers.Real) and not isinstance(x, bool)]
-    # Compared before it is made a float, which cannot hold every whole number.
-    ends = [float(x) for x in real if 0 <= x <= 1]
-    if len(listed) != 2 or len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
+    ends = [real_number(x) for x in _listed("guidance_interval", interval, need)]
+    if len(ends) != 2 or not 0 <= ends[0] <= ends[1] <= 1:
         raise ValueError(f"guidance_interval is {shortened(interval)}; {need}.")
     return ends[0], ends[1]
 
@@ -315,11 +316,13 @@ def check_clip_skip(clip_skip: Any, layers: int) -> int | None:
     return None if clip_skip is None else _whole("clip_skip", clip_skip, 0, layers - 1)
 
 
-def check_exact(exact: Any) -> None:
-    """That `exact` is a yes, a no or left open.
+def check_exact(exact: Any) -> bool | None:
+    """`exact`, which is a yes, a no or left open.
 
     Raises:
         ValueError: If it is something else.
     """
+    exact = plain(exact)
     if exact is not None and not isinstance(exact, bool):
         raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
+    return exact

@@ -5,11 +5,17 @@ brings the encoder for similarity and the model's settings along, and switches a
 """
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+)
 
 from sage.sd import adapters, kinds
 from sage.sd.clip import ClipEncoder
@@ -130,11 +136,17 @@ class ModelPipeline(StableDiffusionPipeline):
             raise kinds.WrongModelError(
                 f"A {name} is no pipeline; give a loaded StableDiffusionPipeline."
             )
+        needs = parts.pop("requires_safety_checker", None)
+        dtype = parts.pop("torch_dtype", parts.pop("dtype", None))
+        if dtype is not None:
+            raise ValueError(
+                "from_pipe copies nothing and so casts nothing; call .to(dtype) on the pipeline."
+            )
         if unknown := parts.keys() - pipeline.components.keys():
             raise ValueError(f"{min(unknown)} is no part of a {type(pipeline).__name__}.")
         kinds.check_components(pipeline, f"This {type(pipeline).__name__}", parts)
         # Not diffusers' own from_pipe: that one casts, which a shared model must not suffer.
-        needed = pipeline.config.get("requires_safety_checker", False)
+        needed = pipeline.config.get("requires_safety_checker", False) if needs is None else needs
         own = {name: part for name, part in pipeline.components.items() if name in _parts_of(cls)}
         own |= parts
         # diffusers' constructor asks for the truth of a part, which a compiled one does not have.
@@ -157,6 +169,7 @@ class ModelPipeline(StableDiffusionPipeline):
         """
         if clip is not None and not isinstance(clip, ClipEncoder):
             raise ValueError(f"clip is a {type(clip).__name__}; it must be a ClipEncoder.")
+        _link(type(self))
         self.clip, self.settings = clip, settings
         if not chosen:
             self.scheduler = ddim_scheduler(self.scheduler)
@@ -242,6 +255,25 @@ class ModelPipeline(StableDiffusionPipeline):
         """The adapter that `use_lora` switched on, or None; also if it was taken off elsewhere."""
         on = any(adapters.has_adapter(part) for part in (self.unet, self.text_encoder))
         return self._lora if on else None
+
+
+@cache
+def _link(kind: type[StableDiffusionPipeline]) -> None:
+    """Lets diffusers' AutoPipelines take the parts of such a pipeline for their tasks.
+
+    They find the classes of a task by the name of a pipeline's class, in tables of their own.
+    """
+    from diffusers.pipelines import auto_pipeline as auto  # 0.2 s: not before there is a pipeline
+
+    name = kind.__name__
+    auto.SUPPORTED_TASKS_MAPPINGS.append({name: kind})
+    tables: list[tuple[Any, type[DiffusionPipeline]]] = [
+        (auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING, StableDiffusionPipeline),
+        (auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, StableDiffusionImg2ImgPipeline),
+        (auto.AUTO_INPAINT_PIPELINES_MAPPING, StableDiffusionInpaintPipeline),
+    ]
+    for table, task in tables:
+        table[name] = task
 
 
 def _parts_of(kind: type[StableDiffusionPipeline]) -> set[str]:

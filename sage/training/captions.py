@@ -4,8 +4,8 @@ Knows text files and their records; nothing of where pictures lie, of models or 
 
 * MS COCO (cocodataset.org, "Data format": `images` with id and file_name, `annotations` with
   image_id and caption), and JSON in which pictures carry their own captions;
-* JSON Lines, CSV and TSV with a column for the picture and one for the caption, such as
-  `metadata.jsonl` and `metadata.csv` of Hugging Face's image folders.
+* JSON Lines, CSV, TSV and Parquet with a column for the picture and one for the caption, such as
+  `metadata.jsonl`, `metadata.csv` and `metadata.parquet` of Hugging Face's image folders.
 
 Whatever is broken is counted, named and skipped, one record at a time.
 """
@@ -24,10 +24,11 @@ from sage.training.skips import Skips
 
 TABLES = {".csv", ".tsv"}
 LINES = {".jsonl", ".ndjson"}
-SUFFIXES = frozenset({".json", *TABLES, *LINES})
+PARQUET = ".parquet"
+SUFFIXES = frozenset({".json", *TABLES, *LINES, PARQUET})
 EXPECTED = (
     "Expected are pictures (JPEG, PNG, WebP, GIF, TIFF, BMP) with captions in MS COCO's "
-    "captions_*.json, in metadata.jsonl or metadata.csv (file_name, text), or in a .txt file "
+    "captions_*.json, in metadata.jsonl, .csv or .parquet (file_name, text), or in a .txt file "
     "beside each picture."
 )
 LONGEST = 10_000  # characters; a text encoder reads a few hundred
@@ -93,6 +94,8 @@ def reason_of(error: Exception) -> str:
 
 
 def _rows(path: Path, skips: Skips) -> Iterator[Row]:
+    if path.suffix.lower() == PARQUET:
+        return _record_rows(_parquet_records(path), skips)
     text = decoded(path.read_bytes())
     if not text.strip():
         raise ValueError("it is empty")
@@ -239,6 +242,8 @@ def _record_rows(records: Iterable[tuple[int, Any]], skips: Skips) -> Iterator[R
         picture = _first(record, PICTURE_KEYS)
         if isinstance(picture, dict):  # as `datasets` writes an image: {"path": ..., "bytes": ...}
             picture = _first(picture, PICTURE_KEYS)
+        if isinstance(picture, int) and not isinstance(picture, bool):
+            picture = str(picture)  # 100 for 100.jpg
         if not isinstance(picture, str) or not picture.strip():
             skips.add(NAMELESS, str(record)[:60])
             continue
@@ -266,12 +271,43 @@ def clean_words(text: Any, name: str, shown: str, skips: Skips) -> str:
         skips.add(BROKEN, shown)
         return ""
     words = cleaned(text)
+    if not any(unicodedata.category(c) not in ("Zs", "Cf") for c in words):  # nothing to see
+        words = ""
     if not words:
         skips.add("caption is empty", name)
     elif len(words) > LONGEST:
         skips.add(f"caption is longer than {LONGEST:,} characters", name)
         return ""
     return words
+
+
+def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """Records of a Parquet file, numbered from 1; only the columns that matter are read."""
+    from pyarrow import parquet  # slow to import, and seldom needed
+
+    known = {*PICTURE_KEYS, *CAPTION_KEYS}
+    with parquet.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name.strip().casefold() in known]
+        number = 0
+        for batch in file.iter_batches(256, columns=columns):  # pictures may be inside
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+
+
+def caption_in(text: str) -> Any:
+    """The caption of a picture in a JSON file of its own: a record, or the text alone.
+
+    Raises:
+        ValueError: If it is not JSON, or holds no caption.
+    """
+    content = _DECODER.decode(text.strip().removeprefix("\ufeff"))
+    found = _first(content, CAPTION_KEYS) if isinstance(content, dict) else content
+    if isinstance(found, list) and found:
+        found = found[0]
+    if not isinstance(found, str):
+        raise ValueError("it has no caption")
+    return found
 
 
 # --- MS COCO --------------------------------------------------------------------------------

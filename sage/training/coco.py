@@ -1,6 +1,6 @@
 """Captions and pictures in a user's folder: which files are read, and where the pictures lie.
 
-Reads a folder in MS COCO's form, one with metadata.jsonl or metadata.csv, or one with a text file
+Reads a folder in MS COCO's form, one with metadata.jsonl, .csv or .parquet, or one with a text file
 beside each picture; `sage.training.captions` has the formats. Whatever is broken is counted, named
 and skipped. Knows nothing of models or groups.
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from sage.training.captions import (
@@ -22,6 +23,7 @@ from sage.training.captions import (
     SUFFIXES,
     UNREADABLE,
     Row,
+    caption_in,
     clean_words,
     decoded,
     read_rows,
@@ -31,7 +33,8 @@ from sage.training.pictures import SUFFIXES as PICTURE_SUFFIXES
 from sage.training.skips import Skips
 
 MISSING = "picture is missing"
-SIDECARS = (".txt", ".caption")
+SPELLINGS = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff"))
+SIDECARS = (".txt", ".caption", ".json")
 TABLE_NAMES = ("captions.txt", "results.token", "results_20130124.token")  # Flickr8k, Flickr30k
 SAMPLE = 100  # pictures that decide which folder is tried first
 
@@ -72,12 +75,13 @@ def read_coco(folder: Path, annotations: Sequence[Path] = ()) -> tuple[Captioned
         ValueError: If not one caption with a picture is left.
     """
     skips = Skips()
-    files = list(annotations) or find_annotations(folder)
+    files = list(annotations) or _each_once(find_annotations(folder))
     pairs: list[tuple[str, Path]] = []
     for path in files:
         pairs += _located(read_rows(path, skips), folder, path, skips)
     if not pairs and not annotations:  # what was found may be something else than captions
         pairs += _sidecars(folder, skips)
+    pairs = _with_one_name(pairs)
     unique = list(dict.fromkeys(pairs))
     for text, _ in _repeated(pairs):
         skips.add("caption stands twice", text[:60])
@@ -92,6 +96,31 @@ def read_coco(folder: Path, annotations: Sequence[Path] = ()) -> tuple[Captioned
     return CaptionedPictures(tuple(text for text, _ in unique), owners, tuple(places)), skips
 
 
+def _with_one_name(pairs: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """The same pairs; a file that links give several names has its first one."""
+    keys = {path: _file_key(path) for path in dict.fromkeys(path for _, path in pairs)}
+    first: dict[object, Path] = {}
+    for path, key in keys.items():
+        first.setdefault(key, path)
+    return [(text, first[keys[path]]) for text, path in pairs]
+
+
+def _each_once(files: Iterable[Path]) -> list[Path]:
+    first: dict[object, Path] = {}
+    for path in files:
+        first.setdefault(_file_key(path), path)
+    return list(first.values())
+
+
+def _file_key(path: Path) -> object:
+    """Equal for all names of a file."""
+    try:
+        known = path.stat()
+    except (OSError, ValueError):
+        return path
+    return (known.st_dev, known.st_ino) if known.st_ino else path
+
+
 def _repeated(pairs: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
     seen = set()
     for pair in pairs:
@@ -104,8 +133,8 @@ def find_annotations(folder: Path) -> list[Path]:
     """Files of captions in a folder, the first kind of which there is any.
 
     `captions_*.json` in the folder or in `annotations/`; `metadata.*` and `captions.*` in the
-    folder or in one of its folders; any other JSON, JSON Lines, CSV or TSV. Of several, those with
-    "train" in their names, or all if none has.
+    folder or in one of its folders; any other JSON, JSON Lines, CSV, TSV or Parquet; `metadata.*`
+    further down. Of several, those with "train" in their names, or all if none has.
     """
     here, below = [], []
     for place in (folder, *_folders(folder)):
@@ -118,8 +147,18 @@ def find_annotations(folder: Path) -> list[Path]:
         [p for p in everywhere if p.name.lower() in TABLE_NAMES],
         here,
     )
-    files = next((sorted(kind) for kind in kinds if kind), [])
+    files = next((sorted(kind) for kind in kinds if kind), []) or sorted(_deeper(folder))
     return [path for path in files if "train" in path.name.lower()] or files
+
+
+def _deeper(folder: Path) -> Iterator[Path]:
+    """`metadata.*` in folders of folders; links are not followed, so it ends."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            path = Path(place) / name
+            if name[0] != "." and _may_hold_captions(path) and _stem(path) == "metadata":
+                yield path
 
 
 def _stem(path: Path) -> str:
@@ -183,7 +222,8 @@ class _Places:
             names = self._names(base)
             found = part if part in names else names.get(_loose(part))
             if found is None and place == len(parts) - 1:
-                found = names.get(_stem_key(part))
+                keys = (*map(_loose, _respelled(part)), _stem_key(part))
+                found = next((names[key] for key in keys if key in names), None)
             if found is None:
                 return None
             base = base / (found if part not in names else part)
@@ -208,6 +248,13 @@ def _loose(name: str) -> str:
     return "\0" + unicodedata.normalize("NFC", name).casefold().strip()
 
 
+def _respelled(name: str) -> list[str]:
+    """Other names for a picture of the same format: 1.jpeg for 1.jpg."""
+    path = Path(name)
+    same = next((kind for kind in SPELLINGS if path.suffix.lower() in kind), ())
+    return [path.stem + suffix for suffix in same]
+
+
 def _stem_key(part: str) -> str:
     """For a name without a picture's suffix, such as a bare number."""
     return _loose(part) if Path(part).suffix.lower() not in PICTURE_SUFFIXES else ""
@@ -226,11 +273,13 @@ def _readings(name: str) -> Iterator[list[str]]:
         absolute = text.startswith(("/", "\\")) or parts[0].endswith(":")
         if ".." not in parts and not absolute:
             yield parts
-    # The picture of another machine's path, or of one that leads out of the folder, may be here.
+    # The picture of another machine's path, or of one that leads out of the folder, may be here:
+    # as much of the path's end as there is.
     for text in dict.fromkeys((plain, unquote(plain))):
-        last = text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
-        if last not in ("", ".", ".."):
-            yield [last]
+        parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+        inside = next((n for n, part in enumerate(reversed(parts)) if part == ".."), len(parts))
+        for start in range(len(parts) - inside, len(parts)):
+            yield parts[start:]
 
 
 def _located(
@@ -304,17 +353,19 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
             if words and _is_file(Path(place) / picture):
                 yield words, Path(place) / picture
         for name in names:
-            if Path(name).suffix.lower() in SIDECARS and name not in used:
+            if Path(name).suffix.lower() in SIDECARS[:2] and name not in used:
                 skips.add("caption has no picture", name)
 
 
 def _sidecar(path: Path, skips: Skips) -> str:
-    """The caption in a text file, all its lines in one."""
+    """The caption in a file of a picture's own; of a text, all its lines in one."""
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise ValueError("it is not a file")
-        text = decoded(path.read_bytes())
-    except (OSError, ValueError) as error:
+        text: Any = decoded(path.read_bytes())
+        if path.suffix.lower() == ".json":  # as downloaders write it: {"caption": ..., ...}
+            text = caption_in(text)
+    except (OSError, ValueError, RecursionError) as error:
         skips.add(UNREADABLE, f"{path.name}: {reason_of(error)}")
         return ""
     return clean_words(text, path.name, path.name, skips)

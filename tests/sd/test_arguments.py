@@ -1,6 +1,8 @@
 """Every argument of a run is checked before anything is computed, in one sentence."""
 
 import copy
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -75,6 +77,14 @@ WRONG = [
     ({"prompt": "a fox"}, "both were given"),
     ({"seeds": np.array(3)}, "give one for each prompt"),
     ({"guidance_interval": (0, 10**400)}, "guidance_interval is"),
+    ({"guidance_interval": (Decimal("sNaN"), 1)}, "guidance_interval is"),
+    *[({"guidance_scale": Decimal(v)}, "guidance scale is") for v in ("NaN", "sNaN", "Infinity")],
+    ({"guidance_scale": torch.tensor([3.0])}, "guidance scale is"),
+    ({"guidance_scale": torch.tensor(3.0, device="meta")}, "guidance scale is"),
+    ({"guidance_scale": 3 + 0j}, "guidance scale is"),
+    ({"eta": np.float32(0.5)}, "eta is not supported"),
+    ({"callback_on_step_end_tensor_inputs": ["prompt_embeds"]}, "loop over `stream`"),
+    ({"negative_prompt": {"rain": 1}}, "negative_prompt must be one text"),
     *[
         ({"timesteps": v}, "need whole numbers from 999 to 0, descending")
         for v in (5, "ab", [True, False], np.array(3), {901: 1}, [901.0, 1.0], [1000], [5, 5], [])
@@ -225,8 +235,31 @@ def test_other_kinds_of_the_same_argument_are_the_same(pipe):
     assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, guidance_scale=np.float64(7.5))
     for negative in (None, "", ["", "", ""]):
         assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, negative_prompt=negative)
+    for negative in (np.array([""] * 3), (t for t in [""] * 3)):
+        assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, negative_prompt=negative)
     neutral = {"eta": 0.0, "num_images_per_prompt": 1, "return_dict": True, "generator": None}
     assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, **neutral)
+    neutral = {"eta": np.float32(0), "num_images_per_prompt": np.int64(1), "guidance_rescale": -0.0}
+    neutral |= {"callback_on_step_end_tensor_inputs": ("latents",), "return_dict": np.True_}
+    assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, **neutral)
+
+
+@pytest.mark.parametrize("kind", [Fraction, Decimal, np.float16, np.array, torch.tensor])
+def test_numbers_of_any_library_are_numbers(pipe, kind):
+    wanted = pipe(PROMPTS, groups=[(0, 1), (2,)], guidance_scale=2.5, steps=2, seed=3)
+    how = {"guidance_scale": kind(2.5), "steps": kind(2), "seed": kind(3), "height": None}
+    interval = (kind(0), kind(1))
+    found = pipe(PROMPTS, groups=[(0, 1), (2,)], guidance_interval=interval, **how)
+    assert torch.equal(found.latents, wanted.latents)
+    assert found.seeds == (3, 4, 5)
+
+
+def test_truth_values_of_any_library_are_truth_values(pipe):
+    for value in (np.True_, torch.tensor(True), np.array(True)):
+        assert pipe("a fox", steps=1, exact=value).exact is True
+        assert Sampling(guarded=value).guarded is True
+    with pytest.raises(ValueError, match="a number is needed"):
+        pipe("a fox", steps=torch.tensor(True))
 
 
 def test_settings_as_an_object_and_by_keyword_are_the_same(pipe):

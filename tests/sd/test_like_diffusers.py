@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
+    AutoPipelineForText2Image,
+    ControlNetModel,
     DDIMScheduler,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 
 from sage.jobs.models import builtin_model
 from sage.sd.pipeline import SagePipeline
@@ -203,3 +211,43 @@ def test_copies_and_parts(tiny):
     with pytest.raises(ValueError, match="vaee is no part"):
         SagePipeline.from_pipe(plain, vaee=vae)
     assert tiny.dtype == torch.float32
+
+
+AUTO = {
+    "pictures": (AutoPipelineForImage2Image, StableDiffusionImg2ImgPipeline),
+    "inpainting": (AutoPipelineForInpainting, StableDiffusionInpaintPipeline),
+    "text": (AutoPipelineForText2Image, StableDiffusionPipeline),
+}
+
+
+@pytest.mark.parametrize("task", AUTO)
+def test_other_tasks_take_the_parts(tiny, task):
+    """`AutoPipelineForImage2Image.from_pipe` found no class for a SagePipeline."""
+    auto, kind = AUTO[task]
+    picture = Image.new("RGB", (16, 16), "red")
+    how = {"num_inference_steps": 2, "output_type": "np", "height": 16, "width": 16}
+    how |= {"image": picture, "strength": 1.0} if task != "text" else {}
+    how |= {"mask_image": Image.new("L", (16, 16), 255)} if task == "inpainting" else {}
+    how = {k: v for k, v in how.items() if task != "pictures" or k not in ("height", "width")}
+    for pipe in (auto.from_pipe(tiny), kind.from_pipe(tiny)):
+        assert type(pipe) is kind
+        assert pipe.unet is tiny.unet
+        assert pipe("a fox", **how).images.shape == (1, 16, 16, 3)
+        assert type(AutoPipelineForText2Image.from_pipe(pipe)) is StableDiffusionPipeline
+        back = SagePipeline.from_pipe(pipe)
+        assert torch.equal(back("a fox", **HOW).latents, tiny("a fox", **HOW).latents)
+
+
+def test_what_from_pipe_cannot_do_is_one_sentence(tiny):
+    base = build_tiny_pipeline()
+    controlled = StableDiffusionControlNetPipeline(
+        **base.components,
+        controlnet=ControlNetModel.from_unet(base.unet),
+        requires_safety_checker=False,
+    )
+    with pytest.raises(ValueError, match="is a ControlNet pipeline, not Stable Diffusion v1"):
+        SagePipeline.from_pipe(controlled)
+    for name in ("torch_dtype", "dtype"):
+        with pytest.raises(ValueError, match=r"casts nothing; call \.to\(dtype\)"):
+            SagePipeline.from_pipe(base, **{name: torch.float16})
+    assert SagePipeline.from_pipe(base, requires_safety_checker=False, torch_dtype=None)

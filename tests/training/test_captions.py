@@ -4,6 +4,8 @@ import json
 import os
 import unicodedata
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -458,3 +460,112 @@ def test_the_same_name_in_two_folders_is_that_of_the_split(tmp_path):
     folder_of(tmp_path, content, "1.jpg", "a/1.jpg", "a/2.jpg")
     data, _ = read_coco(tmp_path)
     assert data.pictures == (tmp_path / "a" / "1.jpg", tmp_path / "a" / "2.jpg")
+
+
+def jsonl(*records):
+    return "\n".join(map(json.dumps, records))
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [
+        ("1.jpg", "1.jpeg"),
+        ("1.jpeg", "1.JPG"),
+        ("1.JPE", "1.jfif"),
+        ("a/1.tif", "a/1.tiff"),
+        ("C:\\data\\img\\1.jpg", "img/1.jpg"),
+        ("/home/me/data/a/b/1.jpg", "a/b/1.jpg"),
+        ("../b/1.jpg", "b/1.jpg"),
+        (100, "100.jpg"),
+    ],
+)
+def test_more_names_that_mean_the_same_file(tmp_path, written, there):
+    folder_of(tmp_path, jsonl({"file_name": written, "text": "a fox"}), there, name="m.jsonl")
+    data, skips = read_coco(tmp_path)
+    assert data.pictures == (tmp_path / there,)
+    assert not skips.sentences()
+
+
+def test_a_spelling_that_is_there_is_not_another_one(tmp_path):
+    rows = jsonl({"file_name": "1.jpg", "text": "one"}, {"file_name": "1.jpeg", "text": "two"})
+    folder_of(tmp_path, rows, "1.jpg", "1.jpeg", name="metadata.jsonl")
+    data, _ = read_coco(tmp_path)
+    assert [path.name for path in data.pictures] == ["1.jpg", "1.jpeg"]
+
+
+def test_a_path_does_not_lead_out_by_its_end(tmp_path):
+    picture(tmp_path / "1.jpg")
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (inside / "metadata.jsonl").write_text(jsonl({"file_name": "x/../../1.jpg", "text": "a"}))
+    with pytest.raises(ValueError, match="picture is missing"):
+        read_coco(inside)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+def test_metadata_in_folders_of_folders(tmp_path, name):
+    content = (
+        "file_name,text\n1.jpg,a fox"
+        if name.endswith("csv")
+        else jsonl({"file_name": "1.jpg", "text": "a fox"})
+    )
+    picture(tmp_path / "x" / "y" / "1.jpg")
+    (tmp_path / "x" / "y" / name).write_text(content)
+    os.symlink(tmp_path, tmp_path / "x" / "loop")
+    assert captions(tmp_path) == ("a fox",)
+
+
+def test_a_parquet_file_as_our_own_bulk_rendering_writes_it(tmp_path):
+    picture(tmp_path / "1.jpg")
+    rows = {
+        "file_name": ["1.jpg", "2.jpg", None],
+        "prompt": ["a fox", "a dog", "a cat"],
+        "x": [1] * 3,
+    }
+    pq.write_table(pa.table(rows), tmp_path / "metadata.parquet")
+    data, skips = read_coco(tmp_path)
+    assert data.captions == ("a fox",)
+    assert len(skips.sentences()) == 2
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(ValueError, match="file of captions cannot be read"):
+        read_coco(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        ({"caption": "a fox", "url": "x", "width": 3}, "a fox"),
+        ({"Text": "a fox"}, "a fox"),
+        ({"captions": ["a fox", "a dog"]}, "a fox"),
+        ("a fox", "a fox"),
+        ({"tags": ["fox"]}, None),
+        ([], None),
+        (5, None),
+    ],
+)
+def test_a_json_file_beside_each_picture(tmp_path, content, read):
+    for name in ("1", "2"):
+        picture(tmp_path / "a" / f"{name}.jpg")
+    (tmp_path / "a" / "1.json").write_text(json.dumps(content))
+    (tmp_path / "a" / "2.txt").write_text("a dog")
+    assert captions(tmp_path) == ((read, "a dog") if read else ("a dog",))
+
+
+def test_a_caption_of_invisible_characters_is_empty(tmp_path):
+    rows = [{"file_name": "1.jpg", "text": text} for text in ("\u200b", "\u3000 \u2060", "a fox")]
+    folder_of(tmp_path, jsonl(*rows), name="metadata.jsonl")
+    data, skips = read_coco(tmp_path)
+    assert data.captions == ("a fox",)
+    assert skips.counts["caption is empty"] == 2
+
+
+def test_a_file_with_several_names_is_one_picture(tmp_path):
+    """A link to the folder itself made every caption stand twice, with a picture each."""
+    rows = jsonl(*({"file_name": f"{at}1.jpg", "text": at or "here"} for at in ("", "loop/", "x/")))
+    folder_of(tmp_path, rows, "1.jpg", name="metadata.jsonl")
+    os.symlink(tmp_path, tmp_path / "loop")
+    (tmp_path / "x").mkdir()
+    os.link(tmp_path / "1.jpg", tmp_path / "x" / "1.jpg")
+    data, _ = read_coco(tmp_path)
+    assert data.captions == ("here", "loop/", "x/")
+    assert data.owners == (0, 0, 0)
