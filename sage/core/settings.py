@@ -179,7 +179,6 @@ class Switch(Setting):
 
     def check(self, value: Any, *, library: bool = False) -> bool:
         """The value itself; nothing but True and False is one."""
-        value = plain(value)
         if not isinstance(value, bool):
             raise ValueError(f"{self.subject} is {shortened(value)}; allowed are {self.allowed}.")
         return value

@@ -316,13 +316,11 @@ def check_clip_skip(clip_skip: Any, layers: int) -> int | None:
     return None if clip_skip is None else _whole("clip_skip", clip_skip, 0, layers - 1)
 
 
-def check_exact(exact: Any) -> bool | None:
-    """`exact`, which is a yes, a no or left open.
+def check_exact(exact: Any) -> None:
+    """That `exact` is a yes, a no or left open.
 
     Raises:
         ValueError: If it is something else.
     """
-    exact = plain(exact)
     if exact is not None and not isinstance(exact, bool):
         raise ValueError(f"exact is {exact!r}; allowed are True, False and None.")
-    return exact

@@ -394,7 +394,7 @@ class SagePipeline(ModelPipeline):
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
         skip = arguments.check_clip_skip(clip_skip, layers)
         shape = self._latent_shape(height, width)
-        exact = arguments.check_exact(exact)
+        arguments.check_exact(exact)
         _check_reuse(reuse)
         _check_rule(adaptive, plan, reuse)
         _check_start(start, plan, reuse, has_table(self.scheduler))

@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -559,3 +561,16 @@ def test_the_precision_is_what_the_device_computes_fastest(monkeypatch, tmp_path
     assert replace(settings, precision="float32").on("cpu").precision == "float32"
     with pytest.raises(ValueError, match="fp16"):
         replace(settings, precision="fp16").on("cpu")
+
+
+def test_every_promise_names_tests_that_exist():
+    here = Path(__file__).parent
+    source = "\n".join(path.read_text("utf-8") for path in here.parent.rglob("test_*.py"))
+    table = (here.parents[1] / "sage" / "render" / "README.md").read_text("utf-8")
+    promises = [line for line in table.splitlines() if line.startswith("| ") and "test_" in line]
+    assert len(promises) > 12
+    for promise in promises:
+        for name in re.findall(r"`(test_[^`]+)`", promise):
+            file = here / name if name.endswith(".py") else None
+            found = re.search(rf"^def {name.removesuffix('…')}", source, re.M)
+            assert (file and file.is_file()) or found, name
