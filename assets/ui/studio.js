@@ -60,7 +60,6 @@
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && pinned) light((pinned = null));
-    if (event.key === "Escape") one("#card-similarity.sage-large-matrix .sage-larger")?.click();
   });
 
   // -- one stop for the tab key in matrix and plan; arrow keys move inside ------------------------
@@ -286,7 +285,7 @@
     const shared = point ? `${point} of ${steps} steps shared` : "nothing shared: each prompt on its own";
     if (plan.planned && point === plan.point) return `${shared}: chosen within the budget`;
     if (point && point === best) return `${shared}: recommended`;
-    return point >= LATE * steps ? `${shared}: too late to part` : shared;
+    return point >= LATE * steps ? `${shared}: too late to branch` : shared;
   };
   const placeKnob = (point) => {
     const handle = knob(), rail = one("#branch .sage-rail");
@@ -440,9 +439,9 @@
     svg.innerHTML = parts.join("");
     const at = nearest(point);
     const said = curves.map((curve) => curve.find(([p]) => p === at)?.[1].toFixed(3) ?? "none");
-    svg.setAttribute("aria-label", `Mean distance to the pictures made alone, over shared steps. ` +
+    svg.setAttribute("aria-label", `Mean distance to the independent pictures by shared steps. ` +
       `At ${at}: shared ${said[0]}, fewer steps at the same cost ${said[1]}.`);
-    one(".sage-note", box).textContent = `At ${at} shared steps: ${said[0]}; alone with fewer steps at the same cost: ${said[1]}. 0 is the same picture.`;
+    one(".sage-note", box).textContent = `At ${at} shared steps: ${said[0]}; fewer steps at the same cost: ${said[1]}. 0 is the same picture.`;
   };
 
   // -- the closer look: both pictures of one prompt, with a line between them ---------------------
@@ -491,7 +490,7 @@
     const tally = one(".sage-guess-tally", box);
     if (!pair) {
       one(".sage-guess-prompt", box).textContent = `${game.right} of ${game.pairs.length} right; by chance it would be about ${game.pairs.length / 2}.`;
-      return (tally.textContent = game.right > game.pairs.length / 2 ? "The branch point shows: try an earlier one." : "You could not tell: the shared pictures pass.");
+      return (tally.textContent = game.right > game.pairs.length / 2 ? "You can tell: try an earlier branch point." : "You could not tell them apart: sharing passes.");
     }
     one(".sage-guess-prompt", box).textContent = `${game.at + 1} of ${game.pairs.length}: ${one(".sage-prompt", pair).textContent}`;
     const sides = Math.random() < 0.5 ? ["shared", "independent"] : ["independent", "shared"];
@@ -531,7 +530,7 @@
     write("Which one is shared?", pad, 56, "700 26px");
     const result = one("#outcome .sage-result")?.textContent.split(",")[0] ?? "";
     write(result, pad, 88, "400 17px", "#5b6473");
-    write(`Left shared, right alone, ${one("#branch output").textContent}`, pad, 114, "400 15px", "#5b6473");
+    write(`Left shared, right independent, ${one("#branch output").textContent}`, pad, 114, "400 15px", "#5b6473");
     pairs.forEach((pair, k) => {
       const x = pad + (k % columns) * (cell + gap), y = 136 + Math.floor(k / columns) * (side + 46);
       ["shared", "independent"].forEach((kind, j) => {
@@ -560,16 +559,9 @@
       numbers: () => toggle(button, "sage-numbers"),
       rival: () => toggle(button, "sage-rivals"),
       present: () => present(!presenting()),
-      matrix: () => enlarge(button),
     };
     acts[button.dataset.do]?.();
   });
-
-  const enlarge = (button) => {
-    const on = one("#card-similarity").classList.toggle("sage-large-matrix");
-    button.setAttribute("aria-pressed", String(on));
-    button.textContent = on ? "Smaller again" : "Show the numbers";
-  };
 
   // -- a product's table shows one side at a time ---------------------------------------------------
   let tableSide = "shared";
@@ -610,7 +602,7 @@
 
   // -- what a control refuses is said beside that control, wherever else it is said too --------------
   const tellRefusals = () => {
-    const told = new Map(all("[data-of]").map((note) => [note.dataset.of, note.textContent.replace(/^Render waits: /, "")]));
+    const told = new Map(all("[data-of]").map((note) => [note.dataset.of, note.textContent.replace(/^Cannot render yet: /, "")]));
     for (const line of all(".sage-refusal")) if (told.get(line.dataset.about) !== line.textContent) line.remove();
     for (const [id, words] of told) {
       const control = id !== "seed" && document.getElementById(id); // the seed stands beside Render
@@ -689,7 +681,6 @@
     refreshPoint();
     followForm();
     tellRefusals();
-    one("#card-similarity")?.classList.toggle("sage-large-matrix", Boolean(one(".sage-larger[aria-pressed=true]")));
     arrive();
     if (pinned) light(pinned);
   };

@@ -100,6 +100,14 @@ window.sageTree ??= (() => {
     box.replaceChildren();
     const { steps, segments, order } = plan, width = box.clientWidth;
     if (!width) return;
+    /** A trunk's letter beside its noise: colour is not the only thing that tells it. */
+    const nameRoot = (n, height) => {
+      const badge = document.createElement("b");
+      badge.className = "sage-badge sage-root";
+      badge.textContent = plan.letters[n];
+      badge.style.cssText = `--group:${plan.colors[n]};--ink:${plan.inks[n]};top:${(100 * height) / order.length}%`;
+      box.append(badge);
+    };
     const heights = lanes(segments, order), every = Math.max(1, Math.ceil((size + 8) / (width / steps)));
     segments.forEach((segment, i) => {
       const trunk = segment.members.length > 1;
@@ -116,6 +124,7 @@ window.sageTree ??= (() => {
       };
       if (segment.parent === null) place(0);
       if (!trunk) return;
+      if (segment.parent === null && plan.letters) nameRoot(segment.members[0], heights[i].height);
       for (let step = segment.start + every; step < segment.stop; step += every)
         if (segment.stop - step >= every / 2) place(step);
       place(segment.stop);

@@ -257,13 +257,13 @@ TRUNKS: Mapping[str, str] = {
     "control_once": "The prompts in turn, corrected by one snapshot (ours)",
 }
 SPACINGS: Mapping[str, str] = {
-    "model": "As the model's scheduler says",
+    "model": "The scheduler's own",
     "planned": "Planned for this model (ours)",
     "trailing": "Trailing",
     "karras": "Karras",
     "beta": "Beta",
     "exponential": "Exponential",
-    "ays": "Align Your Steps, of Stable Diffusion v1",
+    "ays": "Align Your Steps (Stable Diffusion v1)",
 }
 # Rules that did not win (study `trunks`), for programs; see `sage.core.lending`.
 TRIED_TRUNKS: Mapping[str, str] = {
@@ -274,8 +274,8 @@ TRIED_TRUNKS: Mapping[str, str] = {
 }
 SHARING: Mapping[str, str] = {
     "groups": "Groups with one branch point",
-    "tree": "A tree within a budget",
-    "adaptive": "Adaptive: split when predictions part",
+    "tree": "Tree with several branch points",
+    "adaptive": "Adaptive: branch when predictions diverge",
 }
 
 
@@ -444,8 +444,8 @@ class Sampling:
     )
     spacing: str = setting(
         Choice(
-            subject="Where the steps lie (spacing)",
-            label="Where the steps lie",
+            subject="The step spacing (spacing)",
+            label="Step spacing",
             help="at which noise levels a scheduler takes its steps.",
             default="model",
             titles=SPACINGS,
@@ -469,7 +469,7 @@ class Sampling:
         Number(
             subject="The share of fresh noise at the split (fresh_noise)",
             label="Fresh noise",
-            help="share of each prompt's noise that is renewed where it splits off.",
+            help="share of each prompt's noise that is renewed where it branches off.",
             default=0.0,
             low=0.0,
             high=1.0,
@@ -481,7 +481,7 @@ class Sampling:
         Choice(
             subject="How prompts share (sharing)",
             label="How prompts share",
-            help="groups with one branch point, a tree within a budget, or adaptive splitting.",
+            help="groups with one branch point, a tree with several, or adaptive branching.",
             default="groups",
             titles=SHARING,
             always_linked=False,
@@ -490,10 +490,10 @@ class Sampling:
     )
     budget: float = setting(
         Number(
-            subject="The evaluations a picture (budget)",
-            label="Budget, evaluations a picture (0: off)",
-            help="evaluations a picture for which the best plan is sought, shared or not; it then "
-            "decides steps, their places, trunks and branch points; 0 leaves them to the other "
+            subject="The evaluations per picture (budget)",
+            label="Budget: evaluations per picture (0 = off)",
+            help="evaluations per picture; the planner then finds the best plan, shared or not, "
+            "and sets steps, spacing, trunks and branch points; 0 leaves them to the other "
             "settings.",
             default=0.0,
             low=0.0,
@@ -507,7 +507,7 @@ class Sampling:
     spend: float = setting(
         Number(
             subject="The share of evaluations to spend (spend)",
-            label="Share of the evaluations to spend",
+            label="Tree: share of the independent evaluations to spend",
             help="for a tree: share of independent sampling's evaluations to spend.",
             default=0.7,
             low=0.1,

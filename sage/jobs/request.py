@@ -100,7 +100,7 @@ def parse_prompts(text: str) -> tuple[str, ...]:
         ValueError: If there are too few or too many, one is too long, or braces do not match.
     """
     if not isinstance(text, str):
-        raise ValueError(f"The prompts are a {type(text).__name__}; need a text, one a line.")
+        raise ValueError(f"The prompts are a {type(text).__name__}; need a text, one per line.")
     texts = expand_sets(text).texts if "{" in text or "}" in text else lines_of(text)
     prompts = tuple(clean for line in texts if (clean := clean_prompt(line)))
     check_prompts(prompts)
@@ -163,9 +163,9 @@ def _in_flag(before: str) -> bool:
 def check_prompts(prompts: Sequence[str]) -> None:
     """Raises a ValueError with one sentence if the number or a length is not allowed."""
     if not prompts:
-        raise ValueError(f"No prompt yet: type {NUM_PROMPTS.allowed}, one a line.")
+        raise ValueError(f"No prompts yet: type {NUM_PROMPTS.allowed}, one per line.")
     if len(prompts) == 1:
-        raise ValueError("There is one prompt; sharing needs at least two, one a line.")
+        raise ValueError("There is one prompt; sharing needs at least two, one per line.")
     NUM_PROMPTS.check(len(prompts))
     for n, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, str):

@@ -43,7 +43,7 @@ class Argument:
 def arguments(kind: type[Request] = Request) -> tuple[Argument, ...]:
     """What the endpoints take: prompts, a model, and every setting."""
     prompts = (
-        f"{NUM_PROMPTS.allowed} prompts, one a line, at most {PROMPT_CHARS.high} characters each."
+        f"{NUM_PROMPTS.allowed} prompts, one per line, at most {PROMPT_CHARS.high} characters each."
     )
     model = 'key of a model in the page\'s picker; "" is the first one.'
     return (
@@ -59,7 +59,7 @@ EXTRAS: dict[str, tuple[Argument, ...]] = {
         Argument(
             "repeats",
             REPEATS[0],
-            f"how often both sides are rendered, each time with other seeds; "
+            f"how often both sides are rendered, each time with new seeds; "
             f"{', '.join(map(str, REPEATS))}.",
         ),
         Argument(

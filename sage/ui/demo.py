@@ -12,7 +12,7 @@ from sage.ui.evidence import build_evidence
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.explore.tab import build_explore, wire_taking
 from sage.ui.html.prose import TITLE
-from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
+from sage.ui.kit import QUICK, changes, start_button, stop_button
 from sage.ui.lesson import build_lesson
 from sage.ui.server.cache import PICTURE
 from sage.ui.server.files import workplace
@@ -46,8 +46,8 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
             with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
                 layout = build_layout(shelf)
                 handlers = Handlers(layout, shelf)
-                arrived = _wire_inputs(demo, layout, handlers)
-                wire_travel(layout, Travel(layout, handlers, shelf), arrived)
+                _wire_inputs(demo, layout, handlers)
+                wire_travel(layout, Travel(layout, handlers, shelf), demo.load)
                 rendering = Rendering(layout, shelf)
                 _wire_rendering(layout, rendering)
                 _wire_looking(layout, Looking(rendering))
@@ -96,19 +96,25 @@ def _paint(handlers: Handlers) -> None:
             part.value = shown
 
 
-def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
-    """Everything that acts at once: no listener here renders. Returns the event of arrival."""
-    asked, follows, own = [*page.form, page.run], page.consequences, page.own_settings
-    set_by = page.controls
-    arrived = demo.load(handlers.arrive, asked, [*follows, *own], api_name="welcome", **QUICK)
-    # One listener for all of these: answers to two could arrive in the wrong order.
-    bounds = [set_by[name] for name in ("tau_min", "tau_max", "max_group_size", "spend")]
-    on_change([page.model, page.prompts, *bounds], handlers.analyze, asked, follows, "on_prompts")
-    apart = (*bounds, *(set_by[name] for name in ("seed", "steps", "scheduler", "sharing")))
-    replans = [part for part in set_by.values() if part not in apart]
-    replans += [page.branch_call, page.fewer_steps, page.measure, page.repeats]
-    on_change(replans, handlers.estimate, asked, follows, "on_branch")
-    on_change([set_by["seed"]], handlers.mark_earlier, asked, follows, "on_seed")
+def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
+    """Everything that acts at once: no listener here renders.
+
+    One listener answers to the form, whatever changed in it: answers to two could arrive in the
+    wrong order, and the older one would stay. While it waits, changes wait too; then it is asked
+    once more, with the form as it stands by then.
+    """
+    set_by, follows = page.controls, [*page.consequences, page.told]
+    asked = [*page.form, page.run, page.chosen, page.told]
+    heard = [demo.load, *changes([*page.form, page.chosen, page.nudge])]
+    gr.on(
+        heard,
+        handlers.follow,
+        asked,
+        follows,
+        api_name="follow",
+        trigger_mode="always_last",
+        **QUICK,
+    )
     gr.on(
         changes([set_by["sharing"]]),
         handlers.pick_sharing,
@@ -116,7 +122,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         [set_by["spend"]],
         api_name="on_sharing",
         **QUICK,
-    ).then(handlers.analyze, asked, follows, api_name="after_sharing", **QUICK)
+    )
     calls = [set_by["steps"], set_by["scheduler"]]
     # Only a visitor's own hand changes the ratio; the slider also moves when the steps change.
     # The handle overrules the planner: whoever moves it decides the branch point.
@@ -134,7 +140,7 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         [page.branch_call],
         api_name="on_steps",
         **QUICK,
-    ).then(handlers.estimate, asked, follows, api_name="after_steps", **QUICK)
+    )
     for event, pick, name in (
         (page.model.input, handlers.pick_model, "on_model"),
         (page.other.click, handlers.pick_other, "on_other"),
@@ -142,15 +148,14 @@ def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> Any:
         event(
             pick,
             [page.model, set_by["scheduler"]],
-            [*own, page.branch_call, page.model_note, page.share_ratio],
+            [*page.own_settings, page.branch_call, page.model_note, page.share_ratio, page.nudge],
             api_name=name,
             **QUICK,
-        ).then(handlers.analyze, asked, follows, api_name=f"after_{name[3:]}", **QUICK)
+        )
     page.random_seed.click(
         handlers.random_seed, None, [set_by["seed"]], api_name="on_random", **QUICK
     )
     _wire_examples(page, handlers)
-    return arrived
 
 
 def _wire_examples(page: Layout, handlers: Handlers) -> None:
@@ -158,7 +163,11 @@ def _wire_examples(page: Layout, handlers: Handlers) -> None:
         button.click(
             partial(handlers.fill, example),
             [page.model],
-            [page.prompts, *(page.controls[n] for n in ("tau_min", "tau_max", "guarded"))],
+            [
+                page.prompts,
+                *(page.controls[n] for n in ("tau_min", "tau_max", "guarded")),
+                page.nudge,
+            ],
             api_name=f"fill_{example.key}",
             **QUICK,
         )
@@ -172,7 +181,7 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
         (page.scrub, rendering.scrub, "scrub"),
     ):
         start_button(button, (rendering.announce, busy), (handler, inputs, page.results), name)
-    ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner])
+    ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner, page.nudge])
     stop_button(page.stop, ending, "stop")
 
 
@@ -190,5 +199,3 @@ def _wire_looking(page: Layout, looking: Looking) -> None:
     finish = (looking.finish, [page.turn, page.chosen, *form], page.results)
     start_button(page.look, announce, look, "look")
     start_button(page.finish, announce, finish, "finish")
-    told: list[Component] = [page.finish, page.scrub_note]
-    on_change([page.chosen], looking.tick, [page.chosen, page.run], told, "on_tick")

@@ -20,8 +20,8 @@ from sage.ui.html.views import note
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "results"
 FIRST = ("map", "main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
 INTRODUCTION = (
-    "<h2>What was measured</h2><p>Every figure is made from the numbers beneath it, and every "
-    "number from runs of the built-in model under the conditions that stand beside it.</p>"
+    "<h2>What was measured</h2><p>Every figure is drawn from the numbers beneath it. Every number "
+    "was measured on the built-in model, under the conditions given with it.</p>"
 )
 
 
@@ -85,7 +85,7 @@ def picture_set_line(folder: Path = FOLDER) -> str:
     """The same in a few words, for the first screen; "" without that study."""
     if not picture_set_words(folder):
         return ""
-    return note("As a set, pictures that share keep one composition (measured: see Evidence).")
+    return note("Pictures that share also keep one composition, as a set should (see Evidence).")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

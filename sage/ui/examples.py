@@ -48,7 +48,7 @@ def example_request(example: ExampleSet, own: ModelDefaults) -> Request:
 
 
 def _product(key: str, label: str, hint: str, typed: str) -> ExampleSet:
-    return ExampleSet(key, label, hint, parse_prompts(typed), ready=False, typed=typed)
+    return ExampleSet(key, label, hint, parse_prompts(typed), typed=typed)
 
 
 EXAMPLE_SETS = (

@@ -4,6 +4,7 @@ A control is made from its setting (`sage.core.settings`), so that page, library
 limits, defaults and titles.
 """
 
+import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -135,9 +136,14 @@ def html(name: str, value: str = "") -> gr.HTML:
     return gr.HTML(value, elem_id=name, apply_default_css=False, js_on_load=None)
 
 
-def turn_box(name: str) -> gr.Textbox:
-    """Holds the turn of a rendering in the browser, so that a click sends the one it belongs to."""
-    return gr.Textbox(visible="hidden", label="Turn", elem_id=name, container=False)
+def hidden_box(name: str) -> gr.Textbox:
+    """Holds a text in the browser that no visitor sees, to be sent along with what they do."""
+    return gr.Textbox(visible="hidden", label=name, elem_id=name, container=False)
+
+
+def nudged() -> str:
+    """A value that a box has not had, so that its change is heard."""
+    return secrets.token_hex(4)
 
 
 def model_picker(specs: Sequence[ModelSpec], elem_id: str) -> gr.Dropdown:
@@ -163,7 +169,12 @@ def on_change(
     outputs: list[Component],
     name: str,
 ) -> None:
-    """One listener for several components; only the last of a burst of changes counts."""
+    """One listener for several components; only the last of a burst of changes counts.
+
+    Answers to two listeners could arrive in the wrong order, and the older one would stay: what
+    shows what follows from a form is told by one listener, which is asked again after changes that
+    came while it waited.
+    """
     gr.on(
         changes(components),
         handler,

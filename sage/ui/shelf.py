@@ -69,8 +69,8 @@ class Shelf:
     def waiting(self) -> str:
         """What is said to a visitor whose run cannot begin at once."""
         if self.loaded(self.default.key) is None:
-            return "The model is still being loaded; this starts as soon as it is there."
-        return "Waiting for its turn …"
+            return "The model is still loading; this starts as soon as it is ready."
+        return "Waiting in the queue …"
 
     def fast(self, key: str) -> ModelSpec | None:
         """The same network in few steps, or the one in many if the key is of the fast one.

@@ -4,6 +4,7 @@ Listeners that fill the form from `sage.ui.export.links`; what a file holds is m
 The form's own listeners then do the rest, as if a visitor had typed it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sage.jobs.sides import PLAIN
+from sage.ui import kit
 from sage.ui.export.links import (
     BESIDE,
     SET,
@@ -27,7 +29,7 @@ from sage.ui.studio.handlers import Handlers, spelled
 from sage.ui.studio.layout import Layout
 
 RECORD_BYTES, LINK_BYTES = 2**20, 2**16
-OPENED = "These settings are from a {0}; Render makes their pictures."
+OPENED = "These settings come from a {0}. Render to see their pictures."
 # The clipboard is the browser's, and so is the address that the query belongs to.
 COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
 QUERY = "(link, steps) => [location.search, steps]"
@@ -58,7 +60,7 @@ class Travel:
             query = form.query(form.check())
         except ValueError as error:
             return {self.layout.link: gr.skip(), self.layout.travel_note: _error(error)}
-        note = views.note("Copied. Whoever opens it finds these settings.")
+        note = views.note("Copied. Opening it brings back these settings.")
         return {
             self.layout.link: gr.Textbox(query, visible=True),
             self.layout.travel_note: note,
@@ -148,18 +150,18 @@ class Travel:
         updates |= {page.controls[name]: values[name] for name in plain}
         sentence = settings.problem or OPENED.format(source)
         updates[page.chosen] = " ".join(map(str, settings.ticks))
-        return {**updates, page.opened: views.banner(sentence)}
+        return {**updates, page.opened: views.banner(sentence), page.nudge: kit.nudged()}
 
 
-def wire_travel(page: Layout, travel: Travel, arrived: Any) -> None:
+def wire_travel(page: Layout, travel: Travel, arrival: Callable[..., Any]) -> None:
     """Wires links and records.
 
     Args:
         page: The Studio's components.
         travel: The listeners.
-        arrived: The event after which the page stands, so that a link may change it.
+        arrival: The event of the page's arrival, after which a link may change it.
     """
-    _then_fill(page, travel, arrived, "link")
+    _then_fill(page, travel, arrival, "link")
     page.copy_link.click(
         travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **QUICK
     ).then(None, [page.link], [page.link], js=ADDRESS, api_name="show_link").then(
@@ -169,7 +171,7 @@ def wire_travel(page: Layout, travel: Travel, arrived: Any) -> None:
         source = page.upload if name == "file" else page.paste
         take = travel.read_file if name == "file" else travel.read_text
         begun = event(take, [source], [page.paste], api_name=f"take_{name}", **QUICK)
-        _then_fill(page, travel, begun, name)
+        _then_fill(page, travel, begun.then, name)
 
 
 def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
@@ -181,11 +183,12 @@ def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
         page.opened,
         page.travel_note,
         page.chosen,
+        page.nudge,
     ]
 
 
-def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
-    """After an event, fills the form in an order in which it is always valid.
+def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: str) -> None:
+    """At an event, fills the form in an order in which it is always valid.
 
     First the steps, then the branch point that lies within them, then the rest: each change wakes
     the page's own listeners, which send the form as it stands at that moment.
@@ -196,7 +199,7 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
         (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
     )
     calls = [page.controls["steps"], page.controls["scheduler"]]
-    begun.then(
+    event(
         steps,
         [source, page.controls["steps"]],
         [*calls, page.share_ratio, page.opened],
@@ -215,12 +218,6 @@ def _then_fill(page: Layout, travel: Travel, begun: Any, name: str) -> None:
         _filled(page, [page.branch_call, *calls]),
         js="() => [location.search]" if link else None,
         api_name=f"open_{name}",
-        **QUICK,
-    ).then(
-        travel.handlers.catch_up if link else travel.handlers.analyze,
-        [*page.form, page.run],
-        page.consequences,
-        api_name=f"after_{name}",
         **QUICK,
     )
 

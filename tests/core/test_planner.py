@@ -72,7 +72,7 @@ def test_where_sharing_harms_much_nobody_shares(weight):
     assert chosen.plan == independent_plan(4, 3)
     assert chosen.timesteps == known.timesteps(3, "ddim")
     assert chosen.loss == pytest.approx(chosen.alone_loss)
-    assert chosen.reason == "Take 3 steps alone: sharing is not expected to pay."
+    assert chosen.reason == "Take 3 steps alone: sharing is not expected to pay off."
 
 
 def test_where_sharing_is_free_the_trunk_is_long():

@@ -76,7 +76,7 @@ def test_letters_of_every_script_stay():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"prompts": ""}, "No prompt yet: type 2 to 16"),
+        ({"prompts": ""}, "No prompts yet: type 2 to 16"),
         ({"prompts": " \n\t\n\u200b"}, "No prompt yet"),
         ({"prompts": "a fox"}, "There is one prompt; sharing needs at least two"),
         ({"prompts": "\n".join(f"fox {n}" for n in range(17))}, "prompts is 17; .* 2 to 16"),

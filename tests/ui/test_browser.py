@@ -490,7 +490,7 @@ def test_the_handle_can_be_dragged_and_keyed_and_leads_the_form(arrive):
     page.mouse.move(rail["x"] + rail["width"] * 0.8, rail["y"] + 22, steps=5)
     page.mouse.up()
     expect(knob).to_have_attribute("aria-valuenow", "24")
-    expect(knob).to_have_attribute("aria-valuetext", "24 of 30 steps shared: too late to part")
+    expect(knob).to_have_attribute("aria-valuetext", "24 of 30 steps shared: too late to branch")
     for key, value in (("Home", "0"), ("End", "30"), ("ArrowLeft", "29"), ("PageDown", "24")):
         knob.press(key)
         expect(knob).to_have_attribute("aria-valuenow", value)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from sage.jobs.request import Request
+from sage.ui.explore.parts import EARLIER
 from sage.ui.export.links import read_link
 
 from .test_browser import (  # noqa: F401
@@ -104,7 +105,7 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     with fresh.expect_file_chooser() as chooser:
         find(fresh, "#upload-record").click()
     chooser.value.set_files(tmp_path / "record.json")
-    shows(fresh, "#opened", "These settings are from a record")
+    shows(fresh, "#opened", "These settings come from a record")
     shows(fresh, "#branch output", "2 of 4 steps shared")
     expect(find(fresh, "#seed input")).to_have_value("9")
 
@@ -138,7 +139,7 @@ def test_a_grid_is_rendered_chosen_and_laid_open_by_keyboard(visit):
     expect(find(page, "#explore-trace-progress .sage-done")).to_be_visible(timeout=PATIENCE)
     expect(find(page, ".sage-tree .sage-end")).to_have_count(2)
     before = find(page, ".sage-tree img").first.get_attribute("src")
-    find(page, "#explore-look").get_by_label("the latents themselves").check()
+    find(page, "#explore-look").get_by_label("latents").check()
     expect(find(page, ".sage-tree img").first).not_to_have_attribute("src", before)
 
 
@@ -150,7 +151,7 @@ def test_a_cell_opens_in_the_studio(visit):
     with page.context.expect_page() as opened:
         link.click()
     studio = opened.value
-    shows(studio, "#opened", "These settings are from a link")
+    shows(studio, "#opened", "These settings come from a link")
     shows(studio, "#branch output", "2 of 4 steps shared")
     expect(find(studio, "#seed input")).to_have_value("2")
 
@@ -161,9 +162,29 @@ def test_a_grid_can_be_stopped(visit):
     page.get_by_role("option", name="Slow", exact=True).click()
     shows(page, "#explore-cost", "12 runs")
     find(page, "#explore-go").click()
-    shows(page, "#explore-progress", "Run 1 of 15, alone to compare with")
+    shows(page, "#explore-progress", "Run 1 of 15, independent to compare with")
     find(page, "#explore-stop").click()
     shows(page, "#explore-progress", "finished")
+    expect(find(page, "#explore-go")).to_be_enabled()
+
+
+def test_a_stop_before_the_first_run_leaves_the_grid_that_was_there(visit):
+    """Fault 24, in Explore."""
+    page = explore(visit)
+    render_grid(page)
+    cells = find(page, "button.sage-cell")
+    expect(cells).to_have_count(12)
+    pictures = cells.locator("img").evaluate_all("all => all.map(e => e.src)")
+    find(page, "#explore-model input").click()
+    page.get_by_role("option", name="Slow", exact=True).click()
+    shows(page, "#explore-banner", EARLIER)
+    find(page, "#explore-go").click()
+    shows(page, "#explore-progress", "Run 1 of 15")
+    find(page, "#explore-stop").click()
+    shows(page, "#explore-progress", "the previous grid is shown")
+    expect(cells).to_have_count(12)
+    assert cells.locator("img").evaluate_all("all => all.map(e => e.src)") == pictures
+    shows(page, "#explore-banner", EARLIER)
     expect(find(page, "#explore-go")).to_be_enabled()
 
 

@@ -94,7 +94,7 @@ def test_the_cost_is_there_before_anything_runs(tab):
     # of four steps shared.
     assert "4 runs" in shown["cost"]
     assert "28 of 44 evaluations" in shown["cost"]
-    assert "2 runs alone to compare with among them" in shown["cost"]
+    assert "including 2 independent runs to compare with" in shown["cost"]
     assert "once something has been rendered" in shown["cost"]
     assert shown["cells"].count('data-state="empty"') == 4
 
@@ -186,7 +186,7 @@ def test_every_cell_shows_pictures_time_cost_score_and_distance(tab):
         assert f"distance {distance.value:.3f} ± {distance.half:.3f}" in words
         assert "CLIP –" in words  # this model has no image encoder
         large = at_once(tab, tab.choose("0", explored, SimpleNamespace(cell=place)))["cell"]
-        assert f"{distance.value:.3f} ± {distance.half:.3f} to the pictures made alone" in large
+        assert f"{distance.value:.3f} ± {distance.half:.3f} to the independent pictures" in large
         assert flops_text(run.flops) in large
     assert explored.done[0].distance.value == 0
 
@@ -366,7 +366,7 @@ def as_built(tab):
 
 
 def test_it_opens_with_a_finished_grid_and_without_a_model(arrival):
-    shown = at_once(arrival, arrival.open(*as_built(arrival), Explored()))
+    shown = at_once(arrival, arrival.follow(*as_built(arrival), Explored()))
     assert "Precomputed" in shown["progress"], STALE
     explored = shown["explored"]
     assert explored.grid == first_grid(builtin_model()), STALE
@@ -378,7 +378,7 @@ def test_it_opens_with_a_finished_grid_and_without_a_model(arrival):
     chosen = at_once(arrival, arrival.choose("0", explored, SimpleNamespace(cell=2)))
     assert "beta=0.4" in chosen["cell"]
     # Opened again, nothing of it is lost; with another form, it is not that form's.
-    assert arrival.parts.explored not in arrival.open(*as_built(arrival), explored)
+    assert arrival.parts.explored not in arrival.follow(*as_built(arrival), explored)
 
 
 def test_it_was_made_with_these_weights_and_its_numbers_agree_with_the_code():

@@ -129,7 +129,7 @@ def test_pictures_agree_with_the_model():
 
 def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
     layout, stored = page.layout, ALL[FIRST_EXAMPLE.key]
-    updates = page.welcome(*values(form_of(stored)))
+    updates = page.analyze(*values(form_of(stored)))
     assert 'data-state="done"' in updates[layout.pictures]
     assert "sage-sheet" in updates[layout.pictures]
     assert "Precomputed: 30 steps, seeds 0 to 3" in updates[layout.progress]
@@ -160,8 +160,8 @@ def test_the_page_is_served_with_the_first_comparison_in_it():
 
 def test_the_branch_point_moves_through_what_is_stored(page):
     layout, stored = page.layout, ALL["tight"]
-    run = page.welcome(*values(form_of(stored)))[layout.run]
-    moved = page.estimate(*values(form_of(stored, branch_call=20), run))
+    run = page.analyze(*values(form_of(stored)))[layout.run]
+    moved = page.analyze(*values(form_of(stored, branch_call=20), run))
     assert "20 of 30 steps shared" in moved[layout.estimate]
     assert plan_data(moved[layout.plan])["point"] == 20
     assert 'data-point="20"' in moved[layout.outcome]
@@ -173,15 +173,15 @@ def test_the_branch_point_moves_through_what_is_stored(page):
 
 def test_what_was_rendered_under_the_guard_is_not_announced_as_what_is_stored(page):
     layout, form = page.layout, form_of(ALL["far"], guarded=True, branch_call=18)
-    stored = page.estimate(*values(form))
+    stored = page.analyze(*values(form))
     assert "18 of 30 steps shared" in stored[layout.estimate]
-    assert "Shown as asked; Render would shorten it." in stored[layout.chips]
+    assert "Shown as requested; Render would shorten it." in stored[layout.chips]
     rendered = Run(form.check(), SPEC.key, 30, step=30, done=True)
-    after = page.estimate(*values(form, rendered))
+    after = page.analyze(*values(form, rendered))
     assert "18 of 30" not in after[layout.estimate]
     assert "steps instead." in after[layout.chips]
     assert after[layout.banner] == ""
-    insisting = page.estimate(*values(form_of(ALL["far"], branch_call=18)))
+    insisting = page.analyze(*values(form_of(ALL["far"], branch_call=18)))
     assert "Shared anyway." in insisting[layout.chips]
 
 
@@ -195,7 +195,7 @@ def test_the_saving_names_the_steps_that_were_shared_not_those_asked_for():
 
 def test_another_example_replaces_the_one_before(page):
     layout = page.layout
-    run = page.welcome(*values(form_of(ALL["two"])))[layout.run]
+    run = page.analyze(*values(form_of(ALL["two"])))[layout.run]
     updates = page.analyze(*values(form_of(ALL["mixed"]), run))
     assert updates[layout.run].stored == "mixed"
     assert updates[layout.pictures].count('class="sage-pair"') == 5
@@ -203,8 +203,8 @@ def test_another_example_replaces_the_one_before(page):
 
 def test_a_change_that_is_not_stored_keeps_the_pictures_and_says_so(page):
     layout, stored = page.layout, ALL["two"]
-    run = page.welcome(*values(form_of(stored)))[layout.run]
-    updates = page.mark_earlier(*values(form_of(stored, seed=5), run))
+    run = page.analyze(*values(form_of(stored)))[layout.run]
+    updates = page.analyze(*values(form_of(stored, seed=5), run))
     assert EARLIER in updates[layout.banner]
 
 

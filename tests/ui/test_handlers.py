@@ -56,13 +56,11 @@ def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
     assert updates[layout.pictures].count("sage-frame") == 12
 
 
-def test_the_estimate_follows_the_branch_point_and_leaves_the_groups_alone(page, form):
+def test_the_estimate_follows_the_branch_point(page, form):
     layout = page.layout
-    updates = page.estimate(*values(changed(form, branch_call=10)))
+    updates = page.analyze(*values(changed(form, branch_call=10)))
     assert "10 of 10 steps shared" in updates[layout.estimate]
     assert page.keep_ratio(10, 10, "ddim") == (1, 0.0)  # and no budget
-    assert layout.similarity not in updates
-    assert layout.prompts_note not in updates
 
 
 def listeners(demo, name, event):
@@ -133,18 +131,18 @@ def test_bad_input_is_answered_by_a_sentence_beside_what_refused_it(
 ):
     bad = changed(form, **change)
     layout, (name,) = page.layout, list(change)[-1:]
-    for handler in (page.analyze, page.estimate):
-        updates = handler(*values(bad))
-        assert layout.prompts not in updates
-        if bad.branch_call == 99:  # on its way: only a change of the steps leads here
-            assert list(updates.values()) == [gr.skip()]
-            continue
+    updates = page.analyze(*values(bad))
+    assert layout.prompts not in updates
+    if bad.branch_call == 99:  # on its way: only a change of the steps leads here
+        assert list(updates.values()) == [gr.skip()]
+    else:
         assert words.lower() in updates[layout.scrub_note].lower()
-        if isinstance(updates[layout.prompts_note], str):
+        if layout.prompts_note in updates:
             assert words.lower() in updates[layout.prompts_note].lower()
             assert "sage-error" in updates[layout.prompts_note]
-        else:  # the script says it beside the control
+        else:  # the script says it beside the control, and what is known of the prompts stays
             assert f'data-of="{name.replace("_", "-")}"' in updates[layout.scrub_note]
+            assert not {layout.similarity, layout.plan, layout.pictures} & set(updates)
     (only,) = rendering.render(turn(rendering), *values(bad))
     assert words.lower() in only[layout.progress].lower()
 
@@ -167,7 +165,7 @@ def test_rendering_shows_previews_then_everything(rendering, form):
     assert 'data-state="done"' in last[layout.pictures]
     assert "for 4 steps" in last[layout.pictures]
     assert "9 steps" in last[layout.pictures]
-    assert "twin" in last[layout.pictures]
+    assert "distance" in last[layout.pictures]
     assert "independent" in last[layout.seconds]
     assert "sage-trunk" in last[layout.flops]
     assert "36 of 40" in last[layout.saving]
@@ -248,10 +246,10 @@ def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering
     reused = int(last[layout.progress].split("Done: ")[1].split(" of ")[0])
     assert reused > 40
     # Within the strip the branch point may move; the pictures are not for earlier settings.
-    moved = page.estimate(*values(changed(form, branch_call=9), run))
+    moved = page.analyze(*values(changed(form, branch_call=9), run))
     assert moved[layout.banner] == ""
     assert moved[layout.pictures] == gr.skip()
-    assert EARLIER in page.estimate(*values(changed(form, guidance_scale=2), run))[layout.banner]
+    assert EARLIER in page.analyze(*values(changed(form, guidance_scale=2), run))[layout.banner]
 
 
 def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
@@ -268,7 +266,7 @@ def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
     *_, strip = rendering.scrub(turn(rendering), *values(form, run))
     assert "for 4 steps" in strip[layout.pictures]
     assert "4 of 10 steps shared" in strip[layout.estimate]
-    assert "Shown as asked; Render would shorten it." in strip[layout.chips]
+    assert "Shown as requested; Render would shorten it." in strip[layout.chips]
     assert "P1, P2 share steps 1 to 4." in strip[layout.plan]
 
 
@@ -283,7 +281,7 @@ def test_only_a_finished_run_of_groups_can_be_scrubbed(page, rendering, form):
     assert page.analyze(*values(form))[scrub].interactive is False
     assert page.analyze(*values(form, run))[scrub].interactive is True
     other = changed(form, seed=8)
-    assert page.mark_earlier(*values(other, run))[scrub].interactive is False
+    assert page.analyze(*values(other, run))[scrub].interactive is False
 
 
 def test_downloads_hold_pictures_and_the_record(rendering, form):
@@ -323,12 +321,10 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
         changed(form, model="slow"),
     ):
         assert EARLIER in page.analyze(*values(other, run))[layout.banner]
-    assert EARLIER in page.estimate(*values(changed(form, branch_call=5), run))[layout.banner]
-    assert EARLIER in page.mark_earlier(*values(changed(form, seed=8), run))[layout.banner]
-    assert page.mark_earlier(*values(form, run))[layout.banner] == ""
-    assert (
-        EARLIER in page.mark_earlier(*values(changed(form, seed=None, steps=1), run))[layout.banner]
-    )
+    assert EARLIER in page.analyze(*values(changed(form, branch_call=5), run))[layout.banner]
+    assert EARLIER in page.analyze(*values(changed(form, seed=8), run))[layout.banner]
+    assert page.analyze(*values(form, run))[layout.banner] == ""
+    assert EARLIER in page.analyze(*values(changed(form, seed=None, steps=1), run))[layout.banner]
 
 
 def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
@@ -502,11 +498,13 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
     assert seen[layout.finish].value == "Finish 4 of 4"
     assert seen[layout.scrub].interactive is False
     assert "16 evaluations and" in seen[layout.outcome]
-    assert "takes 20 evaluations more" in seen[layout.outcome]
-    ticked = looking.tick("0 2", run)
+    assert "takes 20 more evaluations" in seen[layout.outcome]
+    ticked = page.follow(*values(form, run), "0 2", "told")
     assert ticked[layout.finish].value == "Finish 2 of 4"
     assert "takes 10 evaluations" in ticked[layout.scrub_note]
-    assert looking.tick("nonsense", run)[layout.finish].interactive is False
+    assert page.follow(*values(form, run), "nonsense", "told")[layout.finish].interactive is False
+    elsewhere = changed(form, branch_call=5)
+    assert page.follow(*values(elsewhere, run), "0 2", "told")[layout.finish].visible is False
     *_, last = looking.finish(turn(rendering), "0 2", *values(form, run))
     done = last[layout.run]
     assert last[layout.pictures].count("<img") == 6
@@ -522,8 +520,8 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
         assert "P02-finished.png" not in box.namelist()
     assert read_record(json.dumps(record), {"tiny": page.shelf.default}).values["seed"] == 7
     # The pictures stay with their prompts, and are marked once the form asks for something else.
-    assert "2 of 4 finished" in page.estimate(*values(form, done))[layout.outcome]
-    assert EARLIER in page.estimate(*values(changed(form, branch_call=5), done))[layout.banner]
+    assert "2 of 4 finished" in page.analyze(*values(form, done))[layout.outcome]
+    assert EARLIER in page.analyze(*values(changed(form, branch_call=5), done))[layout.banner]
     away = page.analyze(*values(changed(form, prompts="a fox\na dog"), done))
     assert away[layout.finish].visible is False
     back = page.analyze(*values(form, away[layout.run]))
@@ -597,23 +595,56 @@ def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, 
 
 def test_what_is_greyed_says_why_beside_it(page, form):
     layout = page.layout
-    refused = page.mark_earlier(*values(changed(form, seed=None)))
+    refused = page.analyze(*values(changed(form, seed=None)))
     assert "seed" in refused[layout.scrub_note]
     assert refused[layout.render].interactive is False
     assert layout.prompts_note not in refused
-    assert page.mark_earlier(*values(form))[layout.render].interactive is True
+    assert page.analyze(*values(form))[layout.render].interactive is True
     waiting = page.analyze(*values(changed(form, prompts="one fox")))
-    assert "Render waits: There is one prompt" in waiting[layout.scrub_note]
-    assert "once Render" in page.analyze(*values(form))[layout.scrub_note]
+    assert "Cannot render yet: There is one prompt" in waiting[layout.scrub_note]
+    assert "Render these pictures first" in page.analyze(*values(form))[layout.scrub_note]
 
 
-def test_who_types_while_the_page_arrives_is_not_shown_the_first_example(page):
-    """Arrival may take as long as loading the model; its answer is of the form that was served."""
+def test_the_browser_is_told_nothing_that_it_holds(page):
     layout = page.layout
     served = [part.value for part in (*layout.form, layout.run)]
-    assert list(page.catch_up(*served)) == [layout.chips]
+    for part, shown in page.analyze(*served).items():
+        if isinstance(part, gr.HTML):
+            part.value = shown  # as the page is served
+    first = page.follow(*served, "", "")
+    assert not any(isinstance(part, gr.HTML) for part in first)
+    again = page.follow(*served, "", first[layout.told])
+    assert layout.plan in again
+    assert layout.similarity not in again
     typed = list(served)
     typed[layout.form.index(layout.prompts)] = "a fox\na pizza"
-    caught_up = page.catch_up(*typed)
-    assert set(caught_up) == set(page.analyze(*typed))
-    assert "2 prompts" in caught_up[layout.prompts_note]
+    after = page.follow(*typed, "", first[layout.told])
+    assert after[layout.told] != first[layout.told]
+    assert set(after) - {layout.told} == set(page.analyze(*typed))
+
+
+def listeners_of(demo):
+    """Each listener's name with its triggers' events and its outputs."""
+    for one in demo.config["dependencies"]:
+        events = {event for _, event in one["targets"]}
+        yield one["api_name"], events, set(one["outputs"])
+
+
+def test_what_follows_from_a_form_is_told_by_one_listener(demo):
+    """Two answers may arrive in the wrong order: the older one would then stay on the page."""
+    for names, teller in (
+        (("similarity", "plan", "outcome", "estimate", "chips", "address"), "follow"),
+        (("explore-cost", "explore-banner", "explore-address"), "explore_follow"),
+    ):
+        ids = {
+            one["id"] for one in demo.config["components"] if one["props"].get("elem_id") in names
+        }
+        assert len(ids) == len(names)
+        at_once = {
+            name
+            for name, events, outputs in listeners_of(demo)
+            if ids & outputs and events & {"change", "load", "input", "select"}
+        }
+        assert at_once - {"explore_link"} == {teller}
+    modes = {one["api_name"]: one["trigger_mode"] for one in demo.config["dependencies"]}
+    assert modes["follow"] == modes["explore_follow"] == "always_last"

@@ -66,10 +66,24 @@ def test_groups_are_outlined_in_their_colors():
     assert {a["style"] for a in alone if "alone" in a.get("class", "")} == {f"--group:{ALONE}"}
 
 
-def test_many_prompts_have_no_numbers_in_the_cells():
-    source = similarity_matrix(group_prompts(torch.eye(16), 0.5, 0.9), ["a"] * 16)
-    assert 'data-numbers="shades"' in source
-    assert len(Reader(source).all("button", tabindex="-1")) == 16 * 15
+def test_many_prompts_have_hundredths_in_the_cells():
+    values = torch.eye(16) * 0.6 + 0.4
+    source = similarity_matrix(group_prompts(values, 0.5, 0.9), ["a"] * 16)
+    assert 'data-numbers="hundredths"' in source
+    assert source.count(">40</button>") == 16 * 15
+    assert "Similarity in hundredths" in source
+
+
+def test_rows_are_named_by_what_tells_their_prompts_apart():
+    prompts = ("a fox in the snow", "a whale under the sea", "an owl in the snow", "the")
+    reader = Reader(similarity_matrix(grouping(), prompts))
+    assert [text.strip() for text in reader.texts if text.startswith(" ")][:4] == [
+        "fox in snow",
+        "owl in snow",
+        "whale under sea",
+        "the",
+    ]
+    assert [head["title"] for head in reader.all("th", scope="row")][:2] == [prompts[0], prompts[2]]
 
 
 def test_prompts_reach_the_script_as_escaped_json():

@@ -81,7 +81,7 @@ def check_outcome(text, record):
     spent, alone = (record["evaluations"][side] for side in ("shared", "independent"))
     first = text.split(" Sharing gives ")[0]
     if spent == alone:
-        assert numbers(first.split(" For the same cost")[0]) == [str(alone)]
+        assert numbers(first.split(" At the same cost")[0]) == [str(alone)]
         return
     flops = [record["flops"][side]["total"] for side in ("shared", "independent")]
     less = round(100 * (1 - flops[0] / flops[1]))
@@ -93,7 +93,7 @@ def check_outcome(text, record):
         expected += [n for one in each for n in numbers(seconds_text(one))]
     assert numbers(first) == expected
     check_seeds(text, record)
-    rival = re.search(r"alone with only (\d+) step", text)
+    rival = re.search(r"independent sampling with (\d+) step", text)
     assert (rival is None) or int(rival[1]) == record["fewer_steps"]["steps"]
 
 
@@ -146,7 +146,7 @@ def check_pictures(html, record):
         assert set(words) == set(shots)
         steps = branch_steps(record, n)
         assert numbers(words["shared"])[: 1 if steps else 0] == ([str(steps)] if steps else [])
-        assert words["shared"].endswith(f"twin {record['twin_distance'][n]:.2f}")
+        assert words["shared"].endswith(f"distance {record['twin_distance'][n]:.2f}")
         assert numbers(words["independent"]) == [str(record["calls"])]
         assert ("fewer" in words) == (record["fewer_steps"] is not None)
         if "fewer" in words:

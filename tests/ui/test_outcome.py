@@ -28,8 +28,8 @@ def test_every_number_of_a_stored_run_is_that_of_its_report(stored):
     runs, saving = report["evaluations"], report["saving"]
     assert f"{runs['shared']} evaluations instead of {runs['independent']}" in words
     assert f"<b>{100 * saving['evaluations']:.0f} % saved</b>" in words
-    assert f"{100 * saving['flops']:.0f} % less arithmetic" in words
-    assert f"only {report['fewer_steps']['steps']} steps" in words
+    assert f"{100 * saving['flops']:.0f} % less compute" in words
+    assert f"with {report['fewer_steps']['steps']} steps" in words
     assert "in one run" in words
 
 
@@ -44,12 +44,12 @@ def test_prompts_that_share_nothing_do_not_count_towards_nearness():
 def test_one_run_states_no_percentage_of_time():
     words = outcome_words(replace(PLAIN, seconds=Seconds((4.1,), (5.2,), 12)))
     assert "4.1 s instead of 5.2 s in one run" in words
-    assert "measured with" not in words  # at the branch point that is shown
+    assert "measured at" not in words  # at the branch point that is shown
 
 
 def test_seconds_of_another_branch_point_say_at_which():
     words = outcome_words(replace(PLAIN, at=20, seconds=Seconds((4.1,), (5.2,), 12)))
-    assert "in one run, measured with 12 shared steps" in words
+    assert "in one run, measured at 12 shared steps" in words
 
 
 def test_repeats_give_median_and_range():
@@ -69,7 +69,7 @@ def test_overlapping_ranges_are_noise_and_said_to_be():
 def test_more_than_alone_is_not_called_a_saving():
     words = outcome_words(replace(PLAIN, evaluations=(99, 90), flops=(3.3, 3.0)))
     assert "10 % more spent" in words
-    assert "10 % more arithmetic" in words
+    assert "10 % more compute" in words
     assert "saved" not in words
 
 
@@ -93,7 +93,7 @@ def test_nearness_goes_from_the_same_to_other_pictures():
 )
 def test_fewer_steps_are_judged_by_the_same_measure(theirs, verdict):
     words = outcome_words(replace(PLAIN, fewer=(22, (theirs, theirs))))
-    assert f"only 22 steps {verdict}" in words
+    assert f"with 22 steps {verdict}" in words
     assert nearness([theirs]) in words
 
 
@@ -112,9 +112,9 @@ def test_several_seeds_give_intervals_beside_both_rivals():
     words = outcome_words(replace(PLAIN, fewer=(22, (0.02, 0.03)), seeds=SURE))
     assert "Over 3 sets of seeds" in words
     assert "distance 0.031 ± 0.004 (fewer steps: 0.052 ± 0.006)" in words
-    assert "CLIP score 0.610 ± 0.020 (alone: 0.630 ± 0.020)" in words
+    assert "CLIP score 0.610 ± 0.020 (independent: 0.630 ± 0.020)" in words
     assert "within noise" not in words
-    assert "only 22 steps comes less close" in words  # by the seeds, not by the one that is shown
+    assert "with 22 steps comes less close" in words  # by the seeds, not by the one that is shown
     assert "sets of seeds" not in outcome_words(PLAIN)
 
 
@@ -122,8 +122,8 @@ def test_a_difference_whose_interval_holds_none_is_called_noise():
     unsure = replace(SURE, nearer=Mean(0.021, 0.03), gain=Mean(-0.02, 0.02))
     words = outcome_words(replace(PLAIN, fewer=(22, (0.1, 0.1)), seeds=unsure))
     assert "(fewer steps: 0.052 ± 0.006, within noise)" in words
-    assert "(alone: 0.630 ± 0.020, within noise)" in words
-    assert "only 22 steps comes as close, within noise" in words
+    assert "(independent: 0.630 ± 0.020, within noise)" in words
+    assert "with 22 steps comes as close, within noise" in words
 
 
 def test_without_an_image_encoder_or_a_baseline_the_distance_is_told_alone():

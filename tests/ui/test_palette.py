@@ -30,6 +30,13 @@ SIGHT = {
             [-0.003882, -0.048116, 1.051998],
         ]
     ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.3039],
+        ]
+    ),
 }
 
 
@@ -46,7 +53,7 @@ def _lab(color, sight):
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_any_two_group_colors_differ_for_every_sight(sight):
-    labs = [_lab(color, SIGHT[sight]) for color in GROUP_COLORS]
+    labs = [_lab(color, SIGHT[sight]) for color in (*GROUP_COLORS, ALONE)]
     assert min(np.linalg.norm(a - b) for a, b in combinations(labs, 2)) > 15
 
 

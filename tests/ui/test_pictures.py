@@ -59,7 +59,7 @@ def test_every_picture_has_an_alternative_text_and_its_groups_mark():
     assert [a["alt"] for a in reader.all("img")] == [
         f"P{n}, {side}: {prompt}"
         for n, prompt in enumerate(PROMPTS, start=1)
-        for side in ("shared", "alone")
+        for side in ("shared", "independent")
     ]
     assert [t for t in reader.texts if t in "AB"] == ["A", "B", "A"]
     assert [a["data-p"] for a in reader.all("figure")] == ["0", "1", "2"]
@@ -114,9 +114,9 @@ def test_a_strip_survives_json(strip):
 def test_the_grid_of_a_strip_starts_at_a_branch_point_and_holds_them_all(strip):
     source = strip_grid(PROMPTS, GROUPS, strip, 20, {})
     reader = Reader(source)
-    assert [t for t in reader.texts if t in ("for 20 steps", "with nobody")] == [
+    assert [t for t in reader.texts if t in ("for 20 steps", "for 0 steps")] == [
         "for 20 steps",
-        "with nobody",
+        "for 0 steps",
         "for 20 steps",
     ]
     assert "19 steps" in reader.texts
@@ -125,8 +125,8 @@ def test_the_grid_of_a_strip_starts_at_a_branch_point_and_holds_them_all(strip):
     assert list(data["points"]) == ["10", "20"]
     assert data["points"]["10"]["shared"]["row"] == 2
     assert data["points"]["20"]["fewer"]["done"] == ["19 steps"] * 3
-    assert data["points"]["10"]["shared"]["done"] == ["for 10 steps", "with nobody", "for 10 steps"]
-    assert "twin" in data["points"]["10"]["shared"]["scores"][0]
+    assert data["points"]["10"]["shared"]["done"] == ["for 10 steps", "for 0 steps", "for 10 steps"]
+    assert "distance" in data["points"]["10"]["shared"]["scores"][0]
 
 
 def test_large_pictures_are_made_smaller_for_scrubbing():

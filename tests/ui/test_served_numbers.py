@@ -48,7 +48,7 @@ def visit(chromium, own):  # noqa: F811
 def opened(visit, case):
     """The page of a link, with everything that holds numbers unfolded."""
     page = visit(address=PROMPTS + CASES[case])
-    shows(page, "#opened", "These settings are from a link")
+    shows(page, "#opened", "These settings come from a link")
     shows(page, "#pictures", "a whale under water")
     for fold in FOLDS:
         find(page, f"#{fold} button").first.click()
@@ -131,7 +131,7 @@ def test_what_the_script_writes_at_another_branch_point_is_counted(visit):
         shots = find(page, ".sage-pair .sage-shared")
         for n, shot in enumerate(shots.all()):
             column = int(find(page, ".sage-pair").nth(n).get_attribute("data-p"))
-            assert f"twin {told['twin'][column]:.2f}" in shot.text_content()
+            assert f"distance {told['twin'][column]:.2f}" in shot.text_content()
             assert told["done"][column] in shot.text_content()
         shows(page, "#estimate", f"{spent} of {alone}" if point else "Nothing is shared")
         shows(page, "#saving", f"{spent} of {alone}")
@@ -159,7 +159,7 @@ def test_what_a_look_spends_is_its_records(visit):
 
 def test_the_ticks_of_a_link_are_ticked_again(visit):
     page = visit(address=f"{PROMPTS}{CASES['groups']}&tick=2")
-    shows(page, "#opened", "These settings are from a link")
+    shows(page, "#opened", "These settings come from a link")
     find(page, "#look").click()
     shows(page, "#finish", "Finish 1 of 3")
     assert find(page, "[data-tick]:checked").get_attribute("data-tick") == "1"

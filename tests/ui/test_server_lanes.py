@@ -340,7 +340,7 @@ def test_a_refusal_is_quick_and_says_how_long_to_wait(server, demo, idle):
 
 
 def test_a_clients_library_is_told_in_its_answer(server, demo, monkeypatch):
-    refusal = BusyError("All places are taken: 16 runs are in line.", 12)
+    refusal = BusyError("The queue is full: 16 runs are waiting.", 12)
     monkeypatch.setattr(demo._queue.admission, "refuse", lambda *_: refusal)
     with pytest.raises(Exception, match="Try again in about 12 s"):
         Program(server, verbose=False).predict(prompts=PROMPTS, api_name="/compare")

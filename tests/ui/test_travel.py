@@ -45,7 +45,7 @@ def test_a_link_fills_the_form_it_was_made_from(travel):
     assert (filled["prompts"], filled["model"]) == (FORM.prompts, FORM.model)
     assert filled["share_ratio"] == pytest.approx(0.4)
     assert "branch_call" not in filled  # it follows from both
-    assert "These settings are from a link" in filled["opened"]
+    assert "These settings come from a link" in filled["opened"]
 
 
 @pytest.mark.parametrize("before", [4, 10, 30])

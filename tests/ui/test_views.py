@@ -54,7 +54,7 @@ def test_chips_name_groups_and_who_stands_alone():
     reader = Reader(chips(job(), ("whale",)))
     text = " ".join(reader.texts)
     assert text.index("P1") < text.index("P3") < text.index("P2")
-    assert "alone" in text
+    assert "independent" in text
     assert "mark" in reader.tags
     assert [name["data-p"] for name in reader.all("button")] == ["0", "2", "1"]
 
@@ -99,10 +99,10 @@ def test_the_guard_says_what_it_expects_and_does(asked, words):
 
 def test_pictures_that_are_there_already_are_no_promise_of_a_guarded_rendering():
     there = job(calibration=CALIBRATION, share_ratio=0.8, guarded=False)
-    assert "Shown as asked; Render would shorten it." in chips(there, guarded=True)
+    assert "Shown as requested; Render would shorten it." in chips(there, guarded=True)
     strict = Calibration((0.5,), (0.0, 1.0), ((0.2, 0.4),), 0.1, "distance", {})
     there = job(calibration=strict, guarded=False)
-    assert "Shown as asked; Render would not share." in chips(there, guarded=True)
+    assert "Shown as requested; Render would not share." in chips(there, guarded=True)
 
 
 def test_the_guard_refuses_what_cannot_be_made_safe_and_is_silent_without_a_calibration():

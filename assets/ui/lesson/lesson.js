@@ -169,7 +169,7 @@ function tree(box, { group, trunkRow, sheetName, branch }) {
   const rows = group.map((n, k) => {
     const one = picture(sheetName, k, branch, `${quoted(n)}, ${after} of ${steps}`);
     one.classList.add("is-shared");
-    return make("li", {}, one, picture("noisy", n, steps, `${quoted(n)}, made alone`),
+    return make("li", {}, one, picture("noisy", n, steps, `${quoted(n)}, independent`),
       make("span", {}, data.prompts[n]));
   });
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -177,7 +177,7 @@ function tree(box, { group, trunkRow, sheetName, branch }) {
   const thumbs = make("div", { class: "sage-thumbs" }), guide = make("i", { class: "sage-guide" });
   guide.style.left = `${(100 * branch) / steps}%`;
   const lines = make("div", { class: "sage-plan" }, svg, thumbs, guide);
-  const heads = make("p", { class: "sage-heads" }, make("b", {}, "shared"), make("b", {}, "alone"));
+  const heads = make("p", { class: "sage-heads" }, make("b", {}, "shared"), make("b", {}, "independent"));
   box.style.setProperty("--n", group.length);
   box.replaceChildren(lines, make("div", {}, heads, make("ol", {}, ...rows)),
     make("p", { class: "sage-point" }, branch ? `branch point T* = ${branch}` : "nothing shared"));
@@ -204,7 +204,7 @@ function bars(box, count, branch) {
   const own = count * (steps - branch);
   box.replaceChildren(
     make("h3", {}, "evaluations"),
-    line("alone", all, part("alone", all, "")),
+    line("independent", all, part("alone", all, "")),
     line("shared", spent(count, branch), ...(branch ? [part("trunk", branch, "")] : []),
       ...(own ? [part("branch", own, "")] : [])),
   );
@@ -243,7 +243,7 @@ refresh[0] = () => {
   const hints = [
     [0, "Pure noise. The first guess is a soft average of all the pictures that would fit."],
     [1, "The guess has colours and places, but soft edges. The picture itself still looks like noise."],
-    [11, "The thing comes out of the noise, and the guess grows sharp."],
+    [11, "The subject emerges from the noise, and the guess grows sharp."],
     [20, "Now the details. The guess hardly changes any more; the picture catches up with it."],
     [steps, "Finished: no noise is left, picture and guess are the same."],
   ];
@@ -310,7 +310,7 @@ refresh[0] = () => {
     table.append(row);
   });
   get("matrix").append(table);
-  const side = (n, pieces) => make("figure", {}, picture("noisy", n, steps, `${quoted(n)}, made alone`),
+  const side = (n, pieces) => make("figure", {}, picture("noisy", n, steps, `${quoted(n)}, independent`),
     make("figcaption", {}, ...pieces.flatMap(([text, differs]) => [differs ? make("mark", {}, text) : text, " "])));
   function pick(i, j) {
     cells.forEach((cell) => {
@@ -353,14 +353,14 @@ refresh[0] = () => {
     const values = curve(pair), part = values[i] / values[steps];
     get("early-hint").textContent = i === 0 ? "Both start from the very same noise."
       : `After ${i} of ${steps} steps they are ${values[i].toFixed(2)} apart, ` +
-        `${percent(part)} of where they end. The noise they began with has size 1.`;
+        `${percent(part)} of their final distance. The noise they started from has size 1.`;
     chart(get("early-chart"), {
       cursor: i, x: "steps", y: "How far apart the two are",
       series: [0, 1].map((p) => ({ values: curve(pairs[p]), kind: p ? "unlike" : "trunk",
         label: pairs[p].map(short).join(" and ") })),
     });
   });
-  choice("early-pair", ["alike", "unlike"].map((kind, p) => `${kind}: ${pairs[p].map(short).join(", ")}`),
+  choice("early-pair", ["similar", "dissimilar"].map((kind, p) => `${kind}: ${pairs[p].map(short).join(", ")}`),
     (p) => { chosen = p; early.refresh(); })(0);
   refresh[3] = early.refresh;
 }
@@ -472,12 +472,12 @@ refresh[0] = () => {
 
   function tell(b, missed) {
     const count = means.length, saved = 1 - spent(count, b) / (steps * count);
-    const when = moment === null ? "The patches overlap: the ways never part."
-      : `The ways part at step ${moment.toFixed(1)}.`;
+    const when = moment === null ? "The patches overlap: the paths never split."
+      : `The paths split at step ${moment.toFixed(1)}.`;
     get("toy-say").replaceChildren(make("b", {}, `${percent(saved)} saved`), `; ${percent(missed)} of the ends `,
       `miss their patch (by more than 3 σ). ${when}`);
     chart(get("toy-chart"), { cursor: b, mark: moment, height: 120,
-      y: "Distance to the end reached alone, in σ",
+      y: "Distance to the independent end, in σ",
       series: [{ values: curve, kind: "trunk", label: `mean of ${data.toy.noises.length} starts` }] });
   }
 
@@ -506,7 +506,7 @@ const averages = (table) => table.map(mean);
     }
     bars(get("branch-bars"), group.length, b);
     savingMath(get("branch-math"), group.length, b);
-    chart(get("branch-chart"), { cursor: b, height: 120, axis, y: "Distance to the picture made alone",
+    chart(get("branch-chart"), { cursor: b, height: 120, axis, y: "Distance to the independent picture",
       series: [{ values: distance, kind: "trunk", label: "mean of the group, pixels" }] });
   });
   refresh[5] = at.refresh;
@@ -565,15 +565,15 @@ function gallery(group, rows, b) {
     get("train-note").replaceWith(plot);
     const plain = averages(data.sharing.alike.distance), tuned = averages(trained.distance);
     const at = slider("train", (b) => `${b} of ${steps}`, (b) => {
-      box.replaceChildren(gallery(data.alike, [{ name: null, title: "alone" },
+      box.replaceChildren(gallery(data.alike, [{ name: null, title: "independent" },
         { name: "alike", title: "shared" }, { name: "trained", title: "shared, trained" }], b));
       const change = 1 - tuned[b] / plain[b];
       get("train-hint").textContent = !b ? "Nothing is shared: training has nothing to do here."
-        : `With ${b} of ${steps} steps shared, the distance to the pictures made alone is ` +
+        : `With ${b} of ${steps} steps shared, the distance to the independent pictures is ` +
           `${tuned[b].toFixed(3)} with the adapter, ${plain[b].toFixed(3)} without: ` +
-          `${percent(Math.abs(change))} ${change >= 0 ? "smaller" : "larger"}. A few prompts prove nothing: what a ` +
-          "thousand pictures say stands in the table of the repository’s README.";
-      chart(plot, { cursor: b, y: "Distance to the picture made alone", series: [
+          `${percent(Math.abs(change))} ${change >= 0 ? "smaller" : "larger"}. A few prompts prove nothing: the tab Evidence ` +
+          "has the measurement over many pictures.";
+      chart(plot, { cursor: b, y: "Distance to the independent picture", series: [
         { values: plain, kind: "alone", label: "without" }, { values: tuned, kind: "trunk", label: "with the adapter" }] });
     });
     refresh[6] = at.refresh;
@@ -583,18 +583,18 @@ function gallery(group, rows, b) {
 {
   const good = averages(data.sharing.alike.distance), bad = averages(data.sharing.unlike.distance);
   const at = slider("limits", (b) => `${b} of ${steps}`, (b) => {
-    const rows = (name) => [{ name: null, title: "alone" }, { name, title: "shared" }];
+    const rows = (name) => [{ name: null, title: "independent" }, { name, title: "shared" }];
     get("limits-pictures").replaceChildren(
-      make("div", {}, make("h3", {}, "alike: a group by similarity"), gallery(data.alike.slice(0, 2), rows("alike"), b)),
-      make("div", { class: "is-unlike" }, make("h3", {}, "unlike: forced together"), gallery(data.unlike, rows("unlike"), b)));
+      make("div", {}, make("h3", {}, "similar: a group"), gallery(data.alike.slice(0, 2), rows("alike"), b)),
+      make("div", { class: "is-unlike" }, make("h3", {}, "dissimilar: forced together"), gallery(data.unlike, rows("unlike"), b)));
     const same = good.findIndex((v) => v >= bad[b]);
     get("limits-hint").textContent = !b ? "Nothing is shared: every picture is its own."
-      : b === steps ? "All steps shared: one picture for all, and it is nobody’s."
-        : `With ${words(b, "shared step")} the unlike pair is ${bad[b].toFixed(2)} away from its own ` +
-          `pictures, the group ${good[b].toFixed(2)}` +
-          (same > b ? `: it would have to share ${same} steps to come as far.` : ".");
-    chart(get("limits-chart"), { cursor: b, y: "Distance to the picture made alone", series: [
-      { values: bad, kind: "unlike", label: "unlike" }, { values: good, kind: "trunk", label: "alike" }] });
+      : b === steps ? "All steps shared: one picture for all, and nobody’s own."
+        : `With ${words(b, "shared step")}, the dissimilar pair ends ${bad[b].toFixed(2)} from its independent ` +
+          `pictures, the similar group ${good[b].toFixed(2)}` +
+          (same > b ? `: it would have to share ${same} steps to end as far off.` : ".");
+    chart(get("limits-chart"), { cursor: b, y: "Distance to the independent picture", series: [
+      { values: bad, kind: "unlike", label: "dissimilar" }, { values: good, kind: "trunk", label: "similar" }] });
   });
   refresh[7] = at.refresh;
 }

@@ -88,7 +88,9 @@ class StoredGrid:
     def words(self) -> str:
         """Says that it is precomputed, and with what."""
         number, seeds = len(self.grid.requests), plural(self.grid.repeats, "seed")
-        return f"Precomputed: {plural(number, 'cell')}, {seeds} a prompt; Render measures seconds."
+        return (
+            f"Precomputed: {plural(number, 'cell')}, {seeds} per prompt. Render to measure seconds."
+        )
 
     @property
     def files(self) -> GridFiles:

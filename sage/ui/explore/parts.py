@@ -27,13 +27,13 @@ ALL = "all"
 FIRST = next(example for example in EXAMPLE_SETS if example.key == "two").prompts[:4:2]
 FIRST_AXES = {"across": "share_ratio", "down": "steps"}
 EMPTY_GRID = "Choose two settings and render: every cell of the grid is one run."
-EARLIER = "This grid is for earlier settings. Render to bring it up to date."
+EARLIER = "This grid is from earlier settings. Render again to update it."
 EMPTY_CELL = "Choose a picture of the grid to see it large, with its settings."
 EMPTY_STEPS = (
-    "A trunk and its branches, picture by picture: render them to see where the prompts part."
+    "A trunk and its branches, picture by picture: render them to see where the prompts branch."
 )
 DOWNLOADS = {"sheet": "Pictures (PNG)", "table": "Numbers (CSV)", "record": "All (JSON)"}
-PREDICTED, LATENTS = "what each step expects", "the latents themselves"
+PREDICTED, LATENTS = "expected pictures", "latents"
 CLICKS = """
 element.addEventListener("click", (event) => {
   const cell = event.target.closest("[data-cell]");
@@ -186,8 +186,8 @@ def build_parts(shelf: Shelf) -> Parts:
     """Lays the tab out inside the current block; desktop has two columns, a phone one."""
     parts = Parts()
     parts.add("explored", gr.State(Explored(), time_to_live=3600))
-    for name in ("turn", "trace_turn"):
-        parts.add(name, kit.turn_box(f"explore-{name}"))
+    for name in ("turn", "trace_turn", "nudge"):  # the last asks when nothing else changes
+        parts.add(name, kit.hidden_box(f"explore-{name}"))
     with gr.Row(elem_id="sage-explore"):
         with gr.Column(elem_id="explore-inputs"):
             _grid_card(shelf, parts)
@@ -208,14 +208,14 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
             "prompts",
             gr.Textbox(
                 "\n".join(FIRST),
-                label="Prompts, one a line",
+                label="Prompts, one per line",
                 lines=3,
                 max_lines=8,
                 elem_id="explore-prompts",
             ),
         )
         take = gr.Button(
-            "Take the Studio’s prompts and settings", size="sm", elem_id="explore-take"
+            "Copy prompts and settings from the Studio", size="sm", elem_id="explore-take"
         )
         parts.add("take", take)
         for side, words in (("across", "Across"), ("down", "Down")):
@@ -233,13 +233,13 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
         repeats = kit.Dropdown(
             [(f"{n} {'seeds' if n > 1 else 'seed'}", n) for n in REPEATS],
             value=REPEATS[0],
-            label="Repeats of each cell",
-            info="Three and more give the scores an interval.",
+            label="Repeats per cell",
+            info="Three or more give the scores a confidence interval.",
             filterable=False,
             elem_id="explore-repeats",
         )
         parts.add("repeats", repeats)
-        with gr.Accordion("Everything else", open=False, elem_id="explore-rest"):
+        with gr.Accordion("More settings", open=False, elem_id="explore-rest"):
             _rest(shelf, parts)
         parts.add("cost", kit.html("explore-cost", "<p>&nbsp;</p>" + views.note("")))
         with gr.Row(elem_id="explore-actions"):
@@ -266,7 +266,7 @@ def _rest(shelf: Shelf, parts: Parts) -> None:
 
 def _pictures_card(parts: Parts) -> None:
     with kit.card("explore-grid"):
-        kit.heading("Pictures", "one run a cell; choose one")
+        kit.heading("Pictures", "one run per cell; click one")
         with gr.Row(elem_id="explore-head"):
             show = gr.Dropdown(
                 [*((f"P{n + 1} {p}", str(n)) for n, p in enumerate(FIRST)), ("All prompts", ALL)],
@@ -298,7 +298,7 @@ def _pictures_card(parts: Parts) -> None:
 
 def _steps_card(parts: Parts) -> None:
     with kit.card("explore-steps-card"):
-        kit.heading("Step by step", "where the prompts part")
+        kit.heading("Step by step", "where the prompts branch")
         with gr.Row(elem_id="explore-steps-head"):
             parts.add("trace", gr.Button("Show the steps", elem_id="explore-trace", min_width=140))
             stop = gr.Button("Stop", interactive=False, elem_id="explore-stop-trace", min_width=80)

@@ -114,8 +114,8 @@ class Exploring:
         """A model's own steps and guidance, and its adapter if it has one."""
         return kit.own_values(self.parts.controls, self.shelf.spec(key))
 
-    def open(self, *values: Any) -> Updates:
-        """The tab as it is first seen: with a grid that was made before, if there is one."""
+    def follow(self, *values: Any) -> Updates:
+        """What follows from the form: a grid that was made before, or what one would cost."""
         parts, (form, explored) = self.parts, _split(values)
         stored = stored_grid(form.model) if explored.grid is None else None
         if stored is None or not stored.is_asked_by(form):
@@ -136,7 +136,7 @@ class Exploring:
         models = {spec.key: spec for spec in self.shelf.specs}
         settings = read_grid_link(str(query or "")[:LINK_BYTES], models)
         if settings is None:
-            return {parts.explored: gr.skip()}
+            return {parts.nudge: kit.nudged()}
         values = dict(settings.values)
         own = self.shelf.spec(values.get("model", self.shelf.default.key))
         updates: Updates = {parts.model: own.key, **kit.own_values(parts.controls, own)}
@@ -157,7 +157,8 @@ class Exploring:
                 values.pop("trained"), visible=possible
             )
         updates |= {parts.controls[n]: values[n] for n in parts.controls if n in values}
-        return {**updates, parts.banner: views.banner(settings.problem)}
+        problem = views.banner(settings.problem)
+        return {**updates, parts.banner: problem, parts.nudge: kit.nudged()}
 
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
@@ -307,7 +308,7 @@ class Exploring:
     def _on_the_way(self, explored: Explored, item: CellStep, cells: Sequence[Cell]) -> Updates:
         flops = [cell.flops for cell in cells]
         done = sum(flops[: item.run]) + flops[item.run] * item.step / item.steps
-        words = ", alone to compare with" if item.cell is None else ""
+        words = ", independent to compare with" if item.cell is None else ""
         line = f"Run {item.run + 1} of {len(cells)}{words}: step {item.step} of {item.steps}"
         bar = views.progress(round(100 * done / max(sum(flops), 1.0)), 100, line, "live")
         table = self._table(explored, "0", running=item.cell)
@@ -317,13 +318,16 @@ class Exploring:
         parts = self.parts
         line = f"Done: {plural(cost.runs, 'run')}, {cost.evaluations - cost.reused} evaluations"
         line += (
-            f"; {cost.reused} more were taken from runs that begin alike." if cost.reused else "."
+            f"; {cost.reused} more were reused from runs with the same start."
+            if cost.reused
+            else "."
         )
         return {
             parts.progress: views.progress(1, 1, line, "done"),
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             **_handed_out(parts, self._files(explored)),
             **self._ready(parts.render, parts.stop),
+            parts.nudge: kit.nudged(),  # by now the form may ask for something else
         }
 
     def _files(self, explored: Explored) -> GridFiles:
@@ -346,7 +350,7 @@ class Exploring:
         """What of a grid that was stopped is finished."""
         parts, explored = self.parts, shown.get(self.parts.explored, before)
         if not explored.done and before.done:  # nothing came of it: what was there stands again
-            line = "Stopped before the first run was finished; the grid is the one from before."
+            line = "Stopped before the first run finished; the previous grid is shown."
             return {
                 parts.progress: views.progress(0, 1, line, "warn"),
                 parts.explored: before,
@@ -354,6 +358,7 @@ class Exploring:
                 parts.cell: self._cell(before),
                 **{button: gr.DownloadButton(interactive=True) for button in parts.downloads},
                 **self._ready(parts.render, parts.stop),
+                parts.nudge: kit.nudged(),  # it may be of earlier settings
             }
         number = len(explored.grid.requests) * explored.grid.repeats if explored.grid else 0
         ready = sum(len(cell.runs) for cell in explored.done.values())
@@ -392,7 +397,7 @@ class Exploring:
         for item in self.shelf.lease.run(trace_request, key, request, flops=flops):
             if isinstance(item, Trace):
                 steps = replace(steps, plan=item.plan, end=item)
-                line, at, tone = "Done: the branches have become pictures.", 1.0, "done"
+                line, at, tone = "Done.", 1.0, "done"
             else:
                 steps = replace(steps, frames=(*steps.frames, item))
                 line, at, tone = f"Step {item.step} of {item.steps}", item.step / item.steps, "live"
@@ -411,7 +416,7 @@ class Exploring:
     def _last_steps(self, shown: Updates) -> Updates:
         """Says that the steps stay as far as they came."""
         parts = self.parts
-        words = "Stopped; these steps stay." if parts.tree in shown else "Stopped."
+        words = "Stopped; the steps so far are shown." if parts.tree in shown else "Stopped."
         return {
             parts.trace_progress: views.progress(0, 1, words, "warn"),
             **self._ready(parts.trace, parts.stop_trace),
@@ -468,18 +473,10 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
         side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
     own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
-    gr.on(
-        kit.changes(parts.form),
-        tab.estimate,
-        asked,
-        follows,
-        api_name="explore_estimate",
-        trigger_mode="always_last",
-        **QUICK,
-    )
+    seen = [*follows, parts.progress, parts.explored, *parts.downloads]
+    kit.on_change([*parts.form, parts.nudge], tab.follow, asked, seen, "explore_follow")
     if isinstance(place, gr.Tab):
-        seen = [*follows, parts.progress, parts.explored, *parts.downloads]
-        filled = [*parts.form, parts.banner, parts.explored]
+        filled = [*parts.form, parts.banner, parts.nudge]
         place.select(
             tab.open_link,
             [parts.turn],  # stands for the address, which the browser knows
@@ -487,13 +484,13 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
             js="() => [location.search]",
             api_name="explore_link",
             **QUICK,
-        ).then(tab.open, asked, seen, api_name="explore_open", **QUICK)
-    results = [*follows, parts.stop, parts.progress, parts.cell, parts.explored, *parts.downloads]
+        )
+    results = [*seen, parts.stop, parts.cell, parts.nudge]
     busy = [parts.turn, parts.progress, parts.render, parts.stop]
     work = (tab.render, [parts.turn, *asked], results)
     start_button(parts.render, (tab.announce, busy), work, "explore")
     said = [parts.progress, parts.cells, parts.render, parts.stop, parts.explored, parts.cell]
-    said += parts.downloads
+    said += [*parts.downloads, parts.nudge]
     stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
     chosen = [parts.explored, parts.cells, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]

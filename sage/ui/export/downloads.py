@@ -139,7 +139,7 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
     sides = _sides(comparison)
     names = {side: side for side in sides}
     if comparison.fewer is not None:
-        names["fewer"] = f"same cost, {plural(comparison.fewer.plan.steps, 'step')}"
+        names["fewer"] = f"fewer steps: {plural(comparison.fewer.plan.steps, 'step')}"
     blocks = [
         Block(
             f"P{n + 1} {prompt}",
@@ -151,7 +151,7 @@ def run_sheet(comparison: Comparison, model: str) -> Image.Image:
         )
         for n, prompt in enumerate(request.prompts)
     ]
-    title = "SAGE: the same prompts and seeds, alone and shared"
+    title = "SAGE: the same prompts and seeds, independent and shared"
     return draw_sheet(title, _settings_words(comparison, model), blocks, columns=2)
 
 
@@ -164,7 +164,7 @@ def _sides(comparison: Comparison) -> dict[str, Sequence[Image.Image]]:
 def _shot_words(name: str, side: str, scores: Scores, n: int) -> str:
     clip, twin = scores.clip and scores.clip[n], scores.twin[n]
     words = [] if clip is None else [f"CLIP {clip:.2f}"]
-    words += [f"twin {twin:.2f}"] if side != "independent" and twin is not None else []
+    words += [f"distance {twin:.2f}"] if side != "independent" and twin is not None else []
     return f"{name}\n{', '.join(words)}"
 
 

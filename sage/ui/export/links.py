@@ -27,21 +27,21 @@ BESIDE: Mapping[str, Setting] = {
         name="repeats",
         subject="The number of repeats",
         label="Repeats",
-        help="how often both sides are rendered, each time with other seeds.",
+        help="how often both sides are rendered, each time with new seeds.",
         default=str(REPEATS[0]),
         titles={str(number): str(number) for number in REPEATS},
     ),
     "measure": Switch(
         name="measure",
         subject="The switch 'measure time' (measure)",
-        label="Measure time: render both sides from the start",
-        help="whether both sides run from the start, so that seconds can be compared.",
+        label="Measure time (renders both sides from scratch)",
+        help="whether both sides run from scratch, so that seconds can be compared.",
         default=True,
     ),
     "fewer_steps": Switch(
         name="fewer_steps",
         subject="The switch 'fewer steps' (fewer_steps)",
-        label="Also show fewer steps at equal cost",
+        label="Also show fewer steps at the same cost",
         help="whether the equal-NFE baseline is shown too.",
         default=True,
     ),
@@ -148,9 +148,9 @@ def read_record(text: str, models: Mapping[str, ModelDefaults]) -> Settings:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError("This is no record: it is not JSON.") from error
+        raise ValueError("This is not a record: it is not JSON.") from error
     if not isinstance(record, dict):
-        raise ValueError("This is no record: it has no names and values.")
+        raise ValueError("This is not a record: it has no names and values.")
     inner = record.get("request")
     record = {**record, **inner} if isinstance(inner, dict) else record
     names = ("model", "prompts", *settings_of(Request))
@@ -158,7 +158,7 @@ def read_record(text: str, models: Mapping[str, ModelDefaults]) -> Settings:
     if isinstance(found.get("prompts"), str):
         found["prompts"] = lines_of(found["prompts"])
     if not found.get("prompts"):
-        raise ValueError("This is no record of a run: it has no prompts.")
+        raise ValueError("This is not the record of a run: it has no prompts.")
     if "seed" not in found and isinstance(seeds := record.get("seeds"), list) and seeds:
         found["seed"] = seeds[0]
     scheduler = found.get("scheduler")
@@ -196,7 +196,7 @@ def check_settings(
     good, bad, known = kind.renamed(values), {}, {**settings_of(kind), **BESIDE}
     model = good.pop("model", None)
     if model is not None and not (isinstance(model, str) and model in models):
-        bad["model"] = f"The model is {str(model)[:60]!r}, which is not on offer here."
+        bad["model"] = f"The model is {str(model)[:60]!r}, which is not available here."
         # Bounds and guidance belong to a model: those of one say nothing about another.
         good = {name: value for name, value in good.items() if name not in _OF_ONE_MODEL}
         model = None

@@ -195,12 +195,14 @@ def _came_to(shown: Shown, plan: Plan) -> Iterator[tuple[str, str]]:
     yield "Shared", f"{span_text(stops)} of {plural(plan.steps, 'step')}" if stops else "nothing"
     spent = plural(run.evaluations, "evaluation")
     yield "Spent", spent + (f", {run.reused} of them by other runs" if run.reused else "")
-    yield "Arithmetic", flops_text(run.flops)
+    yield "Compute", flops_text(run.flops)
     yield "Measured", time_text(run)
     over = (
-        f", {number} seeds a prompt, with a 95 % interval" if number > 1 else ", one seed a prompt"
+        f", {number} seeds per prompt, with a 95 % interval"
+        if number > 1
+        else ", one seed per prompt"
     )
-    yield "Distance", f"{mean_text(shown.distance, 3)} to the pictures made alone{over}"
+    yield "Distance", f"{mean_text(shown.distance, 3)} to the independent pictures{over}"
     if shown.clip is not None:
         yield "CLIP score", f"{mean_text(shown.clip, 2)}, mean of the prompts"
 
@@ -224,11 +226,9 @@ def _large(n: int, prompt: str, source: str, mark: Mark, run: RunNumbers) -> str
 def cost_words(cost: GridCost, seconds: float | None) -> str:
     """A grid's cost in advance, in sentences; `seconds` is an estimate, None if there is none."""
     left = cost.evaluations - cost.reused
-    counted = f"Counted, {plural(cost.compared, 'run')} alone to compare with among them."
+    counted = f"Counted, including {plural(cost.compared, 'independent run')} to compare with."
     if cost.reused:
-        counted += (
-            f" {percent_text(cost.reused / cost.evaluations)} are done once for several runs."
-        )
+        counted += f" {percent_text(cost.reused / cost.evaluations)} are computed once and reused."
     time = (
         f"About {seconds_text(seconds)}, estimated from the speed of the last run here."
         if seconds is not None
@@ -244,10 +244,10 @@ def cost_words(cost: GridCost, seconds: float | None) -> str:
 
 def _alike_words(cost: GridCost) -> str:
     """Why some runs of a grid give the same pictures as others."""
-    same = f"{cost.alike} of {plural(cost.runs, 'run')} give the same pictures as another"
+    same = f"{cost.alike} of {plural(cost.runs, 'run')} give the same pictures as another run"
     if not cost.shares:
         return f"No two of these prompts share: {same}."
-    return f"{same}: what differs between them changes no step."
+    return f"{same}: the settings that differ have no effect here."
 
 
 # -- the tree of steps -----------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def look_words(seen: Look) -> str:
     alone = report["evaluations"]["independent"]
     return (
         f'<div class="sage-outcome"><p class="sage-result">{line}</p><p class="sage-rival">'
-        f"Each prompt alone, from noise to its picture, would take {alone} evaluations.</p></div>"
+        f"Rendering every prompt independently would take {alone} evaluations.</p></div>"
     )
 
 
@@ -72,8 +72,8 @@ def _looked(seen: Look, report: Mapping[str, Any]) -> str:
     rest = counts["all"] - counts["look"]
     return (
         f"<b>Stopped after step {seen.step} of {seen.job.calls}</b>: {counts['look']} evaluations "
-        f"and {took} spent. Finishing all {len(seen.pictures)} takes {rest} evaluations more; tick "
-        "those that are worth it."
+        f"and {took} spent. Finishing all {len(seen.pictures)} takes {rest} more evaluations; tick "
+        "the ones worth finishing."
     )
 
 
@@ -84,12 +84,12 @@ def _spent(seen: Look, report: Mapping[str, Any]) -> str:
     if number == whole:
         return (
             f"<b>All {whole} finished</b>: {counts['spent']} evaluations, as many as without a "
-            f"look, and {saved_text(1 - flops['spent'] / flops['all'])} arithmetic; {took}."
+            f"look, and {saved_text(1 - flops['spent'] / flops['all'])} compute; {took}."
         )
     return (
         f"<b>{number} of {whole} finished, {percent_text(1 - counts['spent'] / counts['all'])} "
         f"saved</b> against finishing all: {counts['spent']} evaluations instead of "
-        f"{counts['all']}, {saved_text(1 - flops['spent'] / flops['all'])} arithmetic, {took} "
+        f"{counts['all']}, {saved_text(1 - flops['spent'] / flops['all'])} compute, {took} "
         f"instead of about {seconds_text(seconds['all'])}."
     )
 

@@ -17,9 +17,11 @@ from sage.core.grouping import Grouping, PairDecision
 from sage.core.plan import Group
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.views import KIND_WORDS, badge
+from sage.ui.html.words import short_names
 
-NUMBERS_UP_TO = 10  # prompts; beyond, the cells are too small for two decimals
+DECIMALS_UP_TO = 7  # prompts; beyond, a cell has room for hundredths only
 PICK_A_CELL = "Pick a cell to see both prompts and the reason."
+HUNDREDTHS = "Similarity in hundredths. "
 
 
 def matrix_order(similarity: Tensor, groups: Sequence[Group]) -> tuple[int, ...]:
@@ -68,20 +70,17 @@ def similarity_matrix(
     """
     groups = groups or grouping.groups
     order = order or matrix_order(grouping.similarity, groups)
-    heads = "".join(f'<th scope="col" data-p="{n}">P{n + 1}</th>' for n in order)
-    rows = "".join(_row(grouping, groups, order, n) for n in order)
-    numbers = "numbers" if len(order) <= NUMBERS_UP_TO else "shades"
-    larger = (
-        '<button type="button" class="sage-larger" data-do="matrix" aria-pressed="false">'
-        "Show the numbers</button>"
-    )
+    heads = "".join(f'<th scope="col" data-p="{n}">{_name(n, order)}</th>' for n in order)
+    names = short_names(prompts)
+    rows = "".join(_row(grouping, groups, order, n, names[n], prompts[n]) for n in order)
+    numbers = "decimals" if len(order) <= DECIMALS_UP_TO else "hundredths"
+    unit = HUNDREDTHS if numbers == "hundredths" else ""
     return (
         f'<div class="sage-matrix" data-numbers="{numbers}" style="--n:{len(order)}" '
         f'data-prompts="{escape(json.dumps(list(prompts)))}">'
         '<table data-roving><caption class="sage-hidden">Cosine similarity of the prompts</caption>'
         f"<thead><tr><td></td>{heads}<td></td></tr></thead><tbody>{rows}</tbody></table>"
-        f'<div class="sage-pair-words" aria-live="polite"><p>{PICK_A_CELL}</p></div>'
-        f"{larger if numbers == 'shades' else ''}</div>"
+        f'<div class="sage-pair-words" aria-live="polite"><p>{unit}{PICK_A_CELL}</p></div></div>'
     )
 
 
@@ -90,9 +89,25 @@ def empty_matrix(sentence: str) -> str:
     return f'<div class="sage-matrix sage-empty"><p>{escape(sentence)}</p></div>'
 
 
-def _row(grouping: Grouping, groups: Sequence[Group], order: Sequence[int], i: int) -> str:
+def _row(
+    grouping: Grouping,
+    groups: Sequence[Group],
+    order: Sequence[int],
+    i: int,
+    name: str,
+    prompt: str,
+) -> str:
     cells = "".join(_cell(grouping, groups, order, i, j) for j in order)
-    return f'<tr><th scope="row" data-p="{i}">P{i + 1}</th>{cells}{_letter(groups, order, i)}</tr>'
+    head = f"<b>{_name(i, order)}</b> {escape(name)}"
+    return (
+        f'<tr><th scope="row" data-p="{i}" title="{escape(prompt)}">{head}</th>{cells}'
+        f"{_letter(groups, order, i)}</tr>"
+    )
+
+
+def _name(n: int, order: Sequence[int]) -> str:
+    """A prompt's name, "P3"; among many, its number alone."""
+    return f"P{n + 1}" if len(order) <= DECIMALS_UP_TO else str(n + 1)
 
 
 def _letter(groups: Sequence[Group], order: Sequence[int], i: int) -> str:
@@ -113,7 +128,8 @@ def _cell(grouping: Grouping, groups: Sequence[Group], order: Sequence[int], i: 
     pair = _pair(grouping, i, j)
     value = pair.similarity
     inside = grouping.tau_min <= value <= grouping.tau_max
-    shown = f"<b>{value:.2f}</b>" if inside else f"{value:.2f}"
+    text = f"{value:.2f}" if len(order) <= DECIMALS_UP_TO else f"{100 * value:.0f}"
+    shown = f"<b>{text}</b>" if inside else text
     return (
         f'<td{outline}><button type="button" tabindex="-1" data-p="{i} {j}" data-a="{i}" '
         f'data-b="{j}" style="--shade:{max(value, 0):.2f}" data-why="{escape(pair.reason)}" '

@@ -16,12 +16,12 @@ from sage.ui.html.words import mean_text, percent_text, plural, saved_text, seco
 # Root mean square pixel differences up to which two pictures are called so; seen on the built-in
 # model's strips. The last words hold beyond all of them.
 NEARNESS = (
-    (0.012, "the same pictures to the eye"),
+    (0.012, "visually the same pictures"),
     (0.045, "nearly the same pictures"),
-    (0.11, "similar pictures, changed in details"),
+    (0.11, "similar pictures that differ in details"),
     (0.17, "visibly different pictures"),
 )
-FAR = "other pictures altogether"
+FAR = "entirely different pictures"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def seconds_of(report: Mapping[str, Any], at: int | None) -> Seconds | None:
 def expected_words(cost: Cost, *, settled: bool = True) -> str:
     """What is expected before anything has run: what is counted, and nothing else."""
     spent, alone = cost.evaluations, cost.independent_evaluations
-    words = f"Expected: {_counted(spent, alone)}. Render shows how near the pictures come."
+    words = f"Expected: {_counted(spent, alone)}. Render to see how close the pictures come."
     if not settled:
         saved = percent_text(cost.saving)
         words = f"Up to <b>{saved} saved</b>: how much is decided while sampling."
@@ -129,7 +129,7 @@ def _saved_words(outcome: Outcome) -> str:
         return _nothing(alone)
     arithmetic = saved_text(1 - outcome.flops[0] / outcome.flops[1])
     parts = [
-        f"{_counted(spent, alone)}, {arithmetic} arithmetic",
+        f"{_counted(spent, alone)}, {arithmetic} compute",
         *([_seconds_words(outcome)] if outcome.seconds else []),
     ]
     near = f" Sharing gives <b>{nearness(outcome.near)}</b>." if outcome.near else ""
@@ -137,7 +137,7 @@ def _saved_words(outcome: Outcome) -> str:
 
 
 def _nothing(alone: int) -> str:
-    return f"<b>Nothing is saved</b>: all {alone} evaluations are each prompt’s own."
+    return f"<b>Nothing is saved</b>: all {alone} evaluations are needed."
 
 
 def _counted(spent: int, alone: int) -> str:
@@ -159,7 +159,7 @@ def _seconds_words(outcome: Outcome) -> str:
         return ""
     where = ""
     if seconds.at is not None and seconds.at != outcome.at:
-        where = f", measured with {plural(seconds.at, 'shared step')}"
+        where = f", measured at {plural(seconds.at, 'shared step')}"
     if len(seconds.shared) == 1:
         one, other = seconds.shared[0], seconds.independent[0]
         return f"{seconds_text(one)} instead of {seconds_text(other)} in one run{where}"
@@ -196,7 +196,7 @@ def _fewer_words(outcome: Outcome) -> str:
     elif nearness(distances) == nearness(outcome.near):
         verdict = "comes about as close"
     return (
-        f"For the same cost, each prompt alone with only {plural(steps, 'step')} {verdict}: "
+        f"At the same cost, independent sampling with {plural(steps, 'step')} {verdict}: "
         f"{nearness(distances)}."
     )
 
@@ -212,7 +212,7 @@ def _seeds_words(seeds: SeedScores) -> str:
         parts.append(f"distance {mean_text(seeds.distance, 3)}{rival}")
     if seeds.clip is not None and seeds.gain is not None:
         noise = ", within noise" if seeds.gain.is_noise else ""
-        alone = f" (alone: {mean_text(seeds.alone, 3)}{noise})"
+        alone = f" (independent: {mean_text(seeds.alone, 3)}{noise})"
         parts.append(f"CLIP score {mean_text(seeds.clip, 3)}{alone}")
     if not parts:
         return ""

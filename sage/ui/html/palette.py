@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-# Chosen by a farthest-point search: any two differ by more than 15 in CIELAB for normal,
-# deuteranopic and protanopic sight, and each has contrast 3 or more on the light and on the dark
-# card (tests/ui/test_palette.py). Eight suffice: sixteen prompts make at most eight pairs.
+# Chosen by a farthest-point search: any two, and each from the grey, differ by more than 15 in
+# CIELAB for normal, deuteranopic, protanopic and tritanopic sight, and each has contrast 3 or more
+# on the light and on the dark card (tests/ui/test_palette.py). Eight suffice:
+# sixteen prompts make at most eight pairs.
 GROUP_COLORS = (
     "#2B6CD9",  # blue
     "#D95100",  # vermilion
@@ -17,8 +18,8 @@ GROUP_COLORS = (
     "#C077D9",  # lilac
     "#8040F5",  # violet
     "#A65B42",  # brown
-    "#4D8C8C",  # teal
-    "#2174A6",  # steel
+    "#785A96",  # plum
+    "#C3874B",  # ochre
 )
 ALONE = "#7C8594"
 LIGHT_INK, DARK_INK = "#FFFFFF", "#0B0D12"

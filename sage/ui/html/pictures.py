@@ -24,11 +24,10 @@ from sage.ui.html.words import plural
 SIDES = {
     "expected": "expected",
     "shared": "shared",
-    "independent": "alone",
+    "independent": "independent",
     "fewer": "fewer steps",
 }
 LABELS = SIDES | {"fewer": "only"}  # "only 21 steps"
-HEADS = SIDES | {"fewer": "same cost"}  # alone, with as many steps as that pays for
 FINISHED = {"shared": "finished"}  # what that side is called beside what was expected
 
 
@@ -94,7 +93,7 @@ def picture_grid(
     """
     marks = prompt_marks(groups)
     sides = [side for side in SIDES if any(row.side == side for row in rows)]
-    names = HEADS | (FINISHED if "expected" in sides else {})
+    names = SIDES | (FINISHED if "expected" in sides else {})
     heads = "".join(f'<b class="sage-{side}">{names[side]}</b>' for side in sides)
     far = grown.attributes if grown else ""
     layout = None if table is None else TableLayout.of(table)
@@ -231,17 +230,19 @@ def step_words(row: StripRow) -> list[str]:
     """What was done for each prompt, to stand after (shared) "for 12 steps", (only) "21 steps"."""
     if row.side != "shared":
         return [plural(steps, "step") for steps in row.steps]
-    return [f"for {plural(steps, 'step')}" if steps else "with nobody" for steps in row.steps]
+    return [f"for {plural(steps, 'step')}" for steps in row.steps]
 
 
 def score_words(clip: float | None, twin: float | None) -> str:
     """Scores of a finished picture: CLIP score and distance to its independent twin."""
     parts = []
     if clip is not None:
-        parts.append(f'<abbr title="cosine of picture and prompt">CLIP</abbr> {clip:.2f}')
+        parts.append(
+            f'<abbr title="cosine similarity of picture and prompt">CLIP</abbr> {clip:.2f}'
+        )
     if twin is not None:
-        title = "distance to the same prompt's independent picture; 0 is the same picture"
-        parts.append(f'<abbr title="{title}">twin</abbr> {twin:.2f}')
+        title = "distance to the independent picture of the same prompt; 0 is the same picture"
+        parts.append(f'<abbr title="{title}">distance</abbr> {twin:.2f}')
     # Each stays in one piece; between them a narrow column may break.
     return " · ".join(f'<span class="sage-score">{part}</span>' for part in parts)
 

@@ -39,12 +39,15 @@ def plan_tree(
         planned: Whether a budget chose steps and branch point, and not the handle.
     """
     order = list(order or [n for group in groups for n in group])
+    marks = prompt_marks(groups)
     data = {
         "steps": plan.steps,
         "segments": [_segment_data(segment) for segment in plan.segments],
         "order": order,
         "groups": [list(group) for group in groups],
-        "colors": [mark.color for mark in prompt_marks(groups)],
+        "colors": [mark.color for mark in marks],
+        "inks": [mark.ink for mark in marks],
+        "letters": [mark.letter for mark in marks],
         "previews": {str(index): source for index, source in (previews or {}).items()},
         "point": point,
         "sharing": sharing,

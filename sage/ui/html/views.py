@@ -31,7 +31,7 @@ KIND_WORDS = {
     "too_far": "too far apart",
     "near_duplicate": "near-duplicate",
     "too_large": "group full",
-    "better_elsewhere": "better elsewhere",
+    "better_elsewhere": "better match elsewhere",
 }
 
 
@@ -107,7 +107,7 @@ def planner_words(job: Job) -> str:
     advice = job.advice
     if advice is None:
         return ""
-    spent = f"{advice.budget:.3g} evaluations a picture"
+    spent = f"{advice.budget:.3g} evaluations per picture"
     return note(f"Planner, for {spent}: {advice.reason}", "planner")
 
 
@@ -119,7 +119,7 @@ def _chip(
         f"<b>P{n + 1}</b> {marked_prompt(prompts[n], unseen)}</button>"
         for n in group
     )
-    alone = '<em class="sage-alone">alone</em>' if mark.alone else ""
+    alone = '<em class="sage-alone">independent</em>' if mark.alone else ""
     return (
         f'<li class="sage-chip" style="--group:{mark.color}">{badge(mark)}'
         f'<div class="sage-members">{lines}{guard}</div>{alone}</li>'
@@ -148,7 +148,9 @@ def guard_words(job: Job, group: Group, verdict: Verdict | None, guarded: bool) 
         return f'<span class="sage-guard" title="{escape(verdict.reason)}">safe to share</span>'
     asked, shared = job.branch_call, job.plan.branch_step_of(group[0])
     if shared >= asked and guarded:  # pictures that are there already, whatever the guard says
-        effect = f"Shown as asked; Render would {'shorten it' if verdict.shorter else 'not share'}."
+        effect = (
+            f"Shown as requested; Render would {'shorten it' if verdict.shorter else 'not share'}."
+        )
     elif shared >= asked:
         effect = "Shared anyway."
     else:
@@ -161,7 +163,7 @@ def _advice(job: Job) -> str:
     if any(len(group) > 1 for group in job.groups):
         if job.branch_call == 0:
             return "No step is shared: move the branch point to let the groups share."
-        return "No group shares a step, because it is predicted to suffer."
+        return "No group shares a step: sharing is predicted to harm the pictures."
     return _no_group_advice(job.grouping)
 
 
@@ -174,7 +176,7 @@ def _no_group_advice(grouping: Grouping) -> str:
         return "Groups of one share nothing: allow larger groups under Settings."
     return (
         "No pair is similar enough: lower the bound or change the prompts. "
-        "Rendering will be independent."
+        "All prompts will be rendered independently."
     )
 
 
@@ -292,7 +294,7 @@ def _seconds_words(report: Mapping[str, Any], plan: Plan) -> str:
     one, other = (median(repeats[side]) for side in ("shared", "independent"))
     took = f"Sharing took <b>{seconds_text(one)}</b> instead of {seconds_text(other)}"
     if number == 1:
-        return f"{took} in one run, which says little of the next; measured with {place}."
+        return f"{took} in a single run, so expect some noise; measured with {place}."
     return f"{took}, medians of {plural(number, 'run')}, measured with {place}."
 
 
@@ -312,7 +314,7 @@ def known_things(groups: dict[str, Sequence[str]]) -> str:
         f"<dt>{escape(title)}</dt><dd>{''.join(_word(word, word) for word in words)}</dd>"
         for title, words in groups.items()
     )
-    signed = f"<dt>several at once</dt><dd>{signs}</dd>" if groups else ""
+    signed = f"<dt>for several prompts at once</dt><dd>{signs}</dd>" if groups else ""
     return f'<dl class="sage-known">{signed}{lists}</dl>'
 
 

@@ -7,10 +7,10 @@ from sage.jobs.repeats import Mean
 
 STAGES = ("encode", "trunk", "branches", "decode")
 STAGE_WORDS = {
-    "encode": "reading the prompts",
+    "encode": "encoding the prompts",
     "trunk": "shared steps",
-    "branches": "own steps",
-    "decode": "drawing the pictures",
+    "branches": "separate steps",
+    "decode": "decoding the pictures",
 }
 
 
@@ -70,6 +70,20 @@ def mean_text(mean: Mean | None, digits: int) -> str:
 def shorten(text: str, length: int) -> str:
     """At most `length` characters, cut with an ellipsis."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def short_names(prompts: Sequence[str]) -> list[str]:
+    """What tells each prompt from the others: without articles and the words that all have.
+
+    Example:
+        >>> short_names(["a fox in the snow", "an owl in the snow"])
+        ['fox', 'owl']
+    """
+    words = [prompt.split() for prompt in prompts]
+    every = set.intersection(*({word.lower() for word in one} for one in words))
+    dull = every | {"a", "an", "the"}
+    kept = (" ".join(w for w in one if w.lower() not in dull) for one in words)
+    return [name or prompt for name, prompt in zip(kept, prompts, strict=True)]
 
 
 def split_words(prompt: str) -> list[str]:

@@ -79,7 +79,7 @@ def _evaluations_of_one_group(random: Random) -> Question:
         *_pick(random, str(value), [str(w) for w in wrong]),
         "The trunk pays for each shared step once, every branch for its own: "
         + _math(_shared(shared), "+", f"{count} ·", _own(own), "=", value)
-        + f"Each alone would take {steps} · {count} = {steps * count}.",
+        + f"Independent sampling would take {steps} · {count} = {steps * count}.",
     )
 
 
@@ -108,7 +108,7 @@ def _the_most(random: Random) -> Question:
         f"However many prompts join one group that shares <b>{shared} of "
         f"{plural(steps, 'step')}</b>, the saving stays below …",
         *_pick(random, percent_text(value), [percent_text(w) for w in wrong]),
-        "With more and more prompts, <i>G</i>/<i>N</i> goes to 0, and what is left is "
+        "With more and more prompts, <i>G</i>/<i>N</i> goes to 0, and what remains is "
         + _math(BETA, "=", _fraction(_shared(shared), steps), "=", percent_text(value))
         + "The steps after the branch point are never shared.",
     )
@@ -124,7 +124,7 @@ def _which_saves_more(random: Random) -> Question:
         f"two groups of 2, {many} of {steps} steps shared": shared_plan(
             [(0, 1), (2, 3)], steps, many
         ),
-        f"four prompts alone, {steps} steps each": independent_plan(4, steps),
+        f"four independent prompts, {steps} steps each": independent_plan(4, steps),
     }
     best = max(options, key=lambda name: saving(options[name]))
     lines = " · ".join(f"{name}: <b>{percent_text(saving(p))}</b>" for name, p in options.items())
@@ -132,8 +132,8 @@ def _which_saves_more(random: Random) -> Question:
         "Four prompts. Which way saves the most evaluations?",
         tuple(random.sample(list(options), len(options))),
         best,
-        f"{lines}. Larger groups and more shared steps weigh against each other; what either costs "
-        "in likeness is another matter.",
+        f"{lines}. Larger groups and more shared steps weigh against each other; how far either "
+        "moves the pictures is another matter.",
     )
 
 
@@ -154,8 +154,8 @@ def _who_may_share(random: Random) -> Question:
         "Which two may share a trunk?",
         tuple(random.sample(list(names.values()), len(names))),
         names[chosen],
-        f"{told}. What counts is what the text encoder makes of the whole prompt, not how many "
-        "words are the same.",
+        f"{told}. What counts is how the text encoder reads the whole prompt, not how many words "
+        "are the same.",
     )
 
 
@@ -167,19 +167,19 @@ def _pair_words(pair: tuple[int, int]) -> str:
 def _late_branch(random: Random) -> Question:
     early, late = random.choice((9, 10, 12)), random.choice((22, 24, 25, 27))
     distance = [mean(each) for each in results()["sharing"]["alike"]["distance"]]
-    right = "more is saved, but the pictures come out too much alike"
+    right = "more is saved, but the pictures look too much alike"
     wrong = (
-        "more is saved, and the pictures stay what they were",
+        "more is saved, and the pictures stay the same",
         "less is saved, because each branch has to start anew",
-        "nothing: what was shared is made up for by the branches",
+        "nothing: the branches make up for what was shared",
     )
     return Question(
-        f"A group of {plural(len(ALIKE), 'prompt')} parts after <b>{late} of {MEASURED_STEPS} "
+        f"A group of {plural(len(ALIKE), 'prompt')} branches after <b>{late} of {MEASURED_STEPS} "
         f"steps</b> instead of after {early}. What follows?",
         *_pick(random, right, list(wrong)),
         "The trunk follows the mean of the prompts and settles what all their pictures have in "
-        f"common. After {late} steps, {plural(MEASURED_STEPS - late, 'step')} of their own are too "
-        "few for the prompts to become themselves: the distance to the pictures made alone went "
+        f"common. After {late} shared steps, {plural(MEASURED_STEPS - late, 'separate step')} are "
+        "too few to make up for it: the distance to the independent pictures rose "
         f"from <b>{distance[early]:.3f}</b> to <b>{distance[late]:.3f}</b>.",
     )
 
@@ -187,7 +187,7 @@ def _late_branch(random: Random) -> Question:
 def _why_the_start(random: Random) -> Question:
     i, j = random.choice(list(combinations(sorted(ALIKE), 2)))
     apart, step = results()["difference"][f"{i}-{j}"], random.choice((4, 5, 6, 8))
-    right = "at first, prompts that are alike are led nearly the same way"
+    right = "at first, similar prompts steer the picture in nearly the same direction"
     wrong = (
         "the first steps take longer than the last",
         "the denoiser does not read the prompt in the first steps",
@@ -196,7 +196,7 @@ def _why_the_start(random: Random) -> Question:
     return Question(
         "Why are the first steps shared, and not the last?",
         *_pick(random, right, list(wrong)),
-        f"Each alone, from the same noise, {_pair_words((i, j))} are after {step} of "
+        f"Sampled independently from the same noise, {_pair_words((i, j))} are after {step} of "
         f"{MEASURED_STEPS} steps only <b>{percent_text(apart[step] / apart[-1])}</b> as far apart "
         "as they will be. Every step costs the same; what differs is what it decides.",
     )
@@ -213,17 +213,17 @@ def _the_rival(random: Random) -> Question:
         f"<b>{spent} evaluations</b>. What shows whether sharing was worth it?",
         *_pick(
             random,
-            f"each prompt alone with {fewer} steps comes less close",
+            f"whether independent sampling with {fewer} steps comes less close",
             [
-                f"each prompt alone with {steps} steps takes longer",
-                f"each prompt alone with {shared} steps looks worse",
-                f"one prompt alone takes only {steps} evaluations",
+                f"whether independent sampling with {steps} steps takes longer",
+                f"whether independent sampling with {shared} steps looks worse",
+                f"whether one prompt takes only {steps} evaluations",
             ],
         ),
         f"{count} prompts with {fewer} steps each spend {count * fewer} evaluations: as much as "
-        "sharing, without any group, and no picture gives up a word of its prompt. So fewer steps "
-        "is the rival: sharing pays only where its pictures come closer to those of "
-        f"<b>{steps} steps alone</b>.",
+        "sharing, without any group, and no picture compromises on its prompt. So fewer steps are "
+        "the rival: sharing pays only where its pictures come closer to those of "
+        f"<b>{steps} independent steps</b>.",
     )
 
 

@@ -34,7 +34,7 @@ def when_to_share(folder: Path = RESULTS) -> str:
         "independent steps. So the question is who makes better pictures <b>at equal cost</b>. "
         "Measured on the built-in model, over budgets and group sizes:</p>"
         f"<ul>{found}</ul>"
-        "<p>Set <b>Evaluations a picture</b> in the Studio, or call "
+        "<p>Set <b>Budget</b> in the Studio, or call "
         "<code>pipe(prompts, budget=5)</code>: the planner takes the better of the two.</p>"
         "</div></section>"
     )

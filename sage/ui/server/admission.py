@@ -111,7 +111,7 @@ class Admission:
         bounds, client = self.bounds, ticket.client
         own = [t for t in waiting if t.client == client]
         if len(own) >= bounds.line_of_client:
-            why = f"You have {len(own)} runs in line already."
+            why = f"You have {len(own)} runs in the queue already."
             return BusyError(why, self.wait(own))
         heard = [t for t in waiting if t.heard()]
         if len(heard) >= bounds.line:
@@ -125,7 +125,7 @@ class Admission:
         return None
 
     def _crowd(self, heard: Sequence[Ticket]) -> str:
-        return f"All places are taken: {len(heard)} runs are in line."
+        return f"The queue is full: {len(heard)} runs are waiting."
 
     def pick(self, waiting: Sequence[Ticket]) -> Ticket | None:
         """Who comes next, of those whose answer somebody reads."""

@@ -23,12 +23,12 @@ log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LONGEST = 400  # characters of a sentence
-MEMORY = "The memory does not suffice for this: use fewer prompts, or a smaller model."
+MEMORY = "Not enough memory for this: use fewer prompts or a smaller model."
 DISK = "The server's disk is full, so the files of this run could not be written."
-NUMBERS = "The model computed numbers that are not finite; nothing of this run was kept."
-MODEL_FILE = "A file of this model is damaged or cut short; it has to be fetched again."
+NUMBERS = "The model produced numbers that are not finite; nothing of this run was kept."
+MODEL_FILE = "A file of this model is damaged or incomplete; download it again."
 GONE = "Nobody read the answer, so the run was ended."
-BAD_REQUEST = "The request has not the form that this address needs."
+BAD_REQUEST = "The request does not have the form that this address needs."
 BAD_VALUES = "The values do not fit what this endpoint takes, as /gradio_api/info describes it."
 OUT_OF_MEMORY = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|"
@@ -62,7 +62,7 @@ def explain(error: BaseException, what: str = "This") -> str:
         return tidy(known)
     key = secrets.token_hex(4)
     log.error("error %s: %s failed", key, what.lower(), exc_info=error)
-    return f"{what} failed, and that is a fault of ours (error {key}, as in the server's log)."
+    return f"{what} failed, and the fault is ours (error {key}, as in the server's log)."
 
 
 def _known(error: BaseException) -> str | None:

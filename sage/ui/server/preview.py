@@ -8,8 +8,8 @@ from html import escape
 
 TITLE = "SAGE Studio"
 SENTENCE = (
-    "Prompts that mean alike share the start of their denoising. Move the branch point and see "
-    "what it saves, and what it costs."
+    "Similar prompts share their first denoising steps. Move the branch point and see what that "
+    "saves, and what it costs."
 )
 _OURS = re.compile(rb'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*/?>', re.DOTALL)
 _ROOT = re.compile(rb'"root":\s*"(https?://[^"]+)"')

@@ -165,3 +165,12 @@ def same_but_branch_point(one: Request, other: Request) -> bool:
     return replace(one, share_ratio=0.0, guarded=False) == replace(
         other, share_ratio=0.0, guarded=False
     )
+
+
+def ticked(chosen: str, run: Run | None) -> tuple[int, ...]:
+    """The open prompts of a look whose ticks are on, from the box that the script fills."""
+    seen = run.look if run is not None else None
+    if seen is None:
+        return ()
+    on = {int(word) for word in str(chosen or "").split() if word.isascii() and word.isdigit()}
+    return tuple(n for n in seen.open if n in on)

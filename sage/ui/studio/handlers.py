@@ -5,6 +5,7 @@ for components. It renders nothing, computes nothing itself and keeps nothing be
 session needs to remember lies in its `Run`.
 """
 
+import hashlib
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -37,18 +38,18 @@ from sage.ui.shelf import Shelf
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze, strip_of
 from sage.ui.studio.first import Stored, find_stored
-from sage.ui.studio.form import Form, Run
+from sage.ui.studio.form import Form, Run, ticked
 from sage.ui.studio.layout import Layout
 from sage.ui.studio.pace import expected, other_label
 
-TEASER = "Type two or more prompts, one a line, to see how similar they are."
-EARLIER = "These pictures are for earlier settings. Render again to bring them up to date."
+TEASER = "Type two or more prompts, one per line, to see how similar they are."
+EARLIER = "These pictures are from earlier settings. Render again to update them."
 UNFINISHED = "Stopped: these pictures are unfinished."
-AGAIN = "The pictures of these prompts, from before."
-AFTER = "All branch points can be rendered once Render has made these pictures."
+AGAIN = "The earlier pictures of these prompts."
+AFTER = "Render these pictures first; then all branch points can be rendered."
 SET_SIZE = 4  # prompts that share, from which one speaks of a set of pictures
 ONLY_GROUPS = "A tree and an adaptive run have no single branch point to move."
-NOT_YET = "The examples are precomputed; the model is loaded when it is first needed."
+NOT_YET = "The examples are precomputed; the model loads when it is first needed."
 
 
 class Handlers:
@@ -63,43 +64,51 @@ class Handlers:
         self.layout = layout
         self.shelf = shelf
 
-    def welcome(self, *values: Any) -> Updates:
-        """What a visitor meets: the default model's own settings, the first example finished."""
-        form, _ = split(values, self.shelf)
-        spec = self.shelf.spec(form.model)
-        note = views.note(_model_words(self.shelf.loaded(form.model)))
-        return {self.layout.model_note: note, **self._own(spec), **self.analyze(*values)}
+    def follow(self, *values: Any) -> Updates:
+        """What follows from the form, without what the browser holds already.
 
-    def arrive(self, *values: Any) -> Updates:
-        """What `welcome` says, without what the page holds already as it was served."""
-        parts = self.layout.consequences
-        painted: Updates = {p: p.value for p in parts if isinstance(p, gr.HTML)}
-        shown = self.welcome(*values)
-        return {p: gr.skip() if painted.get(p, p) == v else v for p, v in shown.items()}
-
-    def catch_up(self, *values: Any) -> Updates:
-        """What follows from the form at the end of arrival, if it is no longer the one served.
-
-        By then a link may have changed it, or the visitor, who must not be shown the first example
-        again: answers to two listeners may arrive in the wrong order.
+        Args:
+            values: The form, the run, the ticks of a look, and what the browser was told last; ""
+                before anything but the page as it was served.
         """
-        served = [part.value for part in self.layout.form]
-        if list(values[: len(served)]) == served:
-            return {self.layout.chips: gr.skip()}
-        return self.analyze(*values)
+        *asked, chosen, told = values
+        page, shown = self.layout, self.analyze(*asked)
+        shown |= self._ticks(shown, chosen, *asked)
+        if not told:
+            held = {p: p.value for p in page.consequences if isinstance(p, gr.HTML)}
+            shown = {p: v for p, v in shown.items() if held.get(p, p) != v}
+        if page.similarity in shown or not told:  # the largest part, and the same at most moves
+            drawn = shown.get(page.similarity, page.similarity.value)
+            digest = hashlib.sha256(str(drawn).encode()).hexdigest()[:16]
+            if digest == told:
+                del shown[page.similarity], shown[page.pairs]
+            shown[page.told] = digest
+        return shown or {page.chips: gr.skip()}
+
+    def _ticks(self, shown: Updates, chosen: str, *asked: Any) -> Updates:
+        """The button that finishes, and what that takes, as the ticks of a look stand."""
+        page, (form, run) = self.layout, split(asked, self.shelf)
+        run = shown.get(page.run, run)
+        if run is None or run.look is None or run.hidden or page.plan not in shown:
+            return {}
+        if not run.look.open or not run.fits(form.check(), form.model):
+            return {}
+        on = ticked(chosen, run)
+        words = views.note(finish_words(run.look, on))
+        return {page.finish: finish_button(run, on), page.scrub_note: words}
 
     def first_paint(self) -> Updates:
-        """What `welcome` says where it is known without a model, for the page as it is served."""
+        """What follows from the form as it is served, where that is known without a model."""
         values = [part.value for part in (*self.layout.form, self.layout.run)]
         form, _ = split(values, self.shelf)
         if find_stored(form.check(), form.model) is None:
             return {}
-        return self.welcome(*values)
+        return {**self._own(self.shelf.spec(form.model)), **self.analyze(*values)}
 
     # -- everything that follows from the inputs ---------------------------------------------
 
     def analyze(self, *values: Any) -> Updates:
-        """Similarity, groups, plan and estimate, after a change of prompts or bounds."""
+        """Similarity, groups, plan, estimate and whether the pictures still belong to the form."""
         form, run = split(values, self.shelf)
         if self._is_on_its_way(form):
             return {self.layout.chips: gr.skip()}
@@ -116,17 +125,6 @@ class Handlers:
             page.similarity: matrix,
             **self._estimate(analysis, form, run),
         }
-
-    def estimate(self, *values: Any) -> Updates:
-        """Plan and estimate, after a change that leaves the groups alone."""
-        form, run = split(values, self.shelf)
-        if self._is_on_its_way(form):
-            return {self.layout.chips: gr.skip()}
-        try:
-            analysis = analyze(form.check(), form.model, self.shelf, run)
-        except ValueError as error:
-            return self._nothing(error, form, run)
-        return self._estimate(analysis, form, run)
 
     def keep_ratio(self, branch_call: float, steps: float, scheduler: str) -> Any:
         """The share ratio that a visitor chose with the branch slider, which overrides a budget."""
@@ -161,26 +159,6 @@ class Handlers:
     def pick_sharing(self, sharing: str) -> Updates:
         """A tree has a share to spend in place of a branch point."""
         return {self.layout.controls["spend"]: gr.Slider(visible=sharing == "tree")}
-
-    def mark_earlier(self, *values: Any) -> Updates:
-        """Says whether the pictures still belong to the form, after a change of the seed."""
-        form, run = split(values, self.shelf)
-        try:
-            request = form.check()
-        except ValueError as error:
-            return {  # said beside the seed, whose change this is
-                self.layout.scrub_note: views.note(str(error), "error"),
-                self.layout.render: gr.Button(interactive=False),
-                self.layout.look: gr.Button(interactive=False),
-                self.layout.banner: banner(run, None, form.model),
-            }
-        return {
-            self.layout.render: gr.Button(interactive=True),
-            self.layout.look: gr.Button(interactive=True),
-            self.layout.banner: banner(run, request, form.model),
-            self.layout.address: views.address(form.query(request)),
-            **self._scrubbing(run, request, form.model),
-        }
 
     def _estimate(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         page, request, job = self.layout, analysis.request, analysis.job
@@ -267,11 +245,13 @@ class Handlers:
     def _nothing(self, error: ValueError, form: Form, run: Run | None) -> Updates:
         """What is shown while the form asks for nothing that can be done."""
         page, sentence, control = self.layout, str(error), control_of(error)
+        if control:  # one value is refused: the prompts and what is known of them stay
+            return {**self._waits(sentence, control), page.banner: banner(run, None, form.model)}
         empty = not str(form.prompts or "").strip()
         said = views.note(TEASER if empty else sentence, "quiet" if empty else "error")
         bare = run is None or run.hidden  # boxes of prompts that are no longer there
         return {
-            page.prompts_note: gr.skip() if control else said,
+            page.prompts_note: said,
             **({page.pictures: ""} if bare else {}),
             page.chips: views.note("Groups appear here."),
             page.pairs: views.note("No pairs yet."),
@@ -282,12 +262,18 @@ class Handlers:
             page.advice: "",
             page.as_set: "",
             page.banner: "" if bare else banner(run, None, form.model),
+            **self._waits("" if empty else sentence),
+        }
+
+    def _waits(self, sentence: str, control: str = "") -> Updates:
+        """Nothing can be rendered; a sentence says why, beside a control if it is about one."""
+        page = self.layout
+        told = views.note(f"Cannot render yet: {sentence}" if sentence else "", "warn", control)
+        return {
             page.render: gr.Button(interactive=False),
             page.look: gr.Button(interactive=False),
             page.finish: gr.Button(visible=False),
-            page.scrub_note: views.note(
-                "" if empty else f"Render waits: {sentence}", "warn", control
-            ),
+            page.scrub_note: told,
             page.scrub: gr.Button(interactive=False),
         }
 
@@ -303,6 +289,7 @@ class Handlers:
         return {
             self.layout.model_note: views.note(_model_words(model)),
             self.layout.share_ratio: spec.share_ratio,
+            self.layout.nudge: kit.nudged(),
             **self._own(spec),
             **self.resize(spec.steps, scheduler, spec.share_ratio),
         }
@@ -333,6 +320,7 @@ class Handlers:
             controls["tau_min"]: low,
             controls["tau_max"]: high,
             controls["guarded"]: not example.forced,
+            self.layout.nudge: kit.nudged(),
         }
 
     def random_seed(self) -> int:
@@ -441,8 +429,8 @@ def scrub_words(run: Run) -> str:
     """What can be scrubbed."""
     number = len(run.strip.points) if run.strip else 0
     if number > run.calls:
-        return "All branch points are ready: move the branch point."
-    return f"Ready at {number} branch points: move the branch point."
+        return "All branch points are ready: drag the handle."
+    return f"Ready at {number} branch points: drag the handle."
 
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:
@@ -508,7 +496,9 @@ def _with_truncation(analysis: Analysis, made: str) -> str:
     if not analysis.truncated:
         return note
     names = ", ".join(f"P{n + 1}" for n in analysis.truncated)
-    return note + views.note(f"{names}: longer than the model reads; the end is ignored.", "warn")
+    return note + views.note(
+        f"{names}: longer than the model can read; the end is ignored.", "warn"
+    )
 
 
 def _model_words(model: LoadedModel | None) -> str:

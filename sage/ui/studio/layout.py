@@ -115,7 +115,10 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
     page = Layout(kind)
     page.add("share_ratio", gr.State(shelf.default.share_ratio), Role.FOLLOWS)
     page.add("run", gr.State(None, time_to_live=3600, delete_callback=_forget), Role.RESULT)
-    page.add("turn", kit.turn_box("turn"))
+    page.add("turn", kit.hidden_box("turn"))
+    # What the browser was told of the form last, and what asks for it when nothing else changes.
+    page.add("told", kit.hidden_box("told"))
+    page.add("nudge", kit.hidden_box("nudge"), Role.RESULT)
     with gr.Column(elem_id="sage-model"):
         page.add("model", kit.model_picker(shelf.specs, "model"), Role.OWN)
         page.add("model_note", kit.html("model-note"), Role.FOLLOWS)
@@ -141,7 +144,7 @@ def _prompts_card(page: Layout) -> None:
         page.add(
             "prompts",
             gr.Textbox(
-                label=f"Prompts, one a line, {NUM_PROMPTS.allowed}",
+                label=f"Prompts, one per line ({NUM_PROMPTS.allowed})",
                 value=FIRST_EXAMPLE.text,
                 lines=4,
                 max_lines=8,
@@ -156,7 +159,7 @@ def _prompts_card(page: Layout) -> None:
                 for example in EXAMPLE_SETS
             )
             page.add("examples", examples)
-        with gr.Accordion("Words to tap together", open=False, elem_id="words") as box:
+        with gr.Accordion("Words this model knows: tap to add", open=False, elem_id="words") as box:
             page.add("known_box", box, Role.OWN)
             page.add("known", kit.html("known"), Role.OWN)
 
@@ -237,15 +240,17 @@ def _folds(shelf: Shelf, page: Layout) -> None:
             page.add("chips", kit.html("chips"), Role.FOLLOWS | Role.RESULT)
             page.add("pairs", kit.html("pairs"), Role.FOLLOWS)
         with gr.Accordion(
-            "What it costs: time and arithmetic, by stage", open=False, elem_id="fold-cost"
+            "What does it cost? Time and compute by stage", open=False, elem_id="fold-cost"
         ):
             _costs(page)
-        with gr.Accordion("How near: distance over branch point", open=False, elem_id="fold-near"):
+        with gr.Accordion(
+            "How close are the pictures? Distance by branch point", open=False, elem_id="fold-near"
+        ):
             kit.html("curve", CURVE)
             gr.HTML(views.note(LEGEND), apply_default_css=False, js_on_load=None)
         with gr.Accordion("Settings", open=False, elem_id="advanced"):
             _advanced(shelf, page)
-        with gr.Accordion("Take it with you", open=False, elem_id="fold-travel"):
+        with gr.Accordion("Save, share and load", open=False, elem_id="fold-travel"):
             _downloads(page)
         with gr.Accordion("How it works", open=False, elem_id="fold-method"):
             kit.html("how-it-works", HOW_IT_WORKS)
@@ -282,7 +287,7 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
             page.control(name, shelf)
     page.add(
         "fewer_steps",
-        gr.Checkbox(True, label="Also show fewer steps at equal cost", elem_id="fewer-steps"),
+        gr.Checkbox(True, label="Also show fewer steps at the same cost", elem_id="fewer-steps"),
     )
     page.add(
         "repeats",
@@ -290,7 +295,7 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
             [(str(number), number) for number in REPEATS],
             value=REPEATS[0],
             label="Repeats",
-            info="Each with other seeds: scores get an interval, measured seconds a range.",
+            info="Each repeat uses new seeds: scores get an interval, seconds a range.",
             elem_id="repeats",
             filterable=False,
         ),
@@ -298,7 +303,7 @@ def _advanced(shelf: Shelf, page: Layout) -> None:
     page.add(
         "measure",
         gr.Checkbox(
-            True, label="Measure time: render both sides from the start", elem_id="measure"
+            True, label="Measure time (renders both sides from scratch)", elem_id="measure"
         ),
     )
 

@@ -24,7 +24,7 @@ from sage.ui.html.words import flagged_words, plural
 from sage.ui.kit import Running, Updates
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze
-from sage.ui.studio.form import Form, Run
+from sage.ui.studio.form import Form, Run, ticked
 from sage.ui.studio.handlers import finish_button, no_costs, plan_view, split
 from sage.ui.studio.rendering import PREVIEW_SECONDS, Rendering, filled
 from sage.ui.work import finish_request, look_request
@@ -60,13 +60,6 @@ class Looking:
         steps = self.rendering.explained(self._finish(form, run, chosen))
         yield from self.rendering.turns.work(turn, steps, partial(self._kept, run, chosen))
 
-    def tick(self, chosen: str, run: Run | None) -> Updates:
-        """The button that finishes, after a tick."""
-        on, page = ticked(chosen, run), self.layout
-        seen = run.look if run is not None else None
-        words = finish_words(seen, on) if seen is not None and seen.open else ""
-        return {page.finish: finish_button(run, on), page.scrub_note: views.note(words)}
-
     # -- the look ----------------------------------------------------------------------------
 
     def _look(self, form: Form, before: Run | None, chosen: str) -> Running:
@@ -101,7 +94,7 @@ class Looking:
 
     def _preview(self, run: Run, step: LookStep, analysis: Analysis) -> Updates:
         page = self.layout
-        line = f"Step {step.step} of {step.steps}, looking after step {look_step(analysis.job)}"
+        line = f"Step {step.step} of {step.steps}, stopping after step {look_step(analysis.job)}"
         return {
             page.run: run,
             page.progress: views.progress(step.step, step.steps, line, "live"),
@@ -124,7 +117,7 @@ class Looking:
             plan=seen.job.plan,
             previews=results.fork_previews(seen.forks),
         )
-        line = f"Looked after step {seen.step} of {seen.job.calls}."
+        line = f"Stopped to look after step {seen.step} of {seen.job.calls}."
         if seen.finishes:
             line = f"Done: {plural(len(seen.finished), 'picture')} finished."
         black = (
@@ -189,12 +182,3 @@ def _live(
     ]
     rows = [Row("expected", tuple(shots)), Row("shared", (EMPTY,) * len(prompts))]
     return picture_grid(prompts, job.groups, rows, "live", grown=Grown(step), table=table)
-
-
-def ticked(chosen: str, run: Run | None) -> tuple[int, ...]:
-    """The open prompts of a look whose ticks are on, from the box that the script fills."""
-    seen = run.look if run is not None else None
-    if seen is None:
-        return ()
-    on = {int(word) for word in str(chosen or "").split() if word.isascii() and word.isdigit()}
-    return tuple(n for n in seen.open if n in on)

@@ -27,6 +27,7 @@ from sage.ui.studio.results import frames_strip
 log = logging.getLogger(__name__)
 # Of the sheets; the first one is part of what everybody loads.
 QUALITY, FIRST_QUALITY = 84, 75
+SET_EVERY = 3  # steps between two branch points of a product, whose sheet has twice the prompts
 
 
 def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Stored:
@@ -96,7 +97,8 @@ def main() -> None:
     model = load_model(builtin_model(), "cpu")
     for example in ready:
         if not flags.sets or example.key in flags.sets:
-            precompute(model, example, flags.every).save(flags.out)
+            every = max(flags.every, SET_EVERY) if example.typed else flags.every
+            precompute(model, example, every).save(flags.out)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
 from sage.jobs.job import calls_of
 from sage.sd.store import StateStore
+from sage.ui import kit
 from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.outcome import outcome_of, outcome_words
@@ -103,13 +104,14 @@ class Rendering:
         """How far a rendering came that was stopped, from the run before and all it showed."""
         page, run = self.layout, shown.get(self.layout.run, before)
         if run is None or run.done:
-            line = views.progress(0, 1, "Stopped; the pictures are those from before.")
-            return {page.progress: line, **self.ready(run)}
+            line = views.progress(0, 1, "Stopped; the previous pictures are shown.")
+            return {page.progress: line, **self.ready(run), page.nudge: kit.nudged()}
         line = f"Stopped after step {run.step} of {run.calls}."
         return {
             page.progress: views.progress(run.step, run.calls, line, "warn"),
             page.banner: views.banner(UNFINISHED),
             **self.ready(run),
+            page.nudge: kit.nudged(),  # the form may have changed meanwhile
         }
 
     def explained(self, updates: Running) -> Running:
@@ -165,7 +167,7 @@ class Rendering:
 
     def begin(self, analysis: Analysis) -> Updates:
         """What is said before the first step; the pictures from before stand until there is one."""
-        line = views.progress(0, analysis.job.calls, "Reading the prompts", "live")
+        line = views.progress(0, analysis.job.calls, "Encoding the prompts", "live")
         return {**expectation(self.layout, analysis), self.layout.progress: line}
 
     def _reset(self, form: Form, analysis: Analysis) -> Updates:
@@ -184,7 +186,7 @@ class Rendering:
         words = "shared" if step.stage == "trunk" else "each prompt on its own"
         line = f"Step {step.step} of {step.steps}, {words}"
         if step.repeat:
-            line = f"Repeat {step.repeat + 1} of {form.repeats}, other seeds: {line}"
+            line = f"Repeat {step.repeat + 1} of {form.repeats}, new seeds: {line}"
         sides = {side: getattr(step, side) for side in form.sides}
         groups = analysis.job.groups
         return {
@@ -226,6 +228,7 @@ class Rendering:
             **filled(page, files),
             **self.ready(run),
             **pace(page, self.shelf, analysis.job, form),
+            page.nudge: kit.nudged(),  # by now the form may ask for something else
         }
 
     # -- all branch points -------------------------------------------------------------------
@@ -233,7 +236,7 @@ class Rendering:
     def _scrub(self, form: Form, run: Run | None) -> Running:
         request = form.check()
         if run is None or not run.can_scrub or not run.fits(request, form.model):
-            raise ValueError("Render first; the branch points of that run can then be scrubbed.")
+            raise ValueError("Render first; then all its branch points can be rendered.")
         frames: list[Frame] = []
         job = analyze(request, form.model, self.shelf).job
         points = branch_points(job.calls, SCRUB_POINTS, job.branch_call)

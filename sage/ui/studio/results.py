@@ -24,7 +24,7 @@ from sage.ui.html.strip import Side, Strip, StripRow, make_strip
 from sage.ui.html.words import STAGES
 from sage.ui.studio.first import Stored
 
-NO_BARS = "Appears when both sides have run."
+NO_BARS = "Shown once both sides have run."
 REUSED = "Not measured: evaluations were taken from an earlier run."
 _ORDER: tuple[Side, ...] = ("independent", "shared", "fewer")
 
@@ -127,5 +127,5 @@ def stored_words(stored: Stored) -> str:
     seeds = stored.report["seeds"]
     return (
         f"Precomputed: {stored.report['steps']} steps, seeds {seeds[0]} to {seeds[-1]}. "
-        "Move the branch point; change anything else to render anew."
+        "Move the branch point freely; after any other change, render again."
     )
