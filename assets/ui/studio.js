@@ -275,10 +275,17 @@
     if (rows.length !== wanted.length || rows.every((row, k) => Number(row.dataset.p) === wanted[k])) return;
     pairs.append(...wanted.map((n) => rows.find((row) => Number(row.dataset.p) === n)));
   };
+  const listed = (numbers) => numbers.join(", ").replace(/, (\d+)$/, " and $1");
   const pointWords = (point) => {
     const { steps, best } = plan;
     const stops = plan.segments.filter(({ members }) => members.length > 1).map(({ stop }) => stop);
     const most = Math.max(0, ...stops); // the guard may part the groups earlier than asked for
+    if (plan.sharing === "tree") {
+      const every = [...new Set(stops)].sort((a, b) => a - b);
+      return every.length ? `branch points after ${listed(every)} of ${steps} steps` : "nothing shared: each prompt on its own";
+    }
+    if (plan.sharing === "adaptive")
+      return most < point ? `${most} of ${steps} steps shared, of up to ${point}` : `up to ${point} of ${steps} steps shared: decided while sampling`;
     const alike = plan.groups.some((group) => group.length > 1);
     if (plan.sharing === "groups" && alike && point === plan.point && most < point)
       return `${most || "no"} of ${steps} steps shared: ${point} would change the pictures too much`;

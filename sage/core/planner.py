@@ -172,14 +172,16 @@ class Planned:
         """The choice as a sentence."""
         steps = self.plan.steps
         if not self.shared_steps:
-            return (
-                f"Take {steps} step{'s' * (steps > 1)} alone: sharing is not expected to pay off."
-            )
+            return f"Take {_independent(steps)}: sharing is not expected to pay off."
         return (
-            f"Sharing {self.shared_steps} of {steps} steps is better than {self.alone} "
-            f"step{'s' * (self.alone > 1)} alone: expected loss {self.loss:.3f} versus "
+            f"Sharing {self.shared_steps} of {steps} steps is better than "
+            f"{_independent(self.alone)}: expected loss {self.loss:.3f} versus "
             f"{self.alone_loss:.3f}."
         )
+
+
+def _independent(steps: int) -> str:
+    return f"{steps} independent step{'s' * (steps > 1)}"
 
 
 def plan_within(

@@ -53,7 +53,7 @@ def study_html(name: str, folder: Path = FOLDER) -> str:
     return (
         f'<article class="sage-card sage-study" id="evidence-{escape(name)}">'
         f"<h3>{escape(study['title'])}</h3>"
-        f'<p class="sage-note">{escape(study["question"])}</p><p>{escape(study["finding"])}</p>'
+        f'<p class="sage-note">{escape(study["question"])}</p><p>{escape(study["finding"].replace("*", ""))}</p>'
         f'<img loading="lazy" src="{escape(figure)}" alt="Figure: {escape(study["title"])}">'
         f"<details><summary>Numbers and conditions</summary>{_table(study['rows'])}"
         f'<p class="sage-note">{escape(_conditions(study.get("conditions", {})))}</p></details>'

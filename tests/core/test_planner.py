@@ -72,7 +72,7 @@ def test_where_sharing_harms_much_nobody_shares(weight):
     assert chosen.plan == independent_plan(4, 3)
     assert chosen.timesteps == known.timesteps(3, "ddim")
     assert chosen.loss == pytest.approx(chosen.alone_loss)
-    assert chosen.reason == "Take 3 steps alone: sharing is not expected to pay off."
+    assert chosen.reason == "Take 3 independent steps: sharing is not expected to pay off."
 
 
 def test_where_sharing_is_free_the_trunk_is_long():
@@ -80,7 +80,7 @@ def test_where_sharing_is_free_the_trunk_is_long():
     assert (chosen.plan.steps, chosen.plan.branch_steps) == (5, (4,))  # 4/4 + 1
     assert chosen.plan.rows(3) == ((2, 0, 1, 3),)
     assert chosen.alone == 2
-    assert chosen.reason.startswith("Sharing 4 of 5 steps is better than 2 steps alone: ")
+    assert chosen.reason.startswith("Sharing 4 of 5 steps is better than 2 independent steps: ")
 
 
 def test_sharing_can_be_had_where_it_is_not_best():

@@ -82,7 +82,7 @@ def test_a_job_without_a_budget_is_told_what_its_evaluations_would_buy(arranged,
     assert arranged().advice is None
     monkeypatch.setattr(jobs, "planning_of", lambda _: planning(1e9))
     job = arranged(steps=4, share_ratio=0.5)
-    assert job.advice.reason == "Take 3 steps alone: sharing is not expected to pay off."
+    assert job.advice.reason == "Take 3 independent steps: sharing is not expected to pay off."
     assert job.timesteps is None
 
 

@@ -77,7 +77,7 @@ def test_letters_of_every_script_stay():
     ("arguments", "words"),
     [
         ({"prompts": ""}, "No prompts yet: type 2 to 16"),
-        ({"prompts": " \n\t\n\u200b"}, "No prompt yet"),
+        ({"prompts": " \n\t\n\u200b"}, "No prompts yet"),
         ({"prompts": "a fox"}, "There is one prompt; sharing needs at least two"),
         ({"prompts": "\n".join(f"fox {n}" for n in range(17))}, "prompts is 17; .* 2 to 16"),
         ({"prompts": "a fox\n" + "x" * 5000}, "Prompt 2 has 5000 characters; .* 1 to 300"),
@@ -156,7 +156,7 @@ def test_what_a_dict_leaves_out_is_default():
         ({"prompts": ["a", "b"], "varient": 1}, "'varient'; allowed are tau_min"),
         ({"prompts": TWO}, "must be a list of texts"),
         ({"prompts": [1, 2]}, "must be a list of texts"),
-        ({}, "No prompt yet"),
+        ({}, "No prompts yet"),
         ([], "The request is a list"),
         ({"prompts": ["a", "b"], "steps": "many"}, "The number of steps is 'many'"),
     ],

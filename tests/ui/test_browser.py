@@ -298,7 +298,7 @@ def test_stop_while_waiting_for_another_visitor_frees_the_page_at_once(visit):
     type_prompts(second)
     find(second, "#render").click()
     find(second, "#stop").click()
-    shows(second, "#progress", "those from before")
+    shows(second, "#progress", "the previous pictures")
     find(second, "#render").click()
     find(first, "#stop").click()
     expect(find(second, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)

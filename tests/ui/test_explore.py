@@ -102,14 +102,14 @@ def test_the_cost_is_there_before_anything_runs(tab):
 def test_what_runs_have_in_common_is_counted_in_advance(tab):
     shown = at_once(tab, tab.estimate(*asked(across_values=["0.5", "1"])))
     assert "32 of 36 evaluations" in shown["cost"]
-    assert "11 % are done once for several runs" in shown["cost"]
+    assert "11 % are computed once and reused" in shown["cost"]
 
 
 def test_a_ratio_that_does_nothing_is_said(tab):
     alone = at_once(tab, tab.estimate(*asked(tau_min=1.0, across_values=["0.2", "0.8"])))
     assert "No two of these prompts share: 2 of 4 runs give the same pictures" in alone["cost"]
     near = at_once(tab, tab.estimate(*asked(across_values=["0.4", "0.6"])))
-    assert "2 of 4 runs give the same pictures as another: what differs" in near["cost"]
+    assert "2 of 4 runs give the same pictures as another run: the settings" in near["cost"]
     assert "same pictures" not in at_once(tab, tab.estimate(*asked()))["cost"]
 
 
@@ -261,7 +261,7 @@ def test_steps_that_are_stopped_stay(tab):
     next(run)
     tab.stop_trace(turn)
     stopped = last(tab, run)
-    assert "these steps stay" in stopped["trace_progress"]
+    assert "the steps so far are shown" in stopped["trace_progress"]
     assert "tree" not in stopped
 
 

@@ -83,10 +83,10 @@ def test_turning_the_dial_of_the_budget_updates_the_reason(demo, form, monkeypat
     (turned,) = listeners(demo, "budget", "change")
     (advice,) = (part for part in turned.outputs if part.elem_id == "advice")
     first, second = (
-        turned.fn(*values(changed(near, budget=budget)))[advice] for budget in (2.0, 3.0)
+        turned.fn(*values(changed(near, budget=budget)), "", "")[advice] for budget in (2.0, 3.0)
     )
-    assert "for 2 evaluations a picture" in first
-    assert "for 3 evaluations a picture" in second
+    assert "for 2 evaluations per picture" in first
+    assert "for 3 evaluations per picture" in second
     assert first.split(": ", 1)[1] != second.split(": ", 1)[1]
 
 
@@ -324,7 +324,7 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     assert EARLIER in page.analyze(*values(changed(form, branch_call=5), run))[layout.banner]
     assert EARLIER in page.analyze(*values(changed(form, seed=8), run))[layout.banner]
     assert page.analyze(*values(form, run))[layout.banner] == ""
-    assert EARLIER in page.analyze(*values(changed(form, seed=None, steps=1), run))[layout.banner]
+    assert EARLIER in page.analyze(*values(changed(form, seed=None), run))[layout.banner]
 
 
 def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
@@ -365,7 +365,7 @@ def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(pag
 def test_stopping_before_its_turn_came_up_renders_nothing(rendering, form):
     mine = turn(rendering)
     stopped = rendering.stop(mine, None)
-    assert "those from before" in stopped[rendering.layout.progress]
+    assert "the previous pictures" in stopped[rendering.layout.progress]
     assert stopped[rendering.layout.render].interactive is True
     assert list(rendering.render(mine, *values(form))) == []
 
@@ -384,7 +384,7 @@ def test_a_stopped_strip_of_branch_points_leaves_the_run_as_it_was(rendering, fo
     next(steps)
     rendering.stop(mine, run)
     (stopped,) = steps
-    assert "those from before" in stopped[rendering.layout.progress]
+    assert "the previous pictures" in stopped[rendering.layout.progress]
     assert stopped[rendering.layout.scrub].interactive is True
 
 
@@ -562,7 +562,7 @@ def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, for
         (stopped,) = steps
         touched = {layout.pictures, layout.run, layout.outcome} & {*shown, *stopped}
         assert not touched
-        assert "those from before" in stopped[layout.progress]
+        assert "the previous pictures" in stopped[layout.progress]
         assert before.files.folder.exists()
 
 

@@ -14,7 +14,7 @@ from sage.jobs.models import ModelSpec, load_model
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.server.cache import Rendered
 from sage.ui.server.page import plain
-from sage.ui.server.styles import FRONTEND, sheets_of, with_styles
+from sage.ui.server.styles import FRONTEND, sheets_of, with_pictures, with_styles
 from sage.ui.shelf import Shelf
 
 PLAIN = (str, int, float, bool, type(None))
@@ -173,6 +173,14 @@ def test_a_script_is_kept_packed_and_need_not_be_asked_for_again(server):
     assert script == (FRONTEND / name.removeprefix("assets/")).read_bytes()
     assert len(packed) < len(script) / 2
     assert httpx.get(f"{server}/assets/none.js").status_code == 404
+
+
+def test_the_first_pictures_are_asked_for_before_any_script():
+    page = b'<html><head><script src="./assets/index-x.js"></script></head></html>'
+    values = [None, 3, '<p>a</p><img class="sage-sheet" hidden src="gradio_api/file=/a.webp?v=1">']
+    told = with_pictures(page, values).decode()
+    assert told.index('as="image" href="gradio_api/file=/a.webp?v=1"') < told.index("<script")
+    assert with_pictures(page, ["<img class='sage-sheet' src='x'>"]) == page
 
 
 def test_a_frontend_that_is_put_together_otherwise_is_left_as_it_is():

@@ -105,7 +105,7 @@ def test_a_record_fills_the_form(travel, tmp_path):
 def test_what_is_no_record_is_said(travel, text):
     filled = by_name(travel, travel.open_record(text))
     assert set(filled) == {"travel_note"}
-    assert "This is no record" in filled["travel_note"]
+    assert "This is not" in filled["travel_note"]
     assert set(by_name(travel, travel.record_steps(text, 30))) == {"opened"}
 
 
@@ -113,7 +113,7 @@ def test_a_file_that_is_no_text_is_said(travel, tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(bytes(range(256)) * 100)
     filled = by_name(travel, travel.open_record(travel.read_file(str(path))))
-    assert "no record" in filled["travel_note"]
+    assert "not a record" in filled["travel_note"]
     assert travel.read_file(None) == ""
 
 

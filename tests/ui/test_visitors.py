@@ -469,6 +469,22 @@ def test_the_first_load_is_light_and_shows_pictures(chromium, arrival):  # noqa:
     assert not [url for url in urls if "/assets/" in url and ".css" in url and "index" not in url]
 
 
+def test_the_first_pictures_wait_for_no_listener(chromium, arrival):  # noqa: F811
+    """What everybody meets first is in the page itself; no answer is needed to show it."""
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
+    page = context.new_page()
+    page.route("**/gradio_api/run/**", lambda route: route.abort())
+    page.goto(arrival)
+    pictures = find(page, "#pictures :is(.sage-shared, .sage-independent) img")
+    expect(pictures).to_have_count(8, timeout=PATIENCE)
+    for picture in pictures.all():
+        expect(picture).to_have_attribute("src", re.compile("^data:image/png"), timeout=PATIENCE)
+    shows(page, "#outcome", "saved")
+    head = page.content().split("<script", 1)[0]
+    assert re.search('rel="preload" as="image" href="gradio_api/file=[^"]+tight.webp', head)
+    context.close()
+
+
 def test_a_move_of_the_handle_reaches_the_pictures_at_once(arrive):  # noqa: F811
     """Within a tenth of a second of the browser's own time; the median of thirty moves."""
     page = arrive()

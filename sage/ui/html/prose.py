@@ -64,7 +64,8 @@ would give almost the same picture twice.</li>
 after it, each prompt follows its own <i>branch</i>.</li>
 <li><b>Saving.</b> <code>share ratio × (1 − groups / prompts)</code> of the evaluations, when all
 groups share the same number of steps. An evaluation is one run of the denoiser on one picture, for
-one step; with guidance it runs twice, with the prompt and without, and the two count as one.</li></ol>
+one step; with guidance it runs twice, with the prompt and without, and the two count as
+one.</li></ol>
 <p>Seconds are measured on this machine, both sides in turn; FLOPs are counted, never estimated from
 time. Both sides use the same seeds: the first prompt has the seed above, the others count up. A
 group's trunk starts from the noise of its first prompt, so that prompt's two pictures are the

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sage.ui.server.limits import BOUNDS
 from sage.ui.server.preview import own_preview
-from sage.ui.server.styles import with_styles
+from sage.ui.server.styles import with_pictures, with_styles
 
 # What is cached, and the query that it depends on; everything else in a query is ignored: a link's
 # settings, the theme and the view are read by the browser.
@@ -184,6 +184,7 @@ def _kinds(config: Any) -> set[str]:
 def _pack(config: Any, kind: bytes, body: bytes) -> Rendered:
     if kind.startswith(b"text/html"):
         body = with_styles(own_preview(body, CARD), _kinds(config))
+        body = with_pictures(body, (one["props"].get("value") for one in config["components"]))
         body = ROOT.sub(lambda match: BROWSER_ROOT % match.group(1), body, count=1)
     bodies = {
         "": body,

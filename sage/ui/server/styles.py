@@ -9,7 +9,7 @@ not as expected nothing is put in, and its loader does what it always does.
 import base64
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +22,7 @@ WEIGHTS = {"regular": 400, "bold": 700}
 
 _ENTRY = re.compile(rb'<script type="module"[^>]* src="\./assets/(index-[\w-]+\.js)"></script>')
 _OWN_SHEET = re.compile(rb'<link rel="stylesheet"[^>]* href="\./assets/index-[\w-]+\.css">')
+_SHEET = re.compile(r'<img class="sage-(?:sheet|trunks)"[^>]* src="(gradio_api/[^"]+)"')
 _FILES = re.compile(r"m\.f=(\[.*?\])")
 _LOADED = re.compile(r"import\(`\./([\w-]+\.js)`\)[^`]*?__vite__mapDeps\(\[([\d,]*)\]\)")
 _COMPONENT = r"[,{{]{}:{{[^{{}}]*?component:\(\)=>[^`]*`\./[\w-]+\.js`[^`]*?mapDeps\(\[([\d,]*)\]\)"
@@ -41,6 +42,18 @@ def with_styles(page: bytes, kinds: Collection[str]) -> bytes:
     if _OWN_SHEET.search(page):  # after Gradio's own rules, which those of components refine
         return _OWN_SHEET.sub(lambda found: found.group(0) + own, page, count=1)
     return page.replace(b"</head>", own + b"</head>", 1)
+
+
+def with_pictures(page: bytes, values: Iterable[object]) -> bytes:
+    """A page that asks for its first pictures at once, not when its scripts have built it.
+
+    Args:
+        page: HTML as Gradio renders it.
+        values: Of its components; sheets of pictures are found in their HTML.
+    """
+    found = [address for value in values for address in _SHEET.findall(str(value))]
+    links = "".join(f'<link rel="preload" as="image" href="{address}">' for address in found)
+    return page.replace(b"<head>", b"<head>" + links.encode(), 1)
 
 
 @cache

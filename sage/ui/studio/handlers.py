@@ -243,16 +243,21 @@ class Handlers:
         }
 
     def _nothing(self, error: ValueError, form: Form, run: Run | None) -> Updates:
-        """What is shown while the form asks for nothing that can be done."""
+        """What is shown while the form asks for nothing that can be done.
+
+        Pictures stay, with the tree and the matrix they belong to, and are marked as earlier ones.
+        """
         page, sentence, control = self.layout, str(error), control_of(error)
-        if control:  # one value is refused: the prompts and what is known of them stay
-            return {**self._waits(sentence, control), page.banner: banner(run, None, form.model)}
         empty = not str(form.prompts or "").strip()
         said = views.note(TEASER if empty else sentence, "quiet" if empty else "error")
-        bare = run is None or run.hidden  # boxes of prompts that are no longer there
-        return {
-            page.prompts_note: said,
-            **({page.pictures: ""} if bare else {}),
+        told = self._waits("" if empty else sentence, control)
+        if not control:
+            told[page.prompts_note] = said
+        if control or not (run is None or run.hidden):
+            return {**told, page.banner: banner(run, None, form.model)}
+        return {  # in place of boxes for prompts that are no longer there
+            **told,
+            page.pictures: "",
             page.chips: views.note("Groups appear here."),
             page.pairs: views.note("No pairs yet."),
             page.similarity: empty_matrix(TEASER),
@@ -261,8 +266,7 @@ class Handlers:
             page.outcome: "",
             page.advice: "",
             page.as_set: "",
-            page.banner: "" if bare else banner(run, None, form.model),
-            **self._waits("" if empty else sentence),
+            page.banner: "",
         }
 
     def _waits(self, sentence: str, control: str = "") -> Updates:

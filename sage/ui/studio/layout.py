@@ -272,15 +272,18 @@ def _costs(page: Layout) -> None:
 def _advanced(shelf: Shelf, page: Layout) -> None:
     own = shelf.default
     page.control("trained", shelf, visible=own.adapter is not None, info=TRAINED)
-    page.control("sharing", shelf)
+    with gr.Row():
+        page.control("sharing", shelf)
+        page.control("trunk", shelf, info=IN_TURN)
     with gr.Row():
         page.control("steps", shelf)
         page.control("max_group_size", shelf)
     with gr.Row():
         page.control("guidance_scale", shelf)
         page.control("fresh_noise", shelf)
-    page.control("scheduler", shelf)
-    page.control("trunk", shelf, info=IN_TURN)
+    with gr.Row():
+        page.control("scheduler", shelf)
+        page.control("spacing", shelf)
     # Whatever else can be set has its place here; the seed stands beside Render.
     for name in Form.setting_names(page.kind):
         if name not in page.controls and name != "seed":
