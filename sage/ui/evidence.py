@@ -49,11 +49,12 @@ def study_names(folder: Path = FOLDER) -> list[str]:
 def study_html(name: str, folder: Path = FOLDER) -> str:
     """One study: its question, what was found, the figure, and the numbers to unfold."""
     study = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    finding = escape(study["finding"].replace("*", ""))  # written for a Markdown page too
     figure = f"/gradio_api/file={folder / f'{name}.svg'}"
     return (
         f'<article class="sage-card sage-study" id="evidence-{escape(name)}">'
         f"<h3>{escape(study['title'])}</h3>"
-        f'<p class="sage-note">{escape(study["question"])}</p><p>{escape(study["finding"].replace("*", ""))}</p>'
+        f'<p class="sage-note">{escape(study["question"])}</p><p>{finding}</p>'
         f'<img loading="lazy" src="{escape(figure)}" alt="Figure: {escape(study["title"])}">'
         f"<details><summary>Numbers and conditions</summary>{_table(study['rows'])}"
         f'<p class="sage-note">{escape(_conditions(study.get("conditions", {})))}</p></details>'

@@ -11,8 +11,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from sage.jobs.request import parse_prompts
 from sage.jobs.sides import PLAIN
 from sage.ui import kit
+from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.export.links import (
     BESIDE,
     SET,
@@ -22,12 +24,15 @@ from sage.ui.export.links import (
     read_record,
 )
 from sage.ui.html import views
+from sage.ui.html.matrix import empty_matrix
+from sage.ui.html.tree import empty_tree
 from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
-from sage.ui.studio.form import Form
+from sage.ui.studio.form import Form, Run
 from sage.ui.studio.handlers import Handlers, spelled
 from sage.ui.studio.layout import Layout
 
+LOADING = "Loading …"
 RECORD_BYTES, LINK_BYTES = 2**20, 2**16
 OPENED = "These settings come from a {0}. Render to see their pictures."
 # The clipboard is the browser's, and so is the address that the query belongs to.
@@ -66,23 +71,26 @@ class Travel:
             self.layout.travel_note: note,
         }
 
-    def open_link(self, query: str) -> Updates:
+    def open_link(self, query: str, run: Run | None = None) -> Updates:
         """The form as a link describes it; nothing changes without one."""
         settings = self._from_link(query)
-        return self._fill(settings, "link") if settings else {self.layout.opened: ""}
+        return self._fill(settings, "link", run) if settings else {self.layout.opened: ""}
 
     def link_steps(self, query: str, steps: int) -> Updates:
         """Only the steps of a link and the share of them in common."""
         settings = self._from_link(query)
         return self._steps(settings.values if settings else {}, steps)
 
-    def open_record(self, record: str) -> Updates:
+    def open_record(self, record: str, run: Run | None = None) -> Updates:
         """The form as a record describes it."""
         try:
             settings = read_record(record, self._models())
         except ValueError as error:
             return {self.layout.travel_note: _error(error)}
-        return {**self._fill(settings, "record"), self.layout.travel_note: views.note("Loaded.")}
+        return {
+            **self._fill(settings, "record", run),
+            self.layout.travel_note: views.note("Loaded."),
+        }
 
     def record_steps(self, record: str, steps: int) -> Updates:
         """Only the steps of a record and the share of them in common."""
@@ -100,6 +108,18 @@ class Travel:
     def read_text(self, text: str | None) -> str:
         """What was pasted, no longer than a record may be."""
         return str(text or "")[:RECORD_BYTES]
+
+    def _cleared(self) -> Updates:
+        """No pictures, and nothing that belongs to any."""
+        page = self.layout
+        return {
+            page.run: None,
+            page.pictures: "",
+            page.outcome: "",
+            page.plan: empty_tree(LOADING),
+            page.similarity: empty_matrix(LOADING),
+            page.told: LOADING,
+        }
 
     def _models(self) -> dict[str, Any]:
         return {spec.key: spec for spec in self.shelf.specs}
@@ -124,8 +144,12 @@ class Travel:
             updates[page.controls["scheduler"]] = values["scheduler"]
         return updates
 
-    def _fill(self, settings: Settings, source: str) -> Updates:
-        """Everything but steps, scheduler and branch point, which are in place by then."""
+    def _fill(self, settings: Settings, source: str, run: Run | None) -> Updates:
+        """Everything but steps, scheduler and branch point, which are in place by then.
+
+        What is on the page of other prompts is taken away at once: a model may have to be loaded
+        before their own boxes are there.
+        """
         page, values = self.layout, dict(settings.values)
         model = values.pop("model", None)
         updates: Updates = {}
@@ -137,6 +161,8 @@ class Travel:
             updates[page.prompts] = prompts_text(values.pop("prompts"))
         if SET in values:
             updates[page.prompts] = values.pop(SET)
+        if page.prompts in updates and not _is_of(run, updates[page.prompts]):
+            updates |= self._cleared()
         if "trained" in values:
             possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
             trained = gr.Checkbox(value=values.pop("trained"), visible=possible)
@@ -151,6 +177,15 @@ class Travel:
         sentence = settings.problem or OPENED.format(source)
         updates[page.chosen] = " ".join(map(str, settings.ticks))
         return {**updates, page.opened: views.banner(sentence), page.nudge: kit.nudged()}
+
+
+def _is_of(run: Run | None, prompts: str) -> bool:
+    """Whether what is on the page is of these prompts; as served, it is of the first example."""
+    shown = FIRST_EXAMPLE.prompts if run is None else run.request.prompts
+    try:
+        return shown == parse_prompts(prompts)
+    except ValueError:
+        return False
 
 
 def wire_travel(page: Layout, travel: Travel, arrival: Callable[..., Any]) -> None:
@@ -184,6 +219,7 @@ def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
         page.travel_note,
         page.chosen,
         page.nudge,
+        *(page.run, page.pictures, page.outcome, page.plan, page.similarity, page.told),
     ]
 
 
@@ -214,9 +250,9 @@ def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: st
         **QUICK,
     ).then(
         fill,
-        [source],
+        [source, page.run],
         _filled(page, [page.branch_call, *calls]),
-        js="() => [location.search]" if link else None,
+        js="(link, run) => [location.search, run]" if link else None,
         api_name=f"open_{name}",
         **QUICK,
     )

@@ -425,7 +425,7 @@ def test_on_a_phone_title_both_sides_handle_and_outcome_stand_in_the_first_view(
 
 def test_a_desktop_shows_everything_in_one_view(arrive):
     page = arrive(1440, 900)
-    shows(page, "#advice", "evaluations a picture")  # beside the dial of the budget
+    shows(page, "#advice", "evaluations per picture")  # beside the dial of the budget
     parts = (
         "#prompts textarea",
         "#similarity table",
@@ -569,7 +569,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     shows(page, ".sage-shot.sage-shared >> nth=0", "for 24 steps")
     shows(page, "#branch output", "24 of 30 steps shared")
     shows(page, "#outcome", "48 evaluations instead of 120")
-    shows(page, "#outcome", "measured with 12 shared steps")
+    shows(page, "#outcome", "measured at 12 shared steps")
     shows(page, "#estimate", "24 of 30 steps shared")
     # Another example is as ready as the first.
     find(page, "#example-far").click()

@@ -177,7 +177,7 @@ def test_a_foreign_record_gives_what_can_be_used():
     "text", ["", "no json", "[]", "3", "{}", '{"prompts": []}', "[" * 100_000, '{"a": NaN}']
 )
 def test_what_is_no_record_gets_a_sentence(text):
-    with pytest.raises(ValueError, match="This is not (a|the) record"):
+    with pytest.raises(ValueError, match=r"This is not (a|the) record"):
         read_record(text, MODELS)
 
 

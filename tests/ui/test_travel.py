@@ -1,12 +1,15 @@
 """Links and records fill the Studio's form, whatever they hold."""
 
 import json
+from urllib.parse import urlencode
 
 import gradio as gr
 import pytest
 
 from sage.jobs.request import parse_request
+from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.export.links import link_query
+from sage.ui.studio.form import Run
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import build_layout
 from sage.ui.travel import Travel
@@ -61,6 +64,18 @@ def test_repeats_and_switches_of_the_measurement_come_back(travel):
     query = link_of(travel, repeats=3, measure=False, fewer_steps=False)["link"].value
     filled = by_name(travel, travel.open_link(query))
     assert (filled["repeats"], filled["measure"], filled["fewer_steps"]) == (3, False, False)
+
+
+def test_pictures_of_other_prompts_make_way_at_once(travel):
+    """Fault 9: a model may have to be loaded before the link's own prompts have their boxes."""
+    query = link_of(travel)["link"].value
+    filled = by_name(travel, travel.open_link(query))
+    assert (filled["pictures"], filled["outcome"], filled["run"]) == ("", "", None)
+    assert "sage-empty" in filled["plan"]
+    kept = Run(FORM.check(), "tiny", 10)
+    assert "pictures" not in by_name(travel, travel.open_link(query, kept))
+    first = "?" + urlencode([("prompt", prompt) for prompt in FIRST_EXAMPLE.prompts])
+    assert "pictures" not in by_name(travel, travel.open_link(first))
 
 
 def test_a_form_that_asks_for_nothing_has_no_link(travel):
