@@ -244,6 +244,7 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     find(page, "[data-do=present]").click()
     expect(find(page, "[data-do=present]")).to_have_attribute("aria-pressed", "true")
     assert find(page, "#card-compare").bounding_box()["width"] > 1800
+    assert find(page, "#branch .sage-rail").bounding_box()["width"] > 600
     page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)  # type grows in a while
     knob = find(page, "#branch .sage-knob")
     before = int(knob.get_attribute("aria-valuenow"))
@@ -275,7 +276,7 @@ def test_a_teacher_finds_no_contradiction_and_no_short_card(arrive):  # noqa: F8
     page = arrive()
     open_tab(page, "lesson")
     find(page, "#lesson-tab-1").click()
-    shows(page, "#lesson-panel-1", "it looks twice")  # why 60 passes are 30 evaluations
+    shows(page, "#lesson-panel-1", "it runs twice")  # why 60 passes are 30 evaluations
     find(page, "#lesson-tab-5").click()
     expect(find(page, "#lesson-panel-5")).to_be_visible()
     assert "no longer shared" not in find(page, "#lesson-panel-5").inner_text()

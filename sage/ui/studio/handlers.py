@@ -472,7 +472,7 @@ def pace(page: Layout, shelf: Shelf, job: Job, form: Form) -> Updates:
     seconds, other = expected(shelf, job, form), other_label(shelf, job, form)
     button = gr.Button(other, visible=True, interactive=True) if other else gr.Button(visible=False)
     return {
-        page.pace: views.note(f"Render takes {seconds} here." if seconds else ""),
+        page.pace: views.note(f"Render takes {seconds} here.") if seconds else "",
         page.other: button,
     }
 
