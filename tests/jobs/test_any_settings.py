@@ -98,8 +98,8 @@ def check_look(model, job, whole, chosen):
 
 @pytest.mark.parametrize("scheduler", ["unipc", "pndm", "heun"])
 @pytest.mark.parametrize(("setting", "value", "words"), [
-    ("spacing", "karras", r"Where the steps lie \(spacing\) is Karras; with .* allowed is As the"),
-    ("spacing", "planned", r"Where the steps lie \(spacing\) is Planned"),
+    ("spacing", "karras", r"The step spacing \(spacing\) is Karras; with .* allowed is The scheduler"),
+    ("spacing", "planned", r"The step spacing \(spacing\) is Planned"),
     ("fresh_noise", 0.3, r"fresh noise at the split \(fresh_noise\) is 0\.3; with .* allowed is 0"),
 ])  # fmt: skip
 def test_what_a_scheduler_cannot_do_is_said_before_anything_is_shown(

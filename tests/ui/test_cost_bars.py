@@ -51,7 +51,7 @@ def test_both_runs_share_one_scale():
 def test_a_bar_is_a_picture_with_words():
     reader = Reader(cost_bars([Bar("shared", AMOUNTS, GROUPS, PLAN)], "s", 1))
     (bar,) = reader.all("div", role="img")
-    assert bar["aria-label"].startswith("shared: reading the prompts 1 s, shared steps 4 s")
+    assert bar["aria-label"].startswith("shared: encoding the prompts 1 s, shared steps 4 s")
 
 
 def test_a_run_that_costs_nothing_can_be_drawn():

@@ -222,7 +222,7 @@ def good(server, name="compare", **body):
 FAULTS = {
     "memory": (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "memory"),
     "numbers": (FloatingPointError("not a number"), "not finite"),
-    "fault": (KeyError(SECRET), "fault of ours (error"),
+    "fault": (KeyError(SECRET), "the fault is ours (error"),
 }
 
 

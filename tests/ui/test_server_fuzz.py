@@ -215,7 +215,7 @@ def check_events(text, case):
     if kinds[-1] == "error":
         sentence = json.loads(last)["error"]
         check_sentence(sentence, case)
-        assert "fault of ours" not in sentence, (sentence, case)
+        assert "fault is ours" not in sentence, (sentence, case)
     return kinds[-1]
 
 

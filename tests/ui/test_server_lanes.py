@@ -101,8 +101,8 @@ def test_only_what_somebody_reads_comes_up(clock):
     ("waiting", "words"),
     [
         ([ticket("me")] * BOUNDS.line_of_client, "You have 4 runs"),
-        ([ticket(str(n), f"10.0.1.{n}") for n in range(BOUNDS.line)], "All places"),
-        ([ticket(str(n)) for n in range(BOUNDS.line_of_address)], "All places"),
+        ([ticket(str(n), f"10.0.1.{n}") for n in range(BOUNDS.line)], "The queue is full"),
+        ([ticket(str(n)) for n in range(BOUNDS.line_of_address)], "The queue is full"),
     ],
 )
 def test_places_are_bounded_for_each_and_for_all(clock, waiting, words):

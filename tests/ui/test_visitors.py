@@ -322,7 +322,7 @@ def test_a_researcher_takes_the_fast_model_and_goes_back(visit):
     find(page, "#other-model").click()
     shows(page, "#banner", EARLIER)
     shows(page, "#branch output", "2 of 4 steps shared")
-    expect(find(page, "#scrub-note")).not_to_contain_text("Render waits")
+    expect(find(page, "#scrub-note")).not_to_contain_text("Cannot render")
     assert picture.get_attribute("src") == source
     shows(
         page, ".sage-pair[data-p='0'] .sage-shared", "for 21 steps"
@@ -335,7 +335,7 @@ def test_a_researcher_takes_the_fast_model_and_goes_back(visit):
 
 
 def test_a_researcher_is_told_beside_the_control(visit):
-    """Fault 31: what a control refuses is said there, and Render waits."""
+    """Fault 31: what a control refuses is said there, and Render is off."""
     page = visit()
     type_prompts(page)
     unfold(page, "advanced")
