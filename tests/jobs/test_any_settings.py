@@ -98,7 +98,7 @@ def check_look(model, job, whole, chosen):
 
 @pytest.mark.parametrize("scheduler", ["unipc", "pndm", "heun"])
 @pytest.mark.parametrize(("setting", "value", "words"), [
-    ("spacing", "karras", r"The step spacing \(spacing\) is Karras; with .* allowed is The scheduler"),
+    ("spacing", "karras", r"step spacing \(spacing\) is Karras; with .* allowed is The scheduler"),
     ("spacing", "planned", r"The step spacing \(spacing\) is Planned"),
     ("fresh_noise", 0.3, r"fresh noise at the split \(fresh_noise\) is 0\.3; with .* allowed is 0"),
 ])  # fmt: skip
