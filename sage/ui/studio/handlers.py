@@ -75,7 +75,7 @@ class Handlers:
         page, shown = self.layout, self.analyze(*asked)
         shown |= self._ticks(shown, chosen, *asked)
         if not told:
-            held = {p: p.value for p in page.consequences if isinstance(p, gr.HTML)}
+            held: Updates = {p: p.value for p in page.consequences if isinstance(p, gr.HTML)}
             shown = {p: v for p, v in shown.items() if held.get(p, p) != v}
         if page.similarity in shown or not told:  # the largest part, and the same at most moves
             drawn = shown.get(page.similarity, page.similarity.value)
