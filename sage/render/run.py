@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from sage.core.plan import independent_plan
+from sage.core.settings import Sampling
 from sage.jobs.conditions import versions
 from sage.jobs.job import calibration_of, calls_of, planning_of
 from sage.jobs.models import describe_device
@@ -122,9 +123,10 @@ class _Run:
         finished = self.store.finished()
         units = list(self.store.units())
         left = [(size, message) for number, size, message in units if number not in finished]
-        for line in describe(summary, self.workers, self.settings):
-            self.console.say(line)
         total, missing = sum(size for _, size, _ in units), sum(size for size, _ in left)
+        share = missing / total if total else 0.0
+        for line in describe(summary, self.workers, self.settings, share):
+            self.console.say(line)
         if finished:
             self.console.say(f"Going on: {total - missing:,} of {total:,} prompts are finished.")
         if self.settings.dry_run:
@@ -159,6 +161,8 @@ class _Run:
                 else:
                     refused.append(row)
                 report(1)
+        if not prompts and not refused:
+            raise ValueError(f"{settings.prompts} holds no prompt.")
         device = _here(self.workers.devices[0])
         model = self.recipe.load(device)
         worker = self.worker = Worker(self.recipe, str(device), model)
@@ -264,44 +268,73 @@ def summarise(
 
 
 def describe(
-    summary: Mapping[str, Any], workers: Workers, settings: RenderSettings
+    summary: Mapping[str, Any], workers: Workers, settings: RenderSettings, left: float = 1.0
 ) -> Iterable[str]:
-    """The plan in words."""
+    """The plan in words.
+
+    Args:
+        summary: What `summarise` gave.
+        workers: Who renders.
+        settings: What was asked for.
+        left: Share of the prompts that are not finished yet.
+    """
     refused = summary["refused"]
-    yield f"{settings.prompts}: {summary['prompts']:,} prompts" + (
-        f"; {refused:,} rows cannot be rendered and are in the manifest:" if refused else "."
+    yield f"{settings.prompts}: {counted(summary['prompts'], 'prompt')}" + (
+        f"; {counted(refused, 'row')} cannot be rendered, as the manifest says:" if refused else "."
     )
     for row, error in summary["refused_rows"]:
         yield f"  row {row}: {error}"
-    sizes = {int(size): number for size, number in summary["groups"].items()}
-    several = {size: number for size, number in sizes.items() if size > 1}
-    if several:
-        members = sum(size * number for size, number in several.items())
-        yield (
-            f"Groups: {sum(several.values()):,} of {min(several)} to {max(several)} prompts "
-            f"({members:,} prompts); {sizes.get(1, 0):,} prompts are alone."
-        )
-    else:
-        yield "Groups: none; no two prompts are within the bounds of similarity."
+    yield _groups_in_words(summary["groups"])
     if verdicts := summary["verdicts"]:
-        words = ", ".join(f"{number:,} {kind}" for kind, number in verdicts.items())
-        budget = settings.sampling.budget
-        who = f"Planner, {budget:g} evaluations a picture" if budget else "Guard (off)"
-        yield f"{'Guard (on)' if settings.sampling.guarded and not budget else who}: {words}."
+        yield _verdicts_in_words(verdicts, settings.sampling)
     spent, alone = summary["evaluations"], summary["independent_evaluations"]
     if alone:
         saved, flops = 1 - spent / alone, summary["flops"]
         less = 1 - flops / summary["independent_flops"]
+        unit, size = ("TFLOP", 1e12) if flops >= 1e12 else ("GFLOP", 1e9)
         adaptive = " if nothing parts early" * (settings.sampling.sharing == "adaptive")
         yield (
             f"Evaluations: {spent:,} instead of {alone:,} ({saved:.1%} saved{adaptive}); "
-            f"{flops / 1e12:,.1f} TFLOP ({less:.1%} saved)."
+            f"{flops / size:,.1f} {unit} ({less:.1%} saved)."
         )
-    yield f"Work: {summary['units']:,} units of up to {summary['unit']} prompts; {workers}."
+    work = counted(summary["units"], "unit")
+    yield f"Work: {work} of up to {counted(summary['unit'], 'prompt')}; {workers}."
     if summary["seconds"] is None:
         yield "Expected time: shown once the first units are back."
-    else:
-        yield f"Expected time: about {hours(summary['seconds'])}, from a few steps measured here."
+    elif left:
+        rest = "" if left == 1 else " for what is left"
+        time = hours(summary["seconds"] * left)
+        yield f"Expected time{rest}: about {time}, from a few steps measured when it was planned."
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, "1 prompt" or "2,000 prompts"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def _groups_in_words(groups: Mapping[str, int]) -> str:
+    sizes = {int(size): number for size, number in groups.items()}
+    several = {size: number for size, number in sizes.items() if size > 1}
+    if not several:
+        return "Groups: none; no two prompts are within the bounds of similarity."
+    members = sum(size * number for size, number in several.items())
+    low, high = min(several), max(several)
+    alone = sizes.get(1, 0)
+    return (
+        f"Groups: {sum(several.values()):,} of {f'{low} to {high}' if low < high else low} prompts "
+        f"({counted(members, 'prompt')}); {counted(alone, 'prompt')} "
+        f"{'is' if alone == 1 else 'are'} alone."
+    )
+
+
+def _verdicts_in_words(verdicts: Mapping[str, int], sampling: Sampling) -> str:
+    """What the planner or the guard says of the groups of several prompts."""
+    words = ", ".join(f"{number:,} {kind}" for kind, number in verdicts.items())
+    if sampling.budget:
+        return f"Planner, {sampling.budget:g} evaluations a picture; groups: {words}."
+    if sampling.guarded:
+        return f"Guard; groups: {words}."
+    return f"Guard is off (--guarded follows it); it would say of the groups: {words}."
 
 
 def record(

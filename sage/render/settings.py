@@ -160,7 +160,14 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
         if not adapter.exists():
             raise ValueError(f"There is no adapter {adapter}.")
         sampling.setdefault("trained", True)
+    if not values["prompts"].is_file():
+        raise ValueError(f"There is no file {values['prompts']}.")
+    if values["out"].is_file():
+        raise ValueError(f"--out is {values['out']}, a file; name a folder.")
     sampling = Sampling.renamed(sampling)
+    if sampling.get("budget") and (idle := {"share_ratio", "steps"} & sampling.keys()):
+        flag = min(idle).replace("_", "-")
+        raise ValueError(f"--budget finds steps and branch points itself; leave out --{flag}.")
     if "spend" in sampling:
         sampling.setdefault("sharing", "tree")
         if sampling["sharing"] != "tree":

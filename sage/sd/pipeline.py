@@ -826,8 +826,20 @@ class SagePipeline(ModelPipeline):
 
     def checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
         """Finished pictures in [-1, 1], and which of them the safety checker made black."""
-        pixels, found = self.run_safety_checker(pixels, pixels.device, self.dtype)
-        flags = [False] * len(pixels) if found is None else [bool(flag) for flag in found]
+        judged = self.run_safety_checker(pixels, pixels.device, self.dtype)
+        shown, found = judged if isinstance(judged, tuple) and len(judged) == 2 else (None, None)
+        if not (isinstance(shown, Tensor) and shown.is_floating_point()) or (
+            shown.shape != pixels.shape
+        ):
+            raise ValueError(
+                f"The safety checker gave a {type(judged).__name__}; need the pictures in the "
+                "shape and kind of numbers that it was given, and a flag for each."
+            )
+        pixels = shown
+        # None is nobody's word, as in diffusers; some give one for all.
+        if found is None or isinstance(found, bool):
+            found = [bool(found)] * len(pixels)
+        flags = [bool(flag) for flag in found]
         if len(flags) != len(pixels):  # a picture that nobody judged must not be shown
             raise ValueError(f"The safety checker judged {len(flags)} of {len(pixels)} pictures.")
         pixels = pixels.clone()

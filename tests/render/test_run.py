@@ -381,6 +381,9 @@ def test_contact_sheets_show_every_picture(render):
         (["--scheduler", "fast"], "The scheduler is 'fast'; allowed are ddim"),
         (["--spend", "0.5", "--sharing", "groups"], "--spend is for --sharing tree"),
         (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
+        (["--budget", "5", "--share-ratio", "0.3"], "leave out --share-ratio."),
+        (["--budget", "5", "--steps", "8"], "leave out --steps."),
+        (["--out", __file__], "a file; name a folder."),
         (["--columns", "prompt"], "--columns has 'prompt'"),
         (["--adapter", "nowhere"], "There is no adapter nowhere."),
         (["--device", "tpu"], "The device is 'tpu'; allowed are"),
@@ -397,6 +400,52 @@ def test_a_command_that_makes_no_sense_is_answered_in_a_sentence(
         code = stopped.code
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("gone.txt", None, "There is no file"),
+        ("a.txt", "", "holds no prompt."),
+        ("a.txt", "\n \n", "holds no prompt."),
+        ("a.csv", "prompt\n", "holds no prompt."),
+    ],
+)
+def test_a_file_without_prompts_is_said_in_a_sentence(
+    tmp_path, capsys, tiny_folder, name, content, sentence
+):
+    file = tmp_path / name
+    if content is not None:
+        file.write_text(content)
+    command = [str(file), "--out", str(tmp_path / "out"), "--model", str(tiny_folder)]
+    try:
+        code = main([*command, "--device", "cpu"])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_plan_is_said_in_plain_words():
+    summary = {"prompts": 1, "refused": 1, "refused_rows": [[2, "The prompt is empty."]]}
+    summary |= {"groups": {"1": 1, "3": 2}, "verdicts": {"refuse": 2}, "units": 1, "unit": 16}
+    summary |= {"evaluations": 9, "independent_evaluations": 12, "seconds": 60.0}
+    summary |= {"flops": 5e9, "independent_flops": 1e10}
+    settings = RenderSettings(Path("p.txt"), Path("out"), Sampling(guarded=False), "tiny")
+    workers = run_module.Workers(("cpu",))
+    said = list(run_module.describe(summary, workers, settings, 0.5))
+    assert said[:5] == [
+        "p.txt: 1 prompt; 1 row cannot be rendered, as the manifest says:",
+        "  row 2: The prompt is empty.",
+        "Groups: 2 of 3 prompts (6 prompts); 1 prompt is alone.",
+        "Guard is off (--guarded follows it); it would say of the groups: 2 refuse.",
+        "Evaluations: 9 instead of 12 (25.0% saved); 5.0 GFLOP (50.0% saved).",
+    ]
+    assert said[5].startswith("Work: 1 unit of up to 16 prompts; 1 worker on ")
+    assert said[6].startswith("Expected time for what is left: about 30 s, ")
+    assert "Expected time" not in " ".join(run_module.describe(summary, workers, settings, 0.0))
+    guarded = replace(settings, sampling=Sampling(guarded=True))
+    assert list(run_module.describe(summary, workers, guarded))[3] == "Guard; groups: 2 refuse."
 
 
 def test_an_adapter_changes_the_pictures_and_is_part_of_the_run(

@@ -108,6 +108,37 @@ def test_a_checker_that_judges_fewer_pictures_shows_none(tiny):
         tiny(PROMPTS, **HOW)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x,
+        lambda x: (x, []),
+        lambda x: (x.numpy(), [False] * len(x)),
+        lambda x: (x[:, :, :4, :4], [False] * len(x)),
+        lambda x: (x.to(torch.uint8), [False] * len(x)),
+        lambda x: (x, [False] * len(x), "more"),
+        lambda x: None,
+    ],
+)
+def test_a_checker_that_answers_in_another_way_shows_nothing(tiny, answer):
+    tiny.run_safety_checker = lambda pixels, *_: answer(pixels)
+    with pytest.raises(ValueError, match=r"safety checker (gave a|judged 0 of)"):
+        tiny(PROMPTS, **HOW)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, iter, tuple])
+def test_flags_of_any_kind_are_flags(tiny, kind):
+    tiny.run_safety_checker = lambda pixels, *_: (pixels, kind([True, False, True]))
+    assert tiny(PROMPTS, **HOW).flagged == (True, False, True)
+
+
+@pytest.mark.parametrize("word", [None, False, True])
+def test_one_word_for_all_pictures(tiny, word):
+    """As people switch a checker off."""
+    tiny.run_safety_checker = lambda pixels, *_: (pixels, word)
+    assert tiny(PROMPTS, **HOW).flagged == (bool(word),) * 3
+
+
 def test_numbers_that_are_none_are_shown_by_nobody(tiny):
     """Neither by a checker, nor as a preview, nor as colours of previews."""
     latents = torch.full((1, 4, 8, 8), float("nan"))

@@ -251,3 +251,25 @@ def test_what_from_pipe_cannot_do_is_one_sentence(tiny):
         with pytest.raises(ValueError, match=r"casts nothing; call \.to\(dtype\)"):
             SagePipeline.from_pipe(base, **{name: torch.float16})
     assert SagePipeline.from_pipe(base, requires_safety_checker=False, torch_dtype=None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"torch_dtype": {"unet": torch.bfloat16, "default": torch.float32}},
+        {"torch_dtype": {"vae": torch.bfloat16, "text_encoder": torch.float16}},
+        {"torch_dtype": "auto"},
+        {"device_map": "balanced"},
+        {"low_cpu_mem_usage": False},
+    ],
+    ids=["UNet in bf16", "VAE and text in halves", "auto", "device map", "memory"],
+)
+def test_ways_of_loading(tmp_path, options):
+    build_tiny_pipeline().save_pretrained(tmp_path, max_shard_size="200KB")  # in shards
+    wanted = SagePipeline.from_pretrained(tmp_path)(["a fox", "a dog"], **HOW).latents
+    pipe = SagePipeline.from_pretrained(tmp_path, **options)
+    asked = options.get("torch_dtype")
+    for name, dtype in asked.items() if isinstance(asked, dict) else ():
+        assert name == "default" or getattr(pipe, name).dtype is dtype
+    found = pipe(["a fox", "a dog"], **HOW).latents
+    assert (found - wanted).abs().max() < (0.5 if isinstance(asked, dict) else 1e-4)
