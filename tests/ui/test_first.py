@@ -32,13 +32,13 @@ ALL = {stored.key: stored for stored in stored_comparisons(FOLDER)}
 STALE = "run `python -m sage.ui.studio.precompute` again"
 
 
+def refuse(spec):
+    raise AssertionError("no model is needed here")
+
+
 @pytest.fixture
 def page():
     """Handlers on a model that cannot be loaded: everything must come from what is stored."""
-
-    def refuse(spec):
-        raise AssertionError("no model is needed here")
-
     shelf = Shelf([SPEC], refuse)
     with gr.Blocks():
         return Handlers(build_layout(shelf), shelf)
@@ -145,9 +145,6 @@ def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
 
 
 def test_the_page_is_served_with_the_first_comparison_in_it():
-    def refuse(spec):
-        raise AssertionError("no model is needed here")
-
     served = build_demo(Shelf([SPEC], refuse)).get_config_file()["components"]
     shown = {part["props"].get("elem_id"): str(part["props"].get("value")) for part in served}
     assert shown["similarity"].count("<button") == 12
@@ -247,3 +244,13 @@ def test_emoji_are_understood_as_the_words_of_the_built_in_model(page):
     words = spelled(make_form(prompts="🦊 ❄️\n🍕", model=SPEC.key), page.shelf).prompts
     assert words.split("\n")[0].startswith("fox")
     assert "pizza" in words
+
+
+@pytest.mark.parametrize("words", [frozenset({"fox", "snow"}), None])
+def test_a_model_without_stored_pictures_is_served_with_its_own_words(words):
+    settings = replace(SPEC.settings, known_words=words, vocabulary=None)
+    shelf = Shelf([replace(SPEC, key="another", settings=settings)], refuse)
+    served = build_demo(shelf).get_config_file()["components"]
+    props = {one["props"].get("elem_id"): one["props"] for one in served}
+    assert props["words"]["visible"] == (words is not None)
+    assert ("fox" in str(props["known"]["value"])) == (words is not None)

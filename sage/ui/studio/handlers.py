@@ -98,12 +98,16 @@ class Handlers:
         return {page.finish: finish_button(run, on), page.scrub_note: words}
 
     def first_paint(self) -> Updates:
-        """What follows from the form as it is served, where that is known without a model."""
+        """The default model's own settings and words, and what follows from the form as served.
+
+        The latter where it is known without a model: of an example that is precomputed.
+        """
         values = [part.value for part in (*self.layout.form, self.layout.run)]
         form, _ = split(values, self.shelf)
+        own = self._own(self.shelf.spec(form.model))
         if find_stored(form.check(), form.model) is None:
-            return {}
-        return {**self._own(self.shelf.spec(form.model)), **self.analyze(*values)}
+            return own
+        return {**own, **self.analyze(*values)}
 
     # -- everything that follows from the inputs ---------------------------------------------
 

@@ -126,7 +126,7 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
     page.add("address", kit.html("address"), Role.FOLLOWS)
     with gr.Row(elem_id="sage-main"):
         with gr.Column(elem_id="sage-inputs"):
-            _prompts_card(page)
+            _prompts_card(shelf, page)
             _similarity_card(page)
         with gr.Column(elem_id="sage-results"):
             _tree_card(shelf, page)
@@ -139,7 +139,7 @@ def _forget(run: object) -> None:
     remove_run(getattr(run, "files", None))
 
 
-def _prompts_card(page: Layout) -> None:
+def _prompts_card(shelf: Shelf, page: Layout) -> None:
     with kit.card("prompts"):
         page.add(
             "prompts",
@@ -159,7 +159,9 @@ def _prompts_card(page: Layout) -> None:
                 for example in EXAMPLE_SETS
             )
             page.add("examples", examples)
-        with gr.Accordion("Words this model knows: tap to add", open=False, elem_id="words") as box:
+        knows = shelf.default.settings.known_words is not None
+        label = "Words this model knows: tap to add"
+        with gr.Accordion(label, open=False, visible=knows, elem_id="words") as box:
             page.add("known_box", box, Role.OWN)
             page.add("known", kit.html("known"), Role.OWN)
 
