@@ -34,7 +34,8 @@ from sage.training.skips import Skips
 
 MISSING = "picture is missing"
 SPELLINGS = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".tif", ".tiff"))
-SIDECARS = (".txt", ".caption", ".json")
+TEXT_SIDECARS = (".txt", ".caption")
+SIDECARS = (*TEXT_SIDECARS, ".json")
 TABLE_NAMES = ("captions.txt", "results.token", "results_20130124.token")  # Flickr8k, Flickr30k
 SAMPLE = 100  # pictures that decide which folder is tried first
 
@@ -75,13 +76,14 @@ def read_coco(folder: Path, annotations: Sequence[Path] = ()) -> tuple[Captioned
         ValueError: If not one caption with a picture is left.
     """
     skips = Skips()
-    files = list(annotations) or _each_once(find_annotations(folder))
+    files = list(annotations or dict.fromkeys(_first_names(find_annotations(folder)).values()))
     pairs: list[tuple[str, Path]] = []
     for path in files:
         pairs += _located(read_rows(path, skips), folder, path, skips)
     if not pairs and not annotations:  # what was found may be something else than captions
         pairs += _sidecars(folder, skips)
-    pairs = _with_one_name(pairs)
+    first = _first_names(path for _, path in pairs)
+    pairs = [(text, first[path]) for text, path in pairs]
     unique = list(dict.fromkeys(pairs))
     for text, _ in _repeated(pairs):
         skips.add("caption stands twice", text[:60])
@@ -96,20 +98,10 @@ def read_coco(folder: Path, annotations: Sequence[Path] = ()) -> tuple[Captioned
     return CaptionedPictures(tuple(text for text, _ in unique), owners, tuple(places)), skips
 
 
-def _with_one_name(pairs: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    """The same pairs; a file that links give several names has its first one."""
-    keys = {path: _file_key(path) for path in dict.fromkeys(path for _, path in pairs)}
+def _first_names(paths: Iterable[Path]) -> dict[Path, Path]:
+    """For each path the first one of the same file, to which links may give several names."""
     first: dict[object, Path] = {}
-    for path, key in keys.items():
-        first.setdefault(key, path)
-    return [(text, first[keys[path]]) for text, path in pairs]
-
-
-def _each_once(files: Iterable[Path]) -> list[Path]:
-    first: dict[object, Path] = {}
-    for path in files:
-        first.setdefault(_file_key(path), path)
-    return list(first.values())
+    return {path: first.setdefault(_file_key(path), path) for path in dict.fromkeys(paths)}
 
 
 def _file_key(path: Path) -> object:
@@ -353,7 +345,7 @@ def _sidecars(folder: Path, skips: Skips) -> Iterator[tuple[str, Path]]:
             if words and _is_file(Path(place) / picture):
                 yield words, Path(place) / picture
         for name in names:
-            if Path(name).suffix.lower() in SIDECARS[:2] and name not in used:
+            if Path(name).suffix.lower() in TEXT_SIDECARS and name not in used:
                 skips.add("caption has no picture", name)
 
 
