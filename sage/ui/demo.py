@@ -12,7 +12,7 @@ from sage.ui.evidence import build_evidence
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.explore.tab import build_explore, wire_taking
 from sage.ui.html.prose import TITLE
-from sage.ui.kit import QUICK, changes, start_button, stop_button
+from sage.ui.kit import QUICK, changes, on_change, start_button, stop_button
 from sage.ui.lesson import build_lesson
 from sage.ui.server.cache import PICTURE
 from sage.ui.server.files import workplace
@@ -97,24 +97,11 @@ def _paint(handlers: Handlers) -> None:
 
 
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
-    """Everything that acts at once: no listener here renders.
-
-    One listener answers to the form, whatever changed in it: answers to two could arrive in the
-    wrong order, and the older one would stay. While it waits, changes wait too; then it is asked
-    once more, with the form as it stands by then.
-    """
+    """Everything that acts at once: no listener here renders."""
     set_by, follows = page.controls, [*page.consequences, page.told]
     asked = [*page.form, page.run, page.chosen, page.told]
-    heard = [demo.load, *changes([*page.form, page.chosen, page.nudge])]
-    gr.on(
-        heard,
-        handlers.follow,
-        asked,
-        follows,
-        api_name="follow",
-        trigger_mode="always_last",
-        **QUICK,
-    )
+    heard = [*page.form, page.chosen, page.nudge]
+    on_change(heard, handlers.follow, asked, follows, "follow", also=[demo.load])
     gr.on(
         changes([set_by["sharing"]]),
         handlers.pick_sharing,

@@ -168,15 +168,24 @@ def on_change(
     inputs: list[Component],
     outputs: list[Component],
     name: str,
+    also: Sequence[Any] = (),
 ) -> None:
     """One listener for several components; only the last of a burst of changes counts.
 
     Answers to two listeners could arrive in the wrong order, and the older one would stay: what
     shows what follows from a form is told by one listener, which is asked again after changes that
     came while it waited.
+
+    Args:
+        components: What may change.
+        handler: The listener.
+        inputs: What it reads.
+        outputs: What it writes.
+        name: Of the listener.
+        also: Further events that it hears.
     """
     gr.on(
-        changes(components),
+        [*also, *changes(components)],
         handler,
         inputs,
         outputs,

@@ -109,7 +109,7 @@ class Travel:
         """What was pasted, no longer than a record may be."""
         return str(text or "")[:RECORD_BYTES]
 
-    def _cleared(self) -> Updates:
+    def cleared(self) -> Updates:
         """No pictures, and nothing that belongs to any."""
         page = self.layout
         return {
@@ -162,7 +162,7 @@ class Travel:
         if SET in values:
             updates[page.prompts] = values.pop(SET)
         if page.prompts in updates and not _is_of(run, updates[page.prompts]):
-            updates |= self._cleared()
+            updates |= self.cleared()
         if "trained" in values:
             possible = self.shelf.spec(model or self.shelf.default.key).adapter is not None
             trained = gr.Checkbox(value=values.pop("trained"), visible=possible)
@@ -209,7 +209,7 @@ def wire_travel(page: Layout, travel: Travel, arrival: Callable[..., Any]) -> No
         _then_fill(page, travel, begun.then, name)
 
 
-def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
+def _filled(page: Layout, travel: Travel, earlier: list[Component]) -> list[Component]:
     """What a link or a record sets, but for what was set earlier."""
     return [
         *(part for part in page.form if part not in earlier),
@@ -219,7 +219,7 @@ def _filled(page: Layout, earlier: list[Component]) -> list[Component]:
         page.travel_note,
         page.chosen,
         page.nudge,
-        *(page.run, page.pictures, page.outcome, page.plan, page.similarity, page.told),
+        *travel.cleared(),
     ]
 
 
@@ -251,7 +251,7 @@ def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: st
     ).then(
         fill,
         [source, page.run],
-        _filled(page, [page.branch_call, *calls]),
+        _filled(page, travel, [page.branch_call, *calls]),
         js="(link, run) => [location.search, run]" if link else None,
         api_name=f"open_{name}",
         **QUICK,
