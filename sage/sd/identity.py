@@ -109,11 +109,10 @@ _FLAGS = (
     *((f"mkldnn.{kind}", "fp32_precision") for kind in ("matmul", "conv", "rnn")),
     ("cudnn", "enabled deterministic benchmark allow_tf32"),
     *((f"cudnn.{kind}", "fp32_precision") for kind in ("conv", "rnn")),
-    ("cuda.matmul", "fp32_precision allow_tf32"),
     (
         "cuda.matmul",
-        "allow_fp16_reduced_precision_reduction allow_bf16_reduced_precision_reduction "
-        "allow_fp16_accumulation",
+        "fp32_precision allow_tf32 allow_fp16_reduced_precision_reduction "
+        "allow_bf16_reduced_precision_reduction allow_fp16_accumulation",
     ),
     ("opt_einsum", "enabled strategy"),
 )

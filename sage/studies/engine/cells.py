@@ -39,9 +39,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 SEED_STRIDE = 1_000_000  # prompt n of seed s starts from noise number s · stride + n
 
 WHOLE_RUN = (0.0, 1.0)
-FIRST_CONFIGURATION = (
-    "bc037b3246781fb9"  # of the built-in model when its cells were named after its weights
-)
+# Of the built-in model when its cells were named after its weights.
+FIRST_CONFIGURATION = "bc037b3246781fb9"
 ABOUT_FILES = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures")
 
 

@@ -34,12 +34,14 @@ class Places:
     def take(self, address: str) -> BusyError | None:
         """Takes a place, or says why there is none."""
         own, every = self._open[address], self._open.total()
-        if own < self.bounds.streams_of_address and every < self.bounds.streams:
+        if own >= self.bounds.streams_of_address:
+            used = f"Your network address has {own}"
+        elif every >= self.bounds.streams:
+            used = f"There are {every}"
+        else:
             self._open[address] += 1
             return None
-        whose = "Your network address has" if own >= self.bounds.streams_of_address else "There are"
-        count = own if own >= self.bounds.streams_of_address else every
-        why = f"{whose} {count} streams of answers open, and no more are allowed: close some."
+        why = f"{used} streams of answers open, and no more are allowed: close some."
         return BusyError(why, self.bounds.stream_retry_seconds)
 
     def give_back(self, address: str) -> None:
