@@ -54,6 +54,13 @@ def _tokenizer():
 
 def build_tiny_pipeline(prediction_type="epsilon", **scheduler):
     """A StableDiffusionPipeline of real classes with random weights: 16x16 pixels, 8x8 latents."""
+    from sage.sd.building import BUILDING
+
+    with BUILDING:  # a page of another test may be loading its model
+        return _tiny_pipeline(prediction_type, **scheduler)
+
+
+def _tiny_pipeline(prediction_type, **scheduler):
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,

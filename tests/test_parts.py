@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from sage.core.metrics import clip_score, pixel_distance
+from sage.sd.building import BUILDING
 from sage.sd.preview import LatentRGB
 from sage.sd.timing import StageClock, StageSeconds
 
@@ -96,7 +97,8 @@ def clip_folder(tmp_path_factory):
         text_config=pipe.text_encoder.config.to_dict(), vision_config=vision, projection_dim=24
     )
     folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(config).save_pretrained(folder)
+    with BUILDING:
+        CLIPModel(config).save_pretrained(folder)
     pipe.tokenizer.save_pretrained(folder)
     size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     CLIPImageProcessorPil(**size).save_pretrained(folder)

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sage.core.settings import shortened
+from sage.sd.building import BUILDING
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -174,8 +175,9 @@ def load_adapter(pipe: StableDiffusionPipeline, adapter: Path) -> None:
     networks: dict[Half, Any] = {half: plain_network(getattr(pipe, half)) for half in HALVES}
     try:
         layers = _read(adapter_file(adapter), networks)
-        for one in layers:
-            _inject(pipe, networks[one.half], one)
+        with BUILDING:
+            for one in layers:
+                _inject(pipe, networks[one.half], one)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         unload_adapters(pipe)
         reason = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from sage.sd.building import BUILDING
 from sage.sd.foreign import Network
 from sage.sd.identity import fingerprint
 
@@ -38,9 +39,10 @@ class ClipEncoder:
     ) -> "ClipEncoder":
         """Loads a CLIPModel, its tokenizer and its preprocessor from one folder or repository."""
         where = {"revision": revision, "local_files_only": local_files_only}
-        model = CLIPModel.from_pretrained(
-            folder_or_repo, dtype=dtype, use_safetensors=True, **where
-        )
+        with BUILDING:
+            model = CLIPModel.from_pretrained(
+                folder_or_repo, dtype=dtype, use_safetensors=True, **where
+            )
         return cls(
             model,
             CLIPTokenizer.from_pretrained(folder_or_repo, **where),

@@ -18,6 +18,7 @@ from diffusers import (
 )
 
 from sage.sd import adapters, kinds
+from sage.sd.building import BUILDING
 from sage.sd.clip import ClipEncoder
 from sage.sd.direct import make_direct
 from sage.sd.foreign import Scheduler
@@ -73,12 +74,16 @@ class ModelPipeline(StableDiffusionPipeline):
             raise ValueError("use_safetensors=False is not supported: pickles can run code.")
         if dtype is None and "torch_dtype" not in options:
             dtype = torch.float32
+        where = {"revision": revision, "local_files_only": local_files_only}
         with kinds.in_one_sentence(source, options):
+            if not Path(source).is_dir():  # takes minutes, in which other models can be loaded
+                super().download(source, use_safetensors=True, **where, **options)
+                options.pop("force_download", None)
+        with BUILDING, kinds.in_one_sentence(source, options):
             pipe = super().from_pretrained(
                 source,
-                revision=revision,
                 use_safetensors=True,
-                local_files_only=local_files_only,
+                **where,
                 **({} if dtype is None else {"dtype": dtype}),
                 **options,
             )
@@ -111,7 +116,7 @@ class ModelPipeline(StableDiffusionPipeline):
         source = kinds.source_text(pretrained_model_link_or_path)
         if not source.endswith(".safetensors"):
             raise kinds.WrongModelError(f"{source} is no .safetensors file; only those are read.")
-        with kinds.in_one_sentence(source, None):
+        with BUILDING, kinds.in_one_sentence(source, None):
             pipe = super().from_single_file(source, **options)
             kinds.check_components(pipe, source)
             pipe._ready(clip, ModelSettings())

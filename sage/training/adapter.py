@@ -18,6 +18,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from sage.sd.adapters import LORA_FILE
+from sage.sd.building import BUILDING
 
 NAME = "default"  # peft's own name of a model's only adapter
 
@@ -46,7 +47,7 @@ class Adapter:
         config = LoraConfig(
             r=rank, lora_alpha=scale, init_lora_weights="gaussian", target_modules=list(targets)
         )
-        with torch.random.fork_rng():
+        with BUILDING, torch.random.fork_rng():
             torch.manual_seed(seed)
             unet.add_adapter(config, adapter_name=NAME)
         self.unet = unet

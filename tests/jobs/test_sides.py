@@ -14,6 +14,7 @@ from sage.jobs.job import prepare
 from sage.jobs.models import load_model
 from sage.jobs.request import parse_request
 from sage.jobs.sides import Sides, variant
+from sage.sd.building import BUILDING
 from sage.sd.pipeline import SagePipeline
 from tests.jobs.test_models import spec_of
 
@@ -24,7 +25,8 @@ TEXT = "a red fox\na blue fox"
 def adapter(tiny_folder, tmp_path_factory):
     """A LoRA in diffusers' format whose weights are not zero."""
     pipe = SagePipeline.from_pretrained(tiny_folder)
-    pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_q", "to_v"]))
+    with BUILDING:  # a page of another test may be loading its model
+        pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_q", "to_v"]))
     torch.manual_seed(0)
     for name, parameter in pipe.unet.named_parameters():
         if "lora_" in name:

@@ -18,7 +18,7 @@ LINE, FRAMES = 500, 12  # characters of a message; frames of a traceback
 REPEATS, PER_SECONDS, KINDS = 5, 60.0, 500
 QUOTED = re.compile(r"""'[^'\n]*'|"[^"\n]*"|`[^`\n]*`|\[[^\]\n]*\]|\{[^}\n]*\}""")
 FOREIGN = ("uvicorn.error", "asyncio", "gradio", "httpx")
-OWN_HANDLERS = ("diffusers", "transformers", "huggingface_hub")  # and no way to the root's
+OWN_HANDLERS = ("diffusers", "transformers", "huggingface_hub")
 
 
 class Bounded(logging.Filter):
@@ -104,6 +104,7 @@ def configure() -> None:
     logging.captureWarnings(True)  # which would go to standard error as they are
     for name in FOREIGN:
         logging.getLogger(name).addFilter(bounded)
-    for name in OWN_HANDLERS:  # a filter of a logger does not see what those below it write
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(bounded)
+    for name in OWN_HANDLERS:  # some of them also pass on what they have written
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
