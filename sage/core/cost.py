@@ -96,11 +96,6 @@ class Cost:
         return 1 - self.evaluations / self.independent_evaluations
 
     @property
-    def passes_saving(self) -> float:
-        """Share of the network's rows saved, guidance included, in [0, 1]."""
-        return 1 - self.passes / self.independent_passes
-
-    @property
     def flops_saving(self) -> float:
         """Share of all FLOPs saved, text encoder and decoder included, in [0, 1]."""
         return 1 - self.flops.total / self.independent_flops.total
@@ -157,11 +152,6 @@ def _asked(plan: Plan, trunk: Trunk, steps: range) -> tuple[int, int]:
         taken = range(max(segment.start, steps.start), min(segment.stop, steps.stop))
         counts[len(segment.members) == 1] += queries(trunk, [segment.members]) * len(taken)
     return counts[0], counts[1]
-
-
-def trunk_evaluations(plan: Plan) -> int:
-    """Evaluations of rows that stand for more than one prompt."""
-    return sum(s.stop - s.start for s in plan.segments if len(s.members) > 1)
 
 
 def plan_cost(

@@ -7,7 +7,7 @@ is written with a backslash before it. Standard library only.
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -153,11 +153,6 @@ def spell_emoji(text: str, words: Mapping[str, str]) -> str:
             at += 1
     spelled = "".join(pieces)
     return text if spelled == text else _joined(spelled)
-
-
-def emoji_in(texts: Iterable[str]) -> bool:
-    """Whether any of the texts holds an emoji."""
-    return any(is_emoji(char) for text in texts for char in text)
 
 
 def is_emoji(char: str) -> bool:

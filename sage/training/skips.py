@@ -20,13 +20,6 @@ class Skips:
         if len(self.names[reason]) < NAMES_KEPT:
             self.names[reason].append(name)
 
-    def merge(self, other: "Skips") -> None:
-        """Add what another has counted."""
-        for reason, count in other.counts.items():
-            self.counts[reason] += count
-            room = NAMES_KEPT - len(self.names[reason])
-            self.names[reason] += other.names[reason][:room]
-
     def sentences(self) -> list[str]:
         """One for each reason: how many, and the first names."""
         return [

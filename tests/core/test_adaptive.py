@@ -11,12 +11,12 @@ from sage.core.adaptive import AdaptiveRule, branch_step_for, sample_adaptively
 from sage.core.calibration import Calibration
 from sage.core.plan import Plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import Mixture, cosine_alphas, toy_solver
 from sage.core.tree import clusters
 from sage.sd.schedulers import SCHEDULERS, make_scheduler
 from sage.sd.store import StateStore
 from tests.core.test_sampling import inputs, linear_denoiser
 from tests.strategies import plans
+from tests.toy import Mixture, cosine_alphas, toy_solver
 
 PROMPTS = ["a fox", "a dog", "a pizza", "a cat"]
 GROUPS = [(0, 1, 3), (2,)]

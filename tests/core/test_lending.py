@@ -14,10 +14,10 @@ from sage.core.lending import RULES, Control, Held
 from sage.core.noise import fresh_noise
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, moved, only, sample
-from sage.core.toy import cosine_alphas, toy_solver
 from sage.core.tree import shared_steps
 from tests.core.test_sampling import NoScalarReads, inputs, linear_denoiser
 from tests.strategies import plans
+from tests.toy import cosine_alphas, toy_solver
 
 
 def result(plan, cond, noise, trunk, denoise=None, **more):

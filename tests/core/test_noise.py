@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from sage.core.noise import FreshNoise, Streams, fresh_noise
 from sage.core.plan import shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import Mixture, cosine_alphas, toy_solver
 from sage.sd.schedulers import solver_for
 from sage.sd.store import StateStore
 from tests.core.test_sampling import inputs, linear_denoiser
+from tests.toy import Mixture, cosine_alphas, toy_solver
 
 PROMPTS = ["a fox", "a dog", "a cat"]
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sage.core.cost import evaluations
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import toy_solver
 from sage.core.trunk import group_mean
 from tests.strategies import plans
+from tests.toy import toy_solver
 
 DIM = 3
 

@@ -8,7 +8,7 @@ import torch
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import (
+from tests.toy import (
     Mixture,
     cosine_alphas,
     gaussian_flow,

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from sage.core.cost import ModelFlops, evaluations, plan_cost
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import in_prompt_order, sample
-from sage.core.toy import toy_solver
 from sage.core.trunk import TRUNKS, group_mean, question
 from tests.core.test_sampling import NoScalarReads, inputs, linear_denoiser
 from tests.strategies import plans
+from tests.toy import toy_solver
 
 ROWS = ((2, 0, 3), (1,), (5, 4))
 

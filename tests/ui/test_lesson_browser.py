@@ -9,9 +9,9 @@ import torch
 
 from sage.core.plan import shared_plan
 from sage.core.sampling import sample
-from sage.core.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
+from tests.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 
 from .test_browser import ALLOWED_ERRORS, PATIENCE, _foreign, chromium  # noqa: F401
 

@@ -21,6 +21,7 @@ from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.html import grids, views
 from sage.ui.html.prose import NO_GRID_FILES, TRAINED
 from sage.ui.refused import check_controls
+from sage.ui.server.limits import BOUNDS
 from sage.ui.shelf import Shelf
 
 ALL = "all"
@@ -185,7 +186,7 @@ class Parts:
 def build_parts(shelf: Shelf) -> Parts:
     """Lays the tab out inside the current block; desktop has two columns, a phone one."""
     parts = Parts()
-    parts.add("explored", gr.State(Explored(), time_to_live=3600))
+    parts.add("explored", gr.State(Explored(), time_to_live=BOUNDS.session_seconds))
     for name in ("turn", "trace_turn", "nudge"):  # the last asks when nothing else changes
         parts.add(name, kit.hidden_box(f"explore-{name}"))
     with gr.Row(elem_id="sage-explore"):

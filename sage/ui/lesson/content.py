@@ -26,7 +26,6 @@ UNLIKE = (0, 5)  # two prompts that only force brings together
 STEPS = 30
 PICTURE_SEED = 0  # of all pictures; every prompt starts from the same noise
 SEEDS = (0, 1)  # curves are means over these
-TOY_STEPS = 30
 TOY_STD = 0.16  # of a mode, in the plane's unit: the spread of the starting noise
 TOY_SEEDS = 48
 

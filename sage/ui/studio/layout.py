@@ -29,6 +29,7 @@ from sage.ui.html.prose import (
     TOOLS,
     TRAINED,
 )
+from sage.ui.server.limits import BOUNDS
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form, branch_point
 from sage.ui.studio.results import NO_BARS
@@ -114,7 +115,11 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
     """
     page = Layout(kind)
     page.add("share_ratio", gr.State(shelf.default.share_ratio), Role.FOLLOWS)
-    page.add("run", gr.State(None, time_to_live=3600, delete_callback=_forget), Role.RESULT)
+    page.add(
+        "run",
+        gr.State(None, time_to_live=BOUNDS.session_seconds, delete_callback=_forget),
+        Role.RESULT,
+    )
     page.add("turn", kit.hidden_box("turn"))
     # What the browser was told of the form last, and what asks for it when nothing else changes.
     page.add("told", kit.hidden_box("told"))

@@ -2,8 +2,8 @@
 
 Prompts are modes. A prompt's condition is a one-hot weight over the modes, so the mean condition of
 a group is the mixture of its members' modes, and every prediction is known in closed form: also the
-moment at which a group's classes separate. For teaching and for tests; knows nothing of pictures or
-networks. `assets/ui/lesson/toy.js` is the same in the browser, held to this file by a test.
+moment at which a group's classes separate. `assets/ui/lesson/toy.js` is the same in the browser,
+held to this file by a test.
 """
 
 import math
