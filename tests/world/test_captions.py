@@ -190,5 +190,6 @@ def test_captions_vary_but_repeat_with_the_generator():
 
 
 def test_a_scene_of_unknown_words_is_an_error():
+    *places, unknown = WORLD.places
     with pytest.raises(KeyError):
-        captions_of(replace(FOX, place="cave"), 5, model_words())
+        captions_of(replace(FOX, place=unknown.name), 5, replace(WORLD, places=tuple(places)))

@@ -50,8 +50,9 @@ def test_labels_say_what_the_scene_says():
 
 def test_labels_of_the_model_are_numbered_as_its_probe_numbers_them():
     assert labels([FOX]).style[0] == 0
+    *places, unknown = WORLD.places
     with pytest.raises(KeyError):
-        labels([replace(FOX, place="cave")])
+        labels([replace(FOX, place=unknown.name)], replace(WORLD, places=tuple(places)))
 
 
 def test_scenes_have_the_more_in_common_the_more_they_share():
