@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    SingleFileComponentError,
+    infer_diffusers_model_type,
+)
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -282,17 +286,17 @@ def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[No
     """
     if given is not None:
         check_source(source, given)
-    elif Path(source).is_file():
-        check_weights(Path(source))
     try:
         yield
     except WrongModelError:
         raise
+    except NotImplementedError as error:  # torch says it of a layer that has got no values
+        raise WrongModelError(f"{source} lacks weights of a network: it is damaged.") from error
     except OSError as error:
         raise OSError(f"{source[:100]} cannot be loaded: {one_line(error)}") from error
     except (
         *(ValueError, TypeError, LookupError, AttributeError),  # odd values in a configuration
-        *(RuntimeError, SafetensorError),
+        *(RuntimeError, SafetensorError, SingleFileComponentError),
     ) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -307,6 +311,57 @@ def one_line(error: BaseException) -> str:
 
 # -- files -----------------------------------------------------------------------------------------
 
+_SINGLE = {
+    "unet": ("UNet", "model.diffusion_model."),
+    "vae": ("autoencoder", "first_stage_model."),
+    "text_encoder": ("text encoder", ("cond_stage_model.", "conditioner.")),
+}
+_SINGLE_KINDS = {"v1": "", "v2": ""} | {
+    "inpainting": "an inpainting model",
+    "xl_base": "Stable Diffusion XL",
+    "xl_refiner": "a refiner of Stable Diffusion XL",
+    "upscale": "an upscaler of Stable Diffusion",
+    "instruct-pix2pix": "an InstructPix2Pix model",
+}
+
+
+def check_single_file(source: str, given: Mapping[str, Any]) -> None:
+    """Says what a file on disk is, if it is no Stable Diffusion v1 model with all its parts.
+
+    Args:
+        source: The file; an address passes.
+        given: Parts that the caller brings along, and `config`.
+
+    Raises:
+        WrongModelError: With one sentence.
+    """
+    if not source.endswith(".safetensors"):
+        raise WrongModelError(f"{source} is no .safetensors file; only those are read.")
+    config = given.get("config")
+    local = isinstance(config, Path) or str(config).startswith(("/", ".", "~"))
+    if local and not Path(str(config)).is_dir():
+        raise WrongModelError(f"config is {str(config)!r}; it must be the folder of a model.")
+    if "://" in source:
+        return
+    if not (file := Path(source)).is_file():
+        raise WrongModelError(f"There is no file {source}.")
+    check_weights(file)
+    with safe_open(file, "pt") as opened:
+        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+    parts = {
+        part for part, (_, start) in _SINGLE.items() if any(n.startswith(start) for n in shapes)
+    }
+    if not parts:
+        raise WrongModelError(f"{source} {_names_reason(shapes)}.")
+    kind = infer_diffusers_model_type(
+        {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    )
+    if what := _SINGLE_KINDS.get(kind, f"of the kind {kind}"):
+        raise WrongModelError(f"{source} is {what}, not Stable Diffusion v1.")
+    for part, (title, _) in _SINGLE.items():
+        if part not in parts and part not in given:
+            raise WrongModelError(f"{source} has no {title}; load one and give it as {part}=.")
+
 
 def _file(path: Path) -> str:
     if path.suffix != ".safetensors":
@@ -318,9 +373,13 @@ def _file(path: Path) -> str:
         return "is a damaged file of weights"
     if any(name.startswith("model.diffusion_model.") for name in names):
         return "is a model in a single file; load it with SagePipeline.from_single_file"
+    return _names_reason(names)
+
+
+def _names_reason(names: Iterable[str]) -> str:
     if any("lora" in name for name in names):
         return "is a LoRA adapter, not a model; load a model, then `use_lora` it"
-    return "is a file of weights, not the folder of a model"
+    return "is a file of weights, not a whole model"
 
 
 def _folder(path: Path) -> str:

@@ -114,8 +114,9 @@ class ModelPipeline(StableDiffusionPipeline):
             ValueError: If it is no Stable Diffusion v1 model in a safetensors file.
         """
         source = kinds.source_text(pretrained_model_link_or_path)
-        if not source.endswith(".safetensors"):
-            raise kinds.WrongModelError(f"{source} is no .safetensors file; only those are read.")
+        kinds.check_single_file(source, options)
+        if isinstance(options.get("config"), Path):
+            options["config"] = str(options["config"])
         with BUILDING, kinds.in_one_sentence(source, None):
             pipe = super().from_single_file(source, **options)
             kinds.check_components(pipe, source)
