@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sage.world import probe
 from sage.world.captions import names_place
@@ -214,3 +215,13 @@ def test_sheet_holds_every_picture():
     assert board[0, 4].tolist() == [1] * 3
     assert board[4, 4].tolist() == [4] * 3
     assert board[-1, -1].tolist() == [255] * 3
+
+
+@pytest.mark.parametrize(("pictures", "rows"), [(24, 4), (200, 20)])
+def test_a_sheet_shows_at_most_so_many_beside_as_many_painted(tmp_path, pictures, rows):
+    made, painted = (np.full((pictures, 4, 4, 3), shade, np.uint8) for shade in (0, 255))
+    evaluate.write_sheet(tmp_path / "sheet.png", made, painted, 120)
+    board = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert board.shape == (4 * rows, 4 * 12, 3)
+    assert np.all(board[:4] == 0)
+    assert np.all(board[4:8] == 255)

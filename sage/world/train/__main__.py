@@ -282,7 +282,7 @@ def run_export(run: Run) -> None:
 
 def run_evaluate(run: Run) -> None:
     """Judge the exported model; writes evaluation.json, a contact sheet and the model card."""
-    evaluate.evaluate(run.folder)
+    evaluate.evaluate(run.folder, sheets=run.out)
     card.write_card(run.folder, hardware(run.device))
 
 

@@ -251,13 +251,19 @@ def beside(made: np.ndarray, painted: np.ndarray, number: int, columns: int = 12
     return sheet(np.concatenate(rows), columns)
 
 
-def evaluate(folder: Path, number: int = BAR_CAPTIONS, outside: bool = True) -> dict[str, Any]:
+def evaluate(
+    folder: Path,
+    number: int = BAR_CAPTIONS,
+    outside: bool = True,
+    sheets: Path | None = None,
+) -> dict[str, Any]:
     """Judge an exported folder; writes evaluation.json and a contact sheet into it.
 
     Args:
         folder: Of the model, with its probe, CLIP and words.
         number: Captions of the bar.
         outside: Also ask the judge from outside, which needs two packages.
+        sheets: Where larger contact sheets go: of all captions, and of those of two things.
     """
     pipe, referee = load(folder), probe.load(folder / "probe")
     words = read_words(folder / FILE_NAME)
@@ -289,8 +295,17 @@ def evaluate(folder: Path, number: int = BAR_CAPTIONS, outside: bool = True) -> 
         record["outside"] = outside_distance(images, paintings(scenes, SIDE, 1, PAINTINGS))
     record |= parts(folder, referee, words)
     write_json(folder / "evaluation.json", record)
-    beside(images, real, min(60, number)).save(folder / SHEET, quality=88, method=6)
+    write_sheet(folder / SHEET, images, real, 60)
+    if sheets is not None:
+        two = [n for n, scene in enumerate(scenes) if len(scene.things) == 2]
+        write_sheet(sheets / "all.webp", images, real, 120)
+        write_sheet(sheets / "two-things.webp", images[two], real[two], 120)
     return record
+
+
+def write_sheet(file: Path, made: np.ndarray, painted: np.ndarray, most: int) -> None:
+    """Write a contact sheet of at most so many pictures beside as many painted ones."""
+    beside(made, painted, min(most, len(made))).save(file, quality=88, method=6)
 
 
 def parts(
