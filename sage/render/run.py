@@ -26,7 +26,6 @@ from sage.render.work import Rendered, Unit
 from sage.render.worker import Recipe, Worker
 
 SHOWN = 5  # refused rows that are quoted
-PROBED = 4  # rows with which the speed of a CPU is measured
 
 
 class Console(Protocol):
@@ -227,7 +226,7 @@ class _Run:
 
 def _expected_seconds(worker: Worker, shared: Shared) -> float:
     """What one worker would need, from a few steps that are measured now."""
-    rows = worker.recipe.rows if worker.device.type == "cuda" else min(PROBED, worker.recipe.rows)
+    rows = worker.pipe.max_rows
     calls = [worker.pipe.denoiser_calls(steps) for steps in (2, 4)]
     worker.render(_blank(rows, calls[0]))  # the first run of all is slower
     few, more = (worker.render(_blank(rows, number)).seconds / rows for number in calls)

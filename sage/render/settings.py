@@ -17,8 +17,9 @@ from sage.core.settings import Sampling, Switch, settings_of
 if TYPE_CHECKING:
     from sage.jobs.models import ModelSpec
 
-# Rows in a call: more take no less time for each, and few are wasted when calls are filled up.
-ROWS = {"cpu": 4, "cuda": 16}
+# Rows in a call, of a light model and of one whose single pass keeps the device busy: more take no
+# less time for each (`assets/results/NOTES.md`), and few are wasted where calls are filled up.
+ROWS = {"cpu": (16, 4), "cuda": (16, 16)}
 # Prompts in a unit: enough to fill calls, and in a small run few enough to keep workers busy.
 SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
 WRITERS = ("tokenizers", "peft", "pillow")  # beside the usual ones, these may change a file's bytes
@@ -47,7 +48,8 @@ class RenderSettings:
             fastest, fp16 on a GPU, bf16 on a CPU with instructions for it, else float32.
         workers: Processes or actors; None is one for each GPU, or for each `threads` cores.
         threads: Cores of a worker without a GPU.
-        rows: Rows in a call of the denoiser, guidance not counted; None is what suits the device.
+        rows: Rows in a call of the denoiser, guidance not counted; None is what suits the device
+            and the model.
         unit: Most prompts in a unit of work; None is 16 to 64, by the number of prompts.
         ray: Address of a Ray cluster, "auto" or "local"; None is without Ray.
         grid: Whether contact sheets are drawn.
@@ -82,7 +84,7 @@ class RenderSettings:
         from sage.sd.precision import dtype_for, short_name
 
         precision = short_name(dtype_for(self.precision, torch.device(device_kind)))
-        return replace(self, rows=self.rows or ROWS[device_kind], precision=precision)
+        return replace(self, precision=precision)
 
     def identity(self, device_kind: str) -> dict[str, Any]:
         """Everything that the pictures depend on, as plain JSON values.
@@ -102,7 +104,7 @@ class RenderSettings:
             "device": device_kind,
             "precision": self.precision,
             "threads": self.threads,
-            "rows": self.rows,
+            "rows": self.rows or list(ROWS[device_kind]),
             "unit": self.unit,
             "versions": versions(*WRITERS),
         }
@@ -214,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
                       "GPU, or for each --threads cores)")  # fmt: skip
     work.add_argument("--threads", type=int, default=1, help="cores of a worker without a GPU")
     work.add_argument("--rows", type=int, help="rows in a call of the denoiser (default: "
-                      f"{ROWS['cpu']} on a CPU, {ROWS['cuda']} on a GPU)")  # fmt: skip
+                      f"{ROWS['cpu'][0]}; {ROWS['cpu'][1]} of a large model on a CPU)")  # fmt: skip
     work.add_argument("--unit", type=int, help="prompts in a unit of work (default: "
                       f"{SMALLEST_UNIT} to {LARGEST_UNIT})")  # fmt: skip
     return parser

@@ -6,7 +6,9 @@ what else the machine does can change its last bits. A prompt that fails takes n
 members of its group are rendered again without it, each alone.
 """
 
+import ctypes
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,7 @@ from sage.core.settings import Sampling
 from sage.jobs.job import adaptive_rule
 from sage.jobs.models import LoadedModel, describe_device, open_pipeline
 from sage.jobs.sides import variant
-from sage.render.settings import RenderSettings
+from sage.render.settings import ROWS, RenderSettings
 from sage.render.work import DamagedError, Picture, Rendered, Unit
 from sage.sd.execution import is_out_of_memory
 from sage.sd.pipeline import SageOutput, SagePipeline
@@ -36,6 +38,9 @@ from sage.sd.precision import dtype_for
 BLACKED_OUT, CUT = "blacked out by the safety checker", "end of the prompt not read"
 NOT_FINITE = "The model produced a value that is not a number."
 DECODED = 4  # pictures in every call of the decoder
+# Of glibc's malloc: blocks up to the most it allows are taken from memory that the process keeps,
+# and so much of it is kept. The system would clear the pages anew for every layer.
+MALLOC = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20)}
 PNG_LEVEL = 1  # of zlib: a fifth larger than the usual 6, and several times faster
 
 
@@ -52,7 +57,8 @@ class Recipe:
         adapter: Folder of a LoRA adapter to use instead of the model's own; None without one.
         sampling: Settings.
         precision: Of the weights, "float32", "bf16" or "fp16".
-        rows: Rows in every call of the denoiser, guidance not counted; calls are filled up.
+        rows: Rows in a call of the denoiser, guidance not counted; None is what suits device and
+            model. A last call of fewer rows is filled up, if they came out otherwise without.
         threads: Of the CPU; another number may change the last bits.
     """
 
@@ -60,14 +66,13 @@ class Recipe:
     adapter: str | None
     sampling: Sampling
     precision: str
-    rows: int
+    rows: int | None
     threads: int
 
     @classmethod
     def of(cls, settings: RenderSettings) -> "Recipe":
         """The recipe of settings that are complete, from `RenderSettings.on`."""
         adapter = None if settings.adapter is None else str(settings.adapter.resolve())
-        assert settings.rows is not None
         return cls(
             settings.model,
             adapter,
@@ -88,8 +93,8 @@ class Recipe:
         spec, pipe = open_pipeline(self.model, device, dtype_for(self.precision, device))
         if self.adapter is not None:
             spec = replace(spec, adapter=Path(self.adapter))
-        pipe.max_rows = self.rows
-        pipe.exact_rows = self.rows * (2 if self.sampling.guidance_scale > 1 else 1)
+        pipe.max_rows = self.rows or ROWS[device.type][pipe.is_heavy]
+        pipe.exact_rows = pipe.max_rows * (2 if self.sampling.guidance_scale > 1 else 1)
         return LoadedModel(spec, pipe)
 
     def pipeline(self, model: LoadedModel) -> SagePipeline:
@@ -115,8 +120,10 @@ class Worker:
 
     def __init__(self, recipe: Recipe, device: str, model: LoadedModel | None = None) -> None:
         torch.set_num_threads(recipe.threads)
+        _keep_memory()
         self.recipe, self.device = recipe, torch.device(device)
         self.pipe = recipe.pipeline(model or recipe.load(self.device))
+        self.flops = self.pipe.flops
         self.rule = adaptive_rule(recipe.sampling)
         self.nothing = torch.zeros_like(self.pipe.starting_noise([0])[0])  # in place of a failure
 
@@ -140,7 +147,7 @@ class Worker:
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(
-                    f"{describe_device(self.device)} has no room for {self.recipe.rows} rows."
+                    f"{describe_device(self.device)} has no room for {self.pipe.max_rows} rows."
                 ) from error
             raise
         seconds = time.perf_counter() - started
@@ -243,7 +250,7 @@ class Worker:
             if member in segment.members:
                 steps, size = segment.stop - segment.start, len(segment.members)
                 way.append(f"{size}x{steps}")
-        flops, guided = self.pipe.flops, self.recipe.sampling.guidance_scale > 1
+        flops, guided = self.flops, self.recipe.sampling.guidance_scale > 1
         total = flops.text_encoder + flops.denoiser * nfe * (1 + guided) + flops.decoder
         return {"plan": " ".join(way), "nfe": round(nfe, 6), "flops": float(round(total))}
 
@@ -267,6 +274,14 @@ class Worker:
             images += cast("list[Image.Image]", some)[: len(part)]
             flagged += flags[: len(part)]
         return images, flagged, finite
+
+
+def _keep_memory() -> None:
+    """Lets this process keep the memory of one call for the next, where its malloc can do so."""
+    if os.name != "posix" or (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
+        return
+    for option, value in MALLOC.values():
+        set_option(option, value)
 
 
 def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:

@@ -9,7 +9,8 @@ solvers or pictures.
 of the batch, so a row's last bits depend on its company; but not on the other rows' values. So with
 `exact`, every row is computed in a batch of one fixed size, or of a size that has been seen to give
 bit for bit the same rows: its picture is then the same alone, in any company, and however many rows
-go at once.
+go at once. Smaller sizes are tried on drawn numbers, so that all processes on one kind of device
+find the same.
 """
 
 import gc
@@ -166,6 +167,7 @@ class Execution:
     retries: int = 0
     largest: int = 0
     finite: Tensor | bool = True
+    _begun: bool = False  # whether the denoiser has had a batch of the exact size
     _packs: Packs = field(default_factory=dict)
     _structures: dict[int, tuple[Hashable, torch.dtype]] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
@@ -194,6 +196,15 @@ class Execution:
             self._limits[part.name] = 1
         with packed(self._packs):
             return self._pieces(part, rows)
+
+    def encode(self, part: Part, texts: Sequence[str]) -> Tensor:
+        """Conditions of texts; exact ones each alone or, with a `fixed` size, in full batches."""
+        if not (self.exact and self.fixed):
+            return torch.cat(self.one_by_one(part, list(texts)))
+        starts = range(0, len(texts), part.most)
+        with packed(self._packs):
+            blocks = [self._block(part, [list(texts)], start, part.most) for start in starts]
+        return torch.cat(blocks)[: len(texts)]
 
     # -- as many rows as there is room for -----------------------------------------------------
 
@@ -289,22 +300,36 @@ class Execution:
     def _exact_call(self, part: Part, rows: Sequence[Tensor], fixed: int) -> Tensor | None:
         """Rows in one call if it is known to give those of the fixed size; None without memory."""
         size, key = len(rows[0]), (*self._shape_key(part, rows), fixed, len(rows[0]))
-        if size != fixed and self.known.same_rows.get(key):
+        unknown = self.check and key not in self.known.same_rows
+        if unknown and size < fixed:
+            self._try(part, rows, fixed, key)
+        # The first call of a run lays out the weights for its size, and so is never a smaller one.
+        if size != fixed and self.known.same_rows.get(key) and (size > fixed or self._begun):
             return self._call(part, rows)
         blocks = [self._block(part, rows, start, fixed) for start in range(0, size, fixed)]
+        self._begun = True
         result = torch.cat(blocks)[:size]
-        if self.check and size != fixed and key not in self.known.same_rows:
+        if unknown and size > fixed:
             whole = self._call(part, rows)
             if whole is not None:  # this waits for a GPU: once for each size, not once a step
                 self.known.same_rows[key] = bool(torch.equal(whole, result))
         return result
 
-    def _block(self, part: Part, rows: Sequence[Tensor], start: int, fixed: int) -> Tensor:
+    def _try(self, part: Part, rows: Sequence[Tensor], fixed: int, key: Hashable) -> None:
+        """Notes whether a smaller batch of drawn rows is the beginning of a full one."""
+        size, drawn = len(rows[0]), torch.Generator().manual_seed(0)
+        full = [_drawn_like(r, fixed, drawn) for r in rows]
+        whole, few = self._call(part, full), self._call(part, [r[:size] for r in full])
+        self._begun = True
+        if whole is not None and few is not None:
+            self.known.same_rows[key] = bool(torch.equal(few, whole[:size]))
+
+    def _block(self, part: Part, rows: Sequence[Any], start: int, fixed: int) -> Tensor:
         """One batch of the fixed size, filled up with its last row."""
         some = [r[start : start + fixed] for r in rows]
         missing = fixed - len(some[0])
         if missing:
-            some = [torch.cat([r, r[-1:].expand(missing, *r.shape[1:])]) for r in some]
+            some = [_filled(r, missing) for r in some]
         result = self._call(part, some)
         if result is None:  # once more, now that everything that can be freed is
             result = self._call(part, some)
@@ -313,3 +338,18 @@ class Execution:
                 f"Memory does not suffice for the {part.name}: exact needs {fixed} rows at once."
             )
         return result
+
+
+def _filled(rows: Any, missing: int) -> Any:
+    """A tensor or list with its last row so many times more."""
+    if isinstance(rows, Tensor):
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+    return [*rows, *rows[-1:] * missing]
+
+
+def _drawn_like(rows: Tensor, number: int, drawn: torch.Generator) -> Tensor:
+    """So many rows of the same kind: normal numbers, or steps that count up."""
+    if not rows.is_floating_point():
+        steps = torch.arange(number).view(-1, *[1] * (rows.ndim - 1))
+        return steps.expand(number, *rows.shape[1:]).to(rows)
+    return torch.randn(number, *rows.shape[1:], generator=drawn).to(rows)

@@ -598,7 +598,7 @@ class SagePipeline(ModelPipeline):
         encode = partial(texts.encode, self, clip_skip=run.clip_skip, device=device)
         encoder = Part("text encoder", encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
-            cond = torch.cat(execution.one_by_one(encoder, run.prompts))  # (N, L, D)
+            cond = execution.encode(encoder, run.prompts)  # (N, L, D)
             uncond = encode([run.negative_prompt], clip_skip=None) if needed else None  # (1, L, D)
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
@@ -790,7 +790,8 @@ class SagePipeline(ModelPipeline):
 
     def _execution(self, exact: bool) -> Execution:
         device = self._execution_device
-        check = not self.is_heavy and not self.exact_rows
+        # On a GPU, where a full call hardly takes longer, a size of one's own is kept to.
+        check = not self.is_heavy and (device.type == "cpu" or not self.exact_rows)
         return Execution(device, exact, self._known, check, self.exact_rows)
 
     def expected(self, state: State) -> tuple[list[Image.Image], tuple[bool, ...]]:

@@ -4,6 +4,7 @@ import itertools
 import random
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -309,6 +310,47 @@ def test_a_size_that_gives_other_rows_is_not_used(tiny):
     run(tiny, exact=True)
     fixed = execution.EXACT_ROWS["cpu"]
     assert set(sizes) <= {fixed, *(size for size, same in known.items() if same)}
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_last_call_is_filled_up_only_where_fewer_rows_come_out_otherwise(tiny, same):
+    """With a size of one's own; found on drawn numbers, so that every process finds the same."""
+    tiny.max_rows, tiny.exact_rows = 4, 8
+    sizes = []
+
+    def forward(sample, t, cond):
+        if sample.device.type != "meta":  # on which memory is counted
+            sizes.append(len(sample))
+        return SimpleNamespace(sample=sample * (1.0 if same else 1 + len(sample) / 1000))
+
+    tiny.unet.forward = forward
+    pictures = set()
+    for prompts in (PROMPTS, PROMPTS[:5]):  # the last calls hold two rows and one
+        sizes.clear()
+        output = tiny(
+            prompts,
+            groups=[(n,) for n in range(len(prompts))],
+            num_inference_steps=4,
+            guidance_scale=3.0,
+            output_type="latent",
+            exact=True,
+        )
+        last = 2 * (len(prompts) - 4)
+        # The first step tries it; the others go by what was found.
+        assert sizes == [8, 8, last, *([last] if same else [8]), *([8, last if same else 8] * 3)]
+        pictures.add(output.latents[0].numpy().tobytes())
+    assert len(pictures) == 1
+
+
+def test_texts_are_encoded_in_full_batches_where_the_size_is_fixed(tiny):
+    tiny.max_rows, tiny.exact_rows = 4, 8
+    sizes = []
+    tiny.text_encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    six = run(tiny, exact=True, output_type="latent")
+    assert sizes == [4, 4, 1]  # the last is the negative prompt
+    one = tiny(PROMPTS[3:4], seeds=[3], num_inference_steps=4, guidance_scale=3.0, exact=True,
+               output_type="latent")  # fmt: skip
+    assert torch.equal(six.latents[3], one.latents[0])
 
 
 def test_the_structure_of_a_network_changes_with_its_layers(tiny):
