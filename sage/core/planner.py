@@ -24,6 +24,7 @@ from sage.core.cost import evaluations
 from sage.core.plan import Group, Plan, Row
 from sage.core.timesteps import best_paths
 from sage.core.tree import dendrogram
+from sage.core.words import plural
 
 FILE_NAME = "planning.json"
 MOST_UNITS = 64  # evaluations are counted in parts of this size of a picture's, or finer
@@ -181,7 +182,7 @@ class Planned:
 
 
 def _independent(steps: int) -> str:
-    return f"{steps} independent step{'s' * (steps > 1)}"
+    return plural(steps, "independent step")
 
 
 def plan_within(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from sage.core.words import plural
 from sage.sd.clip import ClipEncoder
 from sage.sd.model_settings import ModelSettings
 from sage.sd.pipeline import SagePipeline
@@ -278,4 +279,4 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"CPU ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
+    return f"CPU ({platform.machine()}, {plural(threads, 'thread')})"

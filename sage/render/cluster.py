@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import sage
+from sage.core.words import plural
 from sage.render.work import DamagedError, Rendered, Unit
 from sage.render.worker import Recipe, Worker
 
@@ -52,7 +53,7 @@ def connect(address: str) -> str:
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return (
-        f"Ray cluster of {nodes} node{'s' * (nodes != 1)}, {resources.get('CPU', 0):.0f} cores, "
+        f"Ray cluster of {plural(nodes, 'node')}, {resources.get('CPU', 0):.0f} cores, "
         f"{resources.get('GPU', 0):.0f} GPUs"
     )
 

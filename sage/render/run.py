@@ -13,6 +13,7 @@ import torch
 
 from sage.core.plan import independent_plan
 from sage.core.settings import Sampling
+from sage.core.words import plural
 from sage.jobs.conditions import versions
 from sage.jobs.job import calibration_of, calls_of, planning_of
 from sage.jobs.models import describe_device
@@ -77,7 +78,7 @@ class Workers:
 
     def __str__(self) -> str:
         number, where = len(self.devices), self.cluster or describe_device(_here(self.devices[0]))
-        return f"{number} worker{'s' * (number != 1)} on {where}"
+        return f"{plural(number, 'worker')} on {where}"
 
 
 def _here(device: str) -> torch.device:
@@ -278,8 +279,8 @@ def describe(
         left: Share of the prompts that are not finished yet.
     """
     refused = summary["refused"]
-    yield f"{settings.prompts}: {counted(summary['prompts'], 'prompt')}" + (
-        f"; {counted(refused, 'row')} cannot be rendered, as the manifest says:" if refused else "."
+    yield f"{settings.prompts}: {plural(summary['prompts'], 'prompt')}" + (
+        f"; {plural(refused, 'row')} cannot be rendered, as the manifest says:" if refused else "."
     )
     for row, error in summary["refused_rows"]:
         yield f"  row {row}: {error}"
@@ -296,19 +297,14 @@ def describe(
             f"Evaluations: {spent:,} instead of {alone:,} ({saved:.1%} saved{adaptive}); "
             f"{flops / size:,.1f} {unit} ({less:.1%} saved)."
         )
-    work = counted(summary["units"], "unit")
-    yield f"Work: {work} of up to {counted(summary['unit'], 'prompt')}; {workers}."
+    work = plural(summary["units"], "unit")
+    yield f"Work: {work} of up to {plural(summary['unit'], 'prompt')}; {workers}."
     if summary["seconds"] is None:
         yield "Expected time: shown once the first units are back."
     elif left:
         rest = "" if left == 1 else " for what is left"
         time = hours(summary["seconds"] * left)
         yield f"Expected time{rest}: about {time}, from a few steps measured when it was planned."
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things, "1 prompt" or "2,000 prompts"."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def _groups_in_words(groups: Mapping[str, int]) -> str:
@@ -321,7 +317,7 @@ def _groups_in_words(groups: Mapping[str, int]) -> str:
     alone = sizes.get(1, 0)
     return (
         f"Groups: {sum(several.values()):,} of {f'{low} to {high}' if low < high else low} prompts "
-        f"({counted(members, 'prompt')}); {counted(alone, 'prompt')} "
+        f"({plural(members, 'prompt')}); {plural(alone, 'prompt')} "
         f"{'is' if alone == 1 else 'are'} alone."
     )
 

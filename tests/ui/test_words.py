@@ -1,11 +1,11 @@
 import pytest
 
+from sage.core.words import plural
 from sage.ui.html.words import (
     about_text,
     flagged_words,
     flops_text,
     percent_text,
-    plural,
     saved_text,
     seconds_text,
     shorten,
@@ -74,7 +74,8 @@ def test_a_span_of_one_number_is_that_number():
 
 
 def test_plural():
-    assert (plural(1, "step"), plural(3, "step")) == ("1 step", "3 steps")
+    assert (plural(1, "step"), plural(0, "step")) == ("1 step", "0 steps")
+    assert plural(2000, "prompt") == "2,000 prompts"
 
 
 def test_expected_seconds_are_round_and_flagged_pictures_are_named():

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from sage.core.words import plural
+
 Row = dict[str, Any]
 Result = dict[str, Any]
 
@@ -276,7 +278,7 @@ def caption(result: Result) -> str:
         f"{count} pictures a row" if count else "",
         f"{c['steps']} DDIM steps" if c["scheduler"].startswith("DDIM") else f"{c['steps']} steps",
         guidance_words(c),
-        f"{c['noise_seeds']} noise seed{'s' if c['noise_seeds'] > 1 else ''}",
+        plural(c["noise_seeds"], "noise seed"),
         "95 % intervals over groups" if count else "",
     ]
     return " · ".join(part for part in parts if part)

@@ -19,6 +19,7 @@ from PIL import Image
 from sage.core.cost import ModelFlops
 from sage.core.grouping import group_prompts
 from sage.core.plan import Plan
+from sage.core.words import plural
 from sage.jobs.grid import Axis, Grid, GridCost, RunNumbers
 from sage.jobs.job import arrange
 from sage.jobs.models import ModelSpec, available_models
@@ -26,7 +27,6 @@ from sage.jobs.request import Request
 from sage.ui.explore.parts import Explored, Form
 from sage.ui.export.grid_files import GridFiles, grid_record, save_grid
 from sage.ui.html.grids import Shown
-from sage.ui.html.words import plural
 
 FOLDER = Path(__file__).resolve().parents[3] / "assets" / "ui" / "explore"
 NAME = "grid"

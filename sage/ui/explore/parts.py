@@ -12,6 +12,7 @@ from gradio.components import Component
 
 from sage.core.plan import Plan
 from sage.core.settings import Choice, settings_of
+from sage.core.words import plural
 from sage.jobs.grid import Axis, Grid, RowFrame, Trace, axes
 from sage.jobs.prompt_sets import table_of
 from sage.jobs.repeats import REPEATS
@@ -232,7 +233,7 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
             values = axis_values(first, f"{words}: values", f"explore-{side}-values")
             parts.add(f"{side}_values", values)
         repeats = kit.Dropdown(
-            [(f"{n} {'seeds' if n > 1 else 'seed'}", n) for n in REPEATS],
+            [(plural(n, "seed"), n) for n in REPEATS],
             value=REPEATS[0],
             label="Repeats per cell",
             info="Three or more give the scores a confidence interval.",

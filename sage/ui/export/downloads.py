@@ -14,13 +14,14 @@ from typing import Any
 from PIL import Image
 
 from sage.core.settings import SCHEDULERS
+from sage.core.words import plural
 from sage.jobs.compare import Comparison, Scores
 from sage.jobs.look import Look, look_report
 from sage.jobs.models import ModelSpec
 from sage.ui.export.lines import python_lines
 from sage.ui.html.palette import prompt_marks
 from sage.ui.html.sheet import Block, Shot, draw_sheet
-from sage.ui.html.words import percent_text, plural, saved_text, span_text
+from sage.ui.html.words import percent_text, saved_text, span_text
 from sage.ui.server.files import filled_folder
 
 _NAMES = ("sage-record.json", "sage-grid.png", "sage-run.py")

@@ -10,13 +10,20 @@ from html import escape
 from PIL import Image
 
 from sage.core.plan import Plan, Row
+from sage.core.words import plural
 from sage.jobs.grid import Grid, GridCost, RowFrame, RunNumbers, Trace, axes
 from sage.jobs.repeats import Mean, mean_of
 from sage.jobs.request import Request
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.pictures import picture_source
 from sage.ui.html.views import badge, note
-from sage.ui.html.words import flops_text, mean_text, percent_text, plural, seconds_text, span_text
+from sage.ui.html.words import (
+    flops_text,
+    mean_text,
+    percent_text,
+    seconds_text,
+    span_text,
+)
 
 THUMBNAIL = 160  # pixels; larger pictures are made smaller for the grid
 FORK = "sage-trunk sage-fork"  # a trunk whose branches stand in the next column

@@ -8,10 +8,11 @@ from typing import Any
 
 from PIL import Image
 
+from sage.core.words import plural
 from sage.jobs.look import Look, look_report
 from sage.jobs.prompt_sets import PromptSet
 from sage.ui.html.pictures import EMPTY, Grown, Row, Shot, picture_grid, picture_source, score_words
-from sage.ui.html.words import percent_text, plural, saved_text, seconds_text
+from sage.ui.html.words import percent_text, saved_text, seconds_text
 
 
 def look_grid(

@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 from sage.core.cost import Cost
+from sage.core.words import plural
 from sage.jobs.repeats import SeedScores, seed_scores
-from sage.ui.html.words import mean_text, percent_text, plural, saved_text, seconds_text
+from sage.ui.html.words import mean_text, percent_text, saved_text, seconds_text
 
 # Root mean square pixel differences up to which two pictures are called so; seen on the built-in
 # model's strips. The last words hold beyond all of them.

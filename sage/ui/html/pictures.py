@@ -14,11 +14,11 @@ from html import escape
 from PIL import Image
 
 from sage.core.plan import Group
+from sage.core.words import plural
 from sage.jobs.prompt_sets import PromptSet
 from sage.ui.html.palette import Mark, prompt_marks
 from sage.ui.html.strip import Strip, StripRow, TrunkSheet
 from sage.ui.html.views import badge
-from sage.ui.html.words import plural
 
 # From left to right. "expected" stands at the branch point, beside what was finished of it.
 SIDES = {

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from sage.core.plan import Group, Plan, Segment
+from sage.core.words import plural
 from sage.ui.html.palette import prompt_marks
-from sage.ui.html.words import plural
 
 
 def plan_tree(

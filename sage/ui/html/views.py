@@ -13,13 +13,13 @@ from sage.core.cost import Cost
 from sage.core.grouping import Grouping
 from sage.core.guard import Verdict
 from sage.core.plan import Group, Plan
+from sage.core.words import plural
 from sage.jobs.job import Job
 from sage.ui.html.palette import Mark
 from sage.ui.html.palette import group_marks as marks_of
 from sage.ui.html.words import (
     flops_text,
     percent_text,
-    plural,
     saved_text,
     seconds_text,
     span_text,

@@ -99,11 +99,6 @@ def unseen_words(prompts: Iterable[str], known: frozenset[str] | None) -> tuple[
     return tuple(dict.fromkeys(word for word in words if word.lower() not in known))
 
 
-def plural(number: int, noun: str) -> str:
-    """A number with its noun, e.g. "1 step", "12 steps"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def span_text(numbers: Sequence[int]) -> str:
     """From the first of some numbers to the last, e.g. "12" or "9 to 12"."""
     first, last = numbers[0], numbers[-1]

@@ -13,7 +13,8 @@ from statistics import mean
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan, independent_plan, shared_plan
-from sage.ui.html.words import percent_text, plural
+from sage.core.words import plural
+from sage.ui.html.words import percent_text
 from sage.ui.lesson.content import ALIKE, results
 from sage.ui.lesson.content import STEPS as MEASURED_STEPS
 
