@@ -604,6 +604,7 @@
     const next = word.dataset.word;
     const joint = !text.value || /[\s{|]$/.test(text.value) || /^[|}\n]/.test(next) ? "" : " ";
     text.value += joint + next;
+    keepField(text);
     text.dispatchEvent(new Event("input", { bubbles: true }));
   });
 
@@ -620,9 +621,38 @@
     }
   };
 
+  // -- what a visitor changes while a link or a record opens is put back when that is open ----------
+  let opening = location.search !== "";
+  const kept = new Map(); // by the control's id: what puts back what the visitor did
+  const keep = (id, putBack) => opening && kept.set(id, putBack);
+  const keepField = (field) => {
+    const id = field.closest("div[id]")?.id, kind = field.matches("textarea") ? "textarea" : `input[type=${field.type}]`;
+    const name = field.type === "checkbox" ? "checked" : "value", held = field[name];
+    if (!id || field.matches("[role=combobox], [type=file]")) return;
+    keep(id, () => {
+      const now = one(`#${CSS.escape(id)} ${kind}`); // it may have been made anew
+      if (!now || now[name] === held) return;
+      now[name] = held;
+      for (const event of ["input", "change", "blur"]) now.dispatchEvent(new Event(event, { bubbles: true }));
+    });
+  };
+  document.addEventListener("input", (event) => {
+    if (event.isTrusted && event.target.closest?.("#sage-main, #sage-folds")) keepField(event.target);
+  });
+  document.addEventListener("click", (event) => {
+    const example = event.isTrusted && event.target.closest?.("#sage-examples button");
+    if (example) keep("prompts", () => example.click());
+  });
+  window.addEventListener("sage-opening", () => (opening = true));
+  window.addEventListener("sage-opened", () => {
+    opening = false;
+    kept.forEach((putBack) => putBack());
+    kept.clear();
+    followForm();
+  });
+
   // -- the address follows the form ------------------------------------------------------------------
   const holdsPrompts = (query) => query.has("prompt") || query.has("set");
-  let opened = !holdsPrompts(new URLSearchParams(location.search)); // or what a link asks for is there
   const VIEW = ["__theme", "present", "view", "tab"]; // of an address, what is not of the form
   const TICKS = "tick", EXPLORE = "x-"; // prompts of a look to finish; the other tab's form
   const promptsIn = (query) => JSON.stringify([query.getAll("prompt"), query.getAll("set")]);
@@ -638,7 +668,7 @@
     if (!told) return;
     first ??= told;
     const now = new URLSearchParams(location.search);
-    if (holdsPrompts(now) && !opened) return (opened = told !== first); // a link is being opened
+    if (opening) return;
     const next = new URLSearchParams(told === first && !holdsPrompts(now) ? "" : told);
     const ticks = ticksFor(next, now);
     if (ticks !== null) next.set(TICKS, ticks);

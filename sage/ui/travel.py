@@ -37,7 +37,11 @@ RECORD_BYTES, LINK_BYTES = 2**20, 2**16
 OPENED = "These settings come from a {0}. Render to see their pictures."
 # The clipboard is the browser's, and so is the address that the query belongs to.
 COPY = "(query) => { if (query) navigator.clipboard?.writeText(query); }"
-QUERY = "(link, steps) => [location.search, steps]"
+# Held as it was on arrival: the address follows the form, and the form may change meanwhile.
+ARRIVED = "() => location.search"
+# Between the two, the page's script keeps what a visitor types, and then puts it back.
+OPENING = "(source) => (dispatchEvent(new Event('sage-opening')), [source])"
+IS_OPEN = "() => void dispatchEvent(new Event('sage-opened'))"
 ADDRESS = """(query) => {
   const tick = new URLSearchParams(location.search).get("tick"); // the ticks of a look
   return query && location.origin + location.pathname + query + (tick ? `&tick=${tick}` : "");
@@ -196,7 +200,8 @@ def wire_travel(page: Layout, travel: Travel, arrival: Callable[..., Any]) -> No
         travel: The listeners.
         arrival: The event of the page's arrival, after which a link may change it.
     """
-    _then_fill(page, travel, arrival, "link")
+    arrival(None, None, [page.query], js=ARRIVED, api_name="arrived")
+    _then_fill(page, travel, page.query.change, "link")
     page.copy_link.click(
         travel.link, page.form, [page.link, page.travel_note], api_name="on_link", **QUICK
     ).then(None, [page.link], [page.link], js=ADDRESS, api_name="show_link").then(
@@ -205,7 +210,7 @@ def wire_travel(page: Layout, travel: Travel, arrival: Callable[..., Any]) -> No
     for event, name in ((page.upload.upload, "file"), (page.load_text.click, "text")):
         source = page.upload if name == "file" else page.paste
         take = travel.read_file if name == "file" else travel.read_text
-        begun = event(take, [source], [page.paste], api_name=f"take_{name}", **QUICK)
+        begun = event(take, [source], [page.paste], js=OPENING, api_name=f"take_{name}", **QUICK)
         _then_fill(page, travel, begun.then, name)
 
 
@@ -227,10 +232,11 @@ def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: st
     """At an event, fills the form in an order in which it is always valid.
 
     First the steps, then the branch point that lies within them, then the rest: each change wakes
-    the page's own listeners, which send the form as it stands at that moment.
+    the page's own listeners, which send the form as it stands at that moment. What a visitor
+    changes meanwhile is put back at the end.
     """
     link = name == "link"
-    source = page.link if link else page.paste
+    source = page.query if link else page.paste
     fill, steps = (
         (travel.open_link, travel.link_steps) if link else (travel.open_record, travel.record_steps)
     )
@@ -239,7 +245,6 @@ def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: st
         steps,
         [source, page.controls["steps"]],
         [*calls, page.share_ratio, page.opened],
-        js=QUERY if link else None,
         api_name=f"steps_of_{name}",
         **QUICK,
     ).then(
@@ -252,10 +257,9 @@ def _then_fill(page: Layout, travel: Travel, event: Callable[..., Any], name: st
         fill,
         [source, page.run],
         _filled(page, travel, [page.branch_call, *calls]),
-        js="(link, run) => [location.search, run]" if link else None,
         api_name=f"open_{name}",
         **QUICK,
-    )
+    ).then(None, None, None, js=IS_OPEN, api_name=f"opened_{name}")
 
 
 def _error(error: ValueError) -> str:

@@ -1,6 +1,7 @@
 """Explore, links and downloads in headless Chromium, on the tiny model."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -77,6 +78,34 @@ def test_a_link_fills_the_page_and_names_what_it_cannot_use(visit):
     shows(page, "#branch output", "2 of 4 steps shared")
     expect(find(page, "#prompts textarea")).to_have_value("a fox in the snow\na dog in the snow")
     expect(find(page, "#seed input")).to_have_value("9")
+
+
+def test_what_is_typed_while_a_link_opens_is_not_lost(visit, server):
+    """The link fills everything else; its answers are held back until something is typed."""
+    page, held, typed = visit(), [], []
+
+    def hold(route):
+        link = "seed=9" in (route.request.post_data or "")
+        return held.append(route) if link and not typed else route.continue_()
+
+    page.route(re.compile("run/predict"), hold)
+    page.goto(f"{server}/?{LINK}")
+    shows(page, "#similarity", "P2")
+    page.wait_for_function("document.querySelector('#render:not(:disabled)')")
+    find(page, "#prompts textarea").fill("a cat in the snow\na whale under water")
+    shows(page, "#prompts-note", "2 prompts")
+    assert "seed=9" in page.url  # the address of the link, until it is open
+    typed.append(True)
+    for route in held:
+        route.continue_()
+    shows(page, "#opened", "guidance could not be used")
+    expect(find(page, "#seed input")).to_have_value("9")
+    prompts = find(page, "#prompts textarea")
+    expect(prompts).to_have_value("a cat in the snow\na whale under water")
+    page.wait_for_function(
+        "location.search.includes('whale') && location.search.includes('seed=9')"
+    )
+    shows(page, "#pictures", "a whale under water")
 
 
 def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):

@@ -441,6 +441,9 @@ def pick_by_start(page, start):
 # -- weight and speed ------------------------------------------------------------------------------
 
 MOST_REQUESTS, MOST_BYTES = 60, 500_000
+# Ours of it: the page, two sheets of pictures and one answer; the rest are Gradio's own files.
+OUR_REQUESTS, OUR_BYTES = 4, 250_000
+GRADIOS = ("/assets/", "/static/", "/theme.css", "/heartbeat/", "/favicon.ico")
 
 
 def test_the_first_load_is_light_and_shows_pictures(chromium, arrival):  # noqa: F811
@@ -465,9 +468,16 @@ def test_the_first_load_is_light_and_shows_pictures(chromium, arrival):  # noqa:
     urls = [url for url in asked.values() if url.startswith("http")]
     total = sum(sizes.get(one, 0) for one, url in asked.items() if url.startswith("http"))
     context.close()
+    ours = {i: u for i, u in asked.items() if u.startswith("http") and not _is_gradios(u)}
+    assert len(ours) <= OUR_REQUESTS, ours
+    assert sum(sizes.get(one, 0) for one in ours) <= OUR_BYTES
     assert len(urls) <= MOST_REQUESTS, urls
     assert total <= MOST_BYTES, total
     assert not [url for url in urls if "/assets/" in url and ".css" in url and "index" not in url]
+
+
+def _is_gradios(url):
+    return any(part in url and "file=" not in url for part in GRADIOS)
 
 
 def test_the_first_pictures_wait_for_no_listener(chromium, arrival):  # noqa: F811
