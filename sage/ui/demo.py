@@ -27,6 +27,7 @@ from sage.ui.studio.looking import Looking
 from sage.ui.studio.rendering import Rendering
 from sage.ui.theme import page_theme
 from sage.ui.travel import Travel, wire_travel
+from sage.ui.turns import Turns
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "ui"
 STYLES = ("style", "tree", "lesson", "explore", "present", "phone")
@@ -44,11 +45,11 @@ def build_demo(shelf: Shelf) -> gr.Blocks:
         gr.HTML(TITLE, elem_id="sage-title", apply_default_css=False, js_on_load=None)
         with gr.Tabs(elem_id="sage-tabs"):
             with gr.Tab("Studio", id="studio", elem_id="tab-studio"):
-                layout = build_layout(shelf)
-                handlers = Handlers(layout, shelf)
+                layout, turns = build_layout(shelf), Turns()
+                handlers = Handlers(layout, shelf, turns)
                 _wire_inputs(demo, layout, handlers)
                 wire_travel(layout, Travel(layout, handlers, shelf), demo.load)
-                rendering = Rendering(layout, shelf)
+                rendering = Rendering(layout, shelf, turns)
                 _wire_rendering(layout, rendering)
                 _wire_looking(layout, Looking(rendering))
             with gr.Tab("Lesson", id="lesson", elem_id="tab-lesson"):
@@ -99,7 +100,7 @@ def _paint(handlers: Handlers) -> None:
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
     """Everything that acts at once: no listener here renders."""
     set_by, follows = page.controls, [*page.consequences, page.told]
-    asked = [*page.form, page.run, page.chosen, page.told]
+    asked = [*page.form, page.run, page.chosen, page.told, page.turn, page.nudge]
     heard = [*page.form, page.chosen, page.nudge]
     on_change(heard, handlers.follow, asked, follows, "follow", also=[demo.load])
     gr.on(
@@ -167,8 +168,9 @@ def _wire_rendering(page: Layout, rendering: Rendering) -> None:
         (page.render, rendering.render, "render"),
         (page.scrub, rendering.scrub, "scrub"),
     ):
-        start_button(button, (rendering.announce, busy), (handler, inputs, page.results), name)
-    ending = (rendering.stop, [page.turn, page.run], [*busy, page.banner, page.nudge])
+        announce = (rendering.announce, [page.turn], busy)
+        start_button(button, announce, (handler, inputs, page.results), name)
+    ending = (rendering.stop, [page.turn, page.run], [*busy, page.run, page.banner, page.nudge])
     stop_button(page.stop, ending, "stop")
 
 
@@ -180,7 +182,7 @@ def busy_parts(page: Layout) -> list[Component]:
 
 def _wire_looking(page: Layout, looking: Looking) -> None:
     """Look first, the ticks, and finishing; they take turns with everything that renders."""
-    announce = (looking.rendering.announce, busy_parts(page))
+    announce = (looking.rendering.announce, [page.turn], busy_parts(page))
     form = [*page.form, page.run]
     look = (looking.look, [page.turn, page.chosen, *form], page.results)
     finish = (looking.finish, [page.turn, page.chosen, *form], page.results)

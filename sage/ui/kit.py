@@ -197,7 +197,7 @@ def on_change(
 
 def start_button(
     button: gr.Button,
-    announce: tuple[Callable[..., Updates], list[Component]],
+    announce: tuple[Callable[..., Updates], list[Component], list[Component]],
     work: tuple[Callable[..., Running], list[Component], list[Component]],
     name: str,
 ) -> None:
@@ -205,11 +205,11 @@ def start_button(
 
     Args:
         button: The button.
-        announce: What is said at once, and the components that say it.
+        announce: What is said at once, its inputs, and the components that say it.
         work: The listener that renders, its inputs and its outputs.
         name: Of the listener.
     """
-    heard = button.click(announce[0], None, announce[1], api_name=f"on_{name}", **QUICK)
+    heard = button.click(*announce, api_name=f"on_{name}", **QUICK)
     heard.then(
         *work,
         api_name=name,

@@ -22,6 +22,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
+        self._running: set[str] = set()
         self._lock = Lock()
 
     def fresh(self) -> str:
@@ -45,6 +46,11 @@ class Turns:
                 self._states[turn] = "stopped"
         return state
 
+    def live(self, turn: str) -> bool:
+        """Whether a turn waits or runs, or is on its way to its last words."""
+        with self._lock:
+            return turn in self._states
+
     def work(
         self,
         turn: str,
@@ -53,15 +59,17 @@ class Turns:
     ) -> Iterator[dict[Any, Any]]:
         """The updates until the turn is stopped; nothing at all if that was before it came up.
 
+        A turn runs once: whoever brings it a second time gets nothing either.
+
         Args:
             turn: Of this work.
             updates: What is done; closed when the turn ends.
             last_words: From all that was shown, what to show when the turn was stopped.
         """
         shown: dict[Any, Any] = {}
+        if not self._start(turn):
+            return updates.close()
         try:
-            if not self._start(turn):
-                return
             for update in updates:
                 if self._stopped(turn):
                     yield last_words(shown)
@@ -74,9 +82,14 @@ class Turns:
 
     def _start(self, turn: str) -> bool:
         with self._lock:
+            if turn in self._running:
+                return False
             waiting = self._states.get(turn) == "waiting"
             if waiting:
                 self._states[turn] = "running"
+                self._running.add(turn)
+            else:
+                self._states.pop(turn, None)
         return waiting
 
     def _stopped(self, turn: str) -> bool:
@@ -85,4 +98,5 @@ class Turns:
 
     def _forget(self, turn: str) -> None:
         with self._lock:
+            self._running.discard(turn)
             self._states.pop(turn, None)

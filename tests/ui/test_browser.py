@@ -15,6 +15,7 @@ from sage.ui.demo import build_demo, launch_settings
 from sage.ui.examples import EXAMPLE_SETS
 from sage.ui.shelf import Shelf
 from sage.ui.studio.handlers import EARLIER, UNFINISHED
+from sage.ui.studio.rendering import RENDERING
 
 from .conftest import PROMPTS, SLOW_RUN
 
@@ -236,6 +237,13 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     find(page, "#render").click()
     shows(page, "#progress", "Step ")
     expect(find(page, ".sage-pairs img")).to_have_count(12)
+    # A change meanwhile is heard, and starts nothing: the button stays as it is.
+    set_number(page, "#seed", 8)
+    page.wait_for_function("location.search.includes('seed=8')")
+    expect(find(page, "#render")).to_be_disabled()
+    shows(page, "#render", RENDERING)
+    set_number(page, "#seed", 0)
+    page.wait_for_function("!location.search.includes('seed=8')")
     find(page, "#stop").click()
     shows(page, "#progress", "Stopped after step")
     shows(page, "#banner", UNFINISHED)

@@ -248,6 +248,22 @@ def test_stopping_says_what_is_finished(tab):
     assert stopped["render"].interactive is True
 
 
+def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendered):
+    turn, trace = tab.announce()[tab.parts.turn], tab.announce_trace()[tab.parts.trace_turn]
+    parts = tab.parts
+    assert tab.announce(turn) == {parts.turn: gr.skip()}
+    assert tab.announce_trace(trace) == {parts.trace_turn: gr.skip()}
+    form = asked(rendered["explored"])
+    assert set(tab.follow_beside(*form, turn, trace)) == {parts.cost, parts.address}
+    assert tab.follow_beside(*form, turn, "")[parts.trace].interactive is True
+    idle = tab.follow_beside(*form, "", trace)
+    assert idle[parts.render].interactive is True
+    assert parts.trace not in idle
+    stopped = tab.stop(turn, rendered["explored"])
+    assert stopped[parts.turn] == ""
+    assert tab.stop_trace(trace)[parts.trace_turn] == ""
+
+
 def test_stopping_a_grid_before_its_turn_keeps_the_one_before(tab, rendered):
     turn = tab.announce()[tab.parts.turn]
     stopped = at_once(tab, tab.stop(turn, rendered["explored"]))

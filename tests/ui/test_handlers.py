@@ -41,6 +41,11 @@ def rendered(rendering, form, run=None):
     return updates, updates[-1][rendering.layout.run]
 
 
+def followed(page, form, run=None, chosen="", turn="", nudge=""):
+    """What the page is told that has been told something before."""
+    return page.follow(*values(form, run), chosen, "told", turn, nudge)
+
+
 def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
     updates = page.analyze(*values(form))
     layout = page.layout
@@ -83,7 +88,7 @@ def test_turning_the_dial_of_the_budget_updates_the_reason(demo, form, monkeypat
     (turned,) = listeners(demo, "budget", "change")
     (advice,) = (part for part in turned.outputs if part.elem_id == "advice")
     first, second = (
-        turned.fn(*values(changed(near, budget=budget)), "", "")[advice] for budget in (2.0, 3.0)
+        turned.fn(*values(changed(near, budget=budget)), *[""] * 4)[advice] for budget in (2.0, 3.0)
     )
     assert "for 2 evaluations per picture" in first
     assert "for 3 evaluations per picture" in second
@@ -499,12 +504,15 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
     assert seen[layout.scrub].interactive is False
     assert "16 evaluations and" in seen[layout.outcome]
     assert "takes 20 more evaluations" in seen[layout.outcome]
-    ticked = page.follow(*values(form, run), "0 2", "told")
+    ticked = followed(page, form, run, "0 2")
     assert ticked[layout.finish].value == "Finish 2 of 4"
     assert "takes 10 evaluations" in ticked[layout.scrub_note]
-    assert page.follow(*values(form, run), "nonsense", "told")[layout.finish].interactive is False
+    assert (
+        page.follow(*values(form, run), "nonsense", "told", "", "")[layout.finish].interactive
+        is False
+    )
     elsewhere = changed(form, branch_call=5)
-    assert page.follow(*values(elsewhere, run), "0 2", "told")[layout.finish].visible is False
+    assert followed(page, elsewhere, run, "0 2")[layout.finish].visible is False
     *_, last = looking.finish(turn(rendering), "0 2", *values(form, run))
     done = last[layout.run]
     assert last[layout.pictures].count("<img") == 6
@@ -593,6 +601,47 @@ def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, 
     assert (back[layout.model], back[layout.branch_call].value) == ("tiny", 12)
 
 
+def test_a_change_while_something_is_rendered_starts_and_loses_nothing(page, form):
+    """Buttons, tree and pictures are those of the rendering; what is typed is judged at once."""
+    rendering, layout = Rendering(page.layout, page.shelf, page.turns), page.layout
+    mine = turn(rendering)
+    assert rendering.announce(mine) == {layout.turn: gr.skip()}  # a second click
+    steps = rendering.render(mine, *values(changed(form, steps=100)))
+    run = next(step for step in steps if layout.run in step)[layout.run]
+    typed = changed(form, prompts="a cat in the snow\na dog in the snow")
+    during = followed(page, typed, run, turn=mine)
+    assert set(during) <= {*layout.beside, layout.told}
+    assert 'aria-label="P1 and P2:' in during[layout.similarity]
+    refused = followed(page, changed(typed, seed=None), run, turn=mine)
+    assert "seed" in refused[layout.scrub_note]
+    assert layout.render not in refused
+    assert list(rendering.render(mine, *values(typed, run))) == []
+    rendering.stop(mine, run)
+    (last,) = steps
+    assert last[layout.turn] == ""
+    assert last[layout.nudge] == last[layout.run].ended
+    assert followed(page, form)[layout.render].interactive is True
+
+
+def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, rendering, form):
+    layout = page.layout
+    updates, run = rendered(rendering, form)
+    nudge = updates[-1][layout.nudge]
+    typed = changed(form, prompts="a cat in the snow\na dog in the snow")
+    ended = followed(page, typed, run, nudge=nudge)
+    assert EARLIER in ended[layout.banner]
+    assert layout.pictures not in ended
+    assert layout.plan not in ended
+    assert ended[layout.render].interactive is True
+    later = followed(page, typed, ended[layout.run], nudge=nudge)
+    assert later[layout.pictures].count("<img") == 0  # boxes of the new prompts
+    assert later[layout.run].hidden
+    again = followed(page, form, later[layout.run], nudge=nudge)
+    assert "The earlier pictures" in again[layout.progress]
+    same = followed(page, form, run, nudge=nudge)
+    assert same[layout.banner] == ""
+
+
 def test_what_is_greyed_says_why_beside_it(page, form):
     layout = page.layout
     refused = page.analyze(*values(changed(form, seed=None)))
@@ -611,14 +660,14 @@ def test_the_browser_is_told_nothing_that_it_holds(page):
     for part, shown in page.analyze(*served).items():
         if isinstance(part, gr.HTML):
             part.value = shown  # as the page is served
-    first = page.follow(*served, "", "")
+    first = page.follow(*served, "", "", "", "")
     assert not any(isinstance(part, gr.HTML) for part in first)
-    again = page.follow(*served, "", first[layout.told])
+    again = page.follow(*served, "", first[layout.told], "", "")
     assert layout.plan in again
     assert layout.similarity not in again
     typed = list(served)
     typed[layout.form.index(layout.prompts)] = "a fox\na pizza"
-    after = page.follow(*typed, "", first[layout.told])
+    after = page.follow(*typed, "", first[layout.told], "", "")
     assert after[layout.told] != first[layout.told]
     assert set(after) - {layout.told} == set(page.analyze(*typed))
 

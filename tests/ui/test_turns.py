@@ -39,6 +39,24 @@ def test_a_turn_that_is_stopped_while_it_waits_never_begins():
     assert not closed  # its first line was never reached
 
 
+def test_a_turn_that_is_brought_twice_runs_once_and_is_live_until_it_ends():
+    turns, (updates, closed) = Turns(), counting()
+    turn = turns.fresh()
+    work = turns.work(turn, updates, lambda shown: {"last": shown["number"]})
+    assert turns.live(turn)
+    next(work)
+    again, ended = counting()
+    assert list(turns.work(turn, again, dict)) == []
+    assert not ended  # its first line was never reached
+    assert next(work) == {"number": 1}
+    assert turns.stop(turn) == "running"
+    assert turns.live(turn)
+    assert list(turns.work(turn, counting()[0], dict)) == []
+    assert list(work) == [{"last": 1}]  # the second one did not take the word "stop" away
+    assert closed
+    assert not turns.live(turn)
+
+
 def test_closing_the_work_closes_what_it_does_and_ends_the_turn():
     turns, (updates, closed) = Turns(), counting()
     turn = turns.fresh()

@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.components import Component
 from gradio.context import get_render_context
 
+from sage.core.words import plural
 from sage.jobs.conditions import grid_conditions
 from sage.jobs.grid import Cell, CellDone, CellStep, Grid, GridCost, Trace, plan_grid
 from sage.jobs.job import prepare
@@ -46,7 +47,7 @@ from sage.ui.export.links import (
     read_grid_link,
 )
 from sage.ui.html import grids, views
-from sage.ui.html.words import plural, shorten
+from sage.ui.html.words import shorten
 from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
 from sage.ui.refused import control_of
 from sage.ui.server.errors import explain
@@ -129,6 +130,20 @@ class Exploring:
             parts.cells: self._table(explored, "0"),
             **_handed_out(parts, stored.files),
         }
+
+    def follow_beside(self, *values: Any) -> Updates:
+        """What follows from the form, without what belongs to something that is rendered now.
+
+        Args:
+            values: The form, what the session remembers, and the turns of grid and steps.
+        """
+        *asked, turn, trace_turn = values
+        parts, shown = self.parts, self.follow(*asked)
+        held = [parts.trace] if self.turns.live(trace_turn) else []
+        if self.turns.live(turn):
+            held += [parts.render, parts.banner, parts.show, parts.cells, parts.progress]
+            held += [parts.explored, *parts.downloads]
+        return {part: value for part, value in shown.items() if part not in held}
 
     def open_link(self, query: str) -> Updates:
         """The form as an address describes it; nothing changes where it describes none."""
@@ -265,8 +280,10 @@ class Exploring:
 
     # -- rendering ---------------------------------------------------------------------------
 
-    def announce(self) -> Updates:
+    def announce(self, before: str = "") -> Updates:
         """Shown at once after the click, while the grid waits for its turn."""
+        if self.turns.live(before):
+            return {self.parts.turn: gr.skip()}
         return {
             self.parts.turn: self.turns.fresh(),
             self.parts.progress: views.progress(0, 1, self.shelf.waiting, "live"),
@@ -327,7 +344,6 @@ class Exploring:
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             **_handed_out(parts, self._files(explored)),
             **self._ready(parts.render, parts.stop),
-            parts.nudge: kit.nudged(),  # by now the form may ask for something else
         }
 
     def _files(self, explored: Explored) -> GridFiles:
@@ -358,7 +374,6 @@ class Exploring:
                 parts.cell: self._cell(before),
                 **{button: gr.DownloadButton(interactive=True) for button in parts.downloads},
                 **self._ready(parts.render, parts.stop),
-                parts.nudge: kit.nudged(),  # it may be of earlier settings
             }
         number = len(explored.grid.requests) * explored.grid.repeats if explored.grid else 0
         ready = sum(len(cell.runs) for cell in explored.done.values())
@@ -369,8 +384,10 @@ class Exploring:
             **self._ready(parts.render, parts.stop),
         }
 
-    def announce_trace(self) -> Updates:
+    def announce_trace(self, before: str = "") -> Updates:
         """Shown at once after the click, while the run waits for its turn."""
+        if self.turns.live(before):
+            return {self.parts.trace_turn: gr.skip()}
         return {
             self.parts.trace_turn: self.turns.fresh(),
             self.parts.trace_progress: views.progress(0, 1, self.shelf.waiting, "live"),
@@ -423,7 +440,14 @@ class Exploring:
         }
 
     def _ready(self, start: gr.Button, stop: gr.Button) -> Updates:
-        return {start: gr.Button(interactive=True), stop: gr.Button("Stop", interactive=False)}
+        """The buttons when nothing runs; by now the form may ask for something else."""
+        parts = self.parts
+        return {
+            parts.turn if start is parts.render else parts.trace_turn: "",
+            start: gr.Button(interactive=True),
+            stop: gr.Button("Stop", interactive=False),
+            parts.nudge: kit.nudged(),
+        }
 
     def _explained(
         self, updates: Running, progress: gr.HTML, start: gr.Button, stop: gr.Button
@@ -474,7 +498,8 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     seen = [*follows, parts.progress, parts.explored, *parts.downloads]
-    kit.on_change([*parts.form, parts.nudge], tab.follow, asked, seen, "explore_follow")
+    heard = [*asked, parts.turn, parts.trace_turn]
+    kit.on_change([*parts.form, parts.nudge], tab.follow_beside, heard, seen, "explore_follow")
     if isinstance(place, gr.Tab):
         filled = [*parts.form, parts.banner, parts.nudge]
         place.select(
@@ -485,12 +510,12 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
             api_name="explore_link",
             **QUICK,
         )
-    results = [*seen, parts.stop, parts.cell, parts.nudge]
+    results = [*seen, parts.turn, parts.stop, parts.cell, parts.nudge]
     busy = [parts.turn, parts.progress, parts.render, parts.stop]
     work = (tab.render, [parts.turn, *asked], results)
-    start_button(parts.render, (tab.announce, busy), work, "explore")
+    start_button(parts.render, (tab.announce, [parts.turn], busy), work, "explore")
     said = [parts.progress, parts.cells, parts.render, parts.stop, parts.explored, parts.cell]
-    said += [*parts.downloads, parts.nudge]
+    said += [*parts.downloads, parts.turn, parts.nudge]
     stop_button(parts.stop, (tab.stop, [parts.turn, parts.explored], said), "explore_stop")
     chosen = [parts.explored, parts.cells, parts.cell, parts.trace]
     picked = [parts.show, parts.explored]
@@ -500,11 +525,12 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
 
 
 def _wire_steps(parts: Parts, tab: Exploring, asked: list[Component]) -> None:
-    busy = [parts.trace_progress, parts.trace, parts.stop_trace]
-    work = (tab.trace, [parts.trace_turn, parts.look, *asked], [*busy, parts.tree, parts.explored])
-    announce = (tab.announce_trace, [parts.trace_turn, *busy])
+    busy = [parts.trace_turn, parts.trace_progress, parts.trace, parts.stop_trace]
+    shown = [*busy, parts.tree, parts.explored, parts.nudge]
+    work = (tab.trace, [parts.trace_turn, parts.look, *asked], shown)
+    announce = (tab.announce_trace, [parts.trace_turn], busy)
     start_button(parts.trace, announce, work, "explore_steps")
-    ending = (tab.stop_trace, [parts.trace_turn], busy)
+    ending = (tab.stop_trace, [parts.trace_turn], [*busy, parts.nudge])
     stop_button(parts.stop_trace, ending, "explore_stop_steps")
     look = [parts.look, parts.explored]
     parts.look.input(tab.look, look, [parts.tree], api_name="explore_look", **QUICK)

@@ -129,6 +129,8 @@ class Run:
         look: What it saw at the branch point and finished since, if it was a look and no rendering
             of both sides.
         table: The product that its prompts are, if they were typed as one.
+        ended: The nudge that told of its end, until other prompts are seen: where they were typed
+            meanwhile, its pictures still stand.
     """
 
     request: Request
@@ -146,6 +148,7 @@ class Run:
     hidden: bool = False
     look: Look | None = None
     table: PromptSet | None = None
+    ended: str = ""
 
     @property
     def can_scrub(self) -> bool:

@@ -41,6 +41,7 @@ from sage.ui.studio.first import Stored, find_stored
 from sage.ui.studio.form import Form, Run, ticked
 from sage.ui.studio.layout import Layout
 from sage.ui.studio.pace import expected, other_label
+from sage.ui.turns import Turns
 
 TEASER = "Type two or more prompts, one per line, to see how similar they are."
 EARLIER = "These pictures are from earlier settings. Render again to update them."
@@ -58,22 +59,25 @@ class Handlers:
     Args:
         layout: The components they update.
         shelf: The models they use.
+        turns: Of what renders on the page.
     """
 
-    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+    def __init__(self, layout: Layout, shelf: Shelf, turns: Turns | None = None) -> None:
         self.layout = layout
         self.shelf = shelf
+        self.turns = turns or Turns()
 
     def follow(self, *values: Any) -> Updates:
         """What follows from the form, without what the browser holds already.
 
         Args:
-            values: The form, the run, the ticks of a look, and what the browser was told last; ""
-                before anything but the page as it was served.
+            values: The form, the run, the ticks of a look, what the browser was told last (""
+                before anything but the page as it was served), the page's turn and its nudge.
         """
-        *asked, chosen, told = values
+        *asked, chosen, told, turn, nudge = values
         page, shown = self.layout, self.analyze(*asked)
         shown |= self._ticks(shown, chosen, *asked)
+        shown = self._beside(shown, asked[-1], turn, nudge)
         if not told:
             held: Updates = {p: p.value for p in page.consequences if isinstance(p, gr.HTML)}
             shown = {p: v for p, v in shown.items() if held.get(p, p) != v}
@@ -84,6 +88,23 @@ class Handlers:
                 del shown[page.similarity], shown[page.pairs]
             shown[page.told] = digest
         return shown or {page.chips: gr.skip()}
+
+    def _beside(self, shown: Updates, run: Run | None, turn: str, nudge: str) -> Updates:
+        """What may change while something is rendered, and at its end.
+
+        Until then tree, pictures and buttons are those of the rendering. If other prompts were
+        typed meanwhile, the pictures stand, marked as earlier ones, until the next change.
+        """
+        page, beside = self.layout, [*self.layout.beside]
+        if self.turns.live(turn):
+            beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
+            return {part: shown[part] for part in beside if part in shown}
+        if run is None or run.ended != nudge or shown.get(page.run, run) is run:
+            return shown
+        beside += [page.render, page.look, page.finish, page.scrub, page.scrub_note]
+        beside += [page.pace, page.other]
+        stands = {page.run: replace(run, ended=""), page.banner: views.banner(EARLIER)}
+        return {part: shown[part] for part in beside if part in shown} | stands
 
     def _ticks(self, shown: Updates, chosen: str, *asked: Any) -> Updates:
         """The button that finishes, and what that takes, as the ticks of a look stand."""

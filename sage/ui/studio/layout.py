@@ -89,6 +89,11 @@ class Layout:
         return [*follows, *(part for part in self.results if part not in follows)]
 
     @property
+    def beside(self) -> list[Component]:
+        """What follows from the form alone, also while something else is rendered."""
+        return [self.parts[name] for name, own in self._roles.items() if own is Role.FOLLOWS]
+
+    @property
     def own_settings(self) -> list[Component]:
         """What changes with the model."""
         names = [name for name, one in settings_of(self.kind).items() if one.of_model]
@@ -120,10 +125,11 @@ def build_layout(shelf: Shelf, kind: type[Request] = Request) -> Layout:
         gr.State(None, time_to_live=BOUNDS.session_seconds, delete_callback=_forget),
         Role.RESULT,
     )
-    page.add("turn", kit.hidden_box("turn"))
+    page.add("turn", kit.hidden_box("turn"), Role.RESULT)
     # What the browser was told of the form last, and what asks for it when nothing else changes.
     page.add("told", kit.hidden_box("told"))
     page.add("nudge", kit.hidden_box("nudge"), Role.RESULT)
+    page.add("query", kit.hidden_box("query"))  # of the address, on arrival
     with gr.Column(elem_id="sage-model"):
         page.add("model", kit.model_picker(shelf.specs, "model"), Role.OWN)
         page.add("model_note", kit.html("model-note"), Role.FOLLOWS)

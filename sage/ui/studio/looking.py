@@ -13,14 +13,16 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from sage.core.words import plural
 from sage.jobs.job import calls_of
 from sage.jobs.look import Look, LookStep, look_step
 from sage.jobs.prompt_sets import PromptSet
+from sage.ui import kit
 from sage.ui.export.downloads import remove_run, save_look
 from sage.ui.html import views
 from sage.ui.html.look import finish_words, first_ticks, look_grid, look_words
 from sage.ui.html.pictures import EMPTY, Grown, Row, Shot, picture_grid, picture_source
-from sage.ui.html.words import flagged_words, plural
+from sage.ui.html.words import flagged_words
 from sage.ui.kit import Running, Updates
 from sage.ui.studio import results
 from sage.ui.studio.analysis import Analysis, analyze
@@ -116,6 +118,7 @@ class Looking:
             look=seen,
             plan=seen.job.plan,
             previews=results.fork_previews(seen.forks),
+            ended=kit.nudged(),
         )
         line = f"Stopped to look after step {seen.step} of {seen.job.calls}."
         if seen.finishes:
@@ -133,7 +136,7 @@ class Looking:
             page.chosen: " ".join(map(str, on)),
             page.scrub_note: views.note(finish_words(seen, on) if seen.open else ""),
             **filled(page, files),
-            **self.rendering.ready(run),
+            **self.rendering.ready(run, run.ended),
             page.finish: finish_button(run, on),
         }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from sage.core.words import plural
 from sage.jobs.compare import CompareStep, Comparison
 from sage.jobs.filmstrip import Frame, branch_points, filmstrip_evaluations
 from sage.jobs.job import calls_of
@@ -20,7 +21,7 @@ from sage.ui.export.downloads import RunFiles, remove_run, save_run
 from sage.ui.html import views
 from sage.ui.html.outcome import outcome_of, outcome_words
 from sage.ui.html.pictures import live_grid, picture_grid
-from sage.ui.html.words import flagged_words, plural
+from sage.ui.html.words import flagged_words
 from sage.ui.kit import Running, Updates
 from sage.ui.server.errors import explain
 from sage.ui.server.lanes import require_admission
@@ -58,17 +59,24 @@ class Rendering:
     Args:
         layout: The components they update.
         shelf: The models they use.
+        turns: Those of the page, where its other listeners look at them too.
     """
 
-    def __init__(self, layout: Layout, shelf: Shelf) -> None:
+    def __init__(self, layout: Layout, shelf: Shelf, turns: Turns | None = None) -> None:
         self.layout = layout
         self.shelf = shelf
         self.states = StateStore(BOUNDS.store_bytes)
-        self.turns = Turns()
+        self.turns = turns or Turns()
 
-    def announce(self) -> Updates:
-        """Shown at once after the click, while the run waits for its turn."""
+    def announce(self, before: str = "") -> Updates:
+        """Shown at once after the click, while the run waits for its turn.
+
+        Args:
+            before: The page's turn so far; while it is live, another click changes nothing.
+        """
         page = self.layout
+        if self.turns.live(before):
+            return {page.turn: gr.skip()}
         return {
             page.turn: self.turns.fresh(),
             page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
@@ -105,13 +113,14 @@ class Rendering:
         page, run = self.layout, shown.get(self.layout.run, before)
         if run is None or run.done:
             line = views.progress(0, 1, "Stopped; the previous pictures are shown.")
-            return {page.progress: line, **self.ready(run), page.nudge: kit.nudged()}
+            return {page.progress: line, **self.ready(run)}
         line = f"Stopped after step {run.step} of {run.calls}."
+        run = replace(run, ended=kit.nudged())
         return {
+            page.run: run,
             page.progress: views.progress(run.step, run.calls, line, "warn"),
             page.banner: views.banner(UNFINISHED),
-            **self.ready(run),
-            page.nudge: kit.nudged(),  # the form may have changed meanwhile
+            **self.ready(run, run.ended),
         }
 
     def explained(self, updates: Running) -> Running:
@@ -125,10 +134,17 @@ class Rendering:
     def _failed(self, sentence: str) -> Updates:
         return {self.layout.progress: views.progress(0, 1, sentence, "error"), **self.ready(None)}
 
-    def ready(self, run: Run | None) -> Updates:
-        """The buttons as they stand when nothing runs."""
+    def ready(self, run: Run | None, nudge: str = "") -> Updates:
+        """The buttons as they stand when nothing runs; by now the form may ask for something else.
+
+        Args:
+            run: What is on the page.
+            nudge: `Run.ended`, where it ends now.
+        """
         page = self.layout
         return {
+            page.turn: "",
+            page.nudge: nudge or kit.nudged(),
             page.render: gr.Button("Render", interactive=True),
             page.scrub: scrub_button(run, run is not None and run.can_scrub),
             page.look: gr.Button(interactive=True),
@@ -212,6 +228,7 @@ class Rendering:
             previews=results.fork_previews(done.forks),
             report=done.report,
             rows=tuple(results.picture_rows(done)),
+            ended=kit.nudged(),
         )
         plans = (done.shared.plan, done.independent.plan)
         return {
@@ -226,9 +243,8 @@ class Rendering:
             page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
             page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
             **filled(page, files),
-            **self.ready(run),
+            **self.ready(run, run.ended),
             **pace(page, self.shelf, analysis.job, form),
-            page.nudge: kit.nudged(),  # by now the form may ask for something else
         }
 
     # -- all branch points -------------------------------------------------------------------
@@ -255,7 +271,7 @@ class Rendering:
             frames.append(frame)
             ready = sum(frame.side == "shared" for frame in frames)
             yield self._scrubbing(frame, ready, len(points))
-        run = replace(run, strip=results.frames_strip(frames))
+        run = replace(run, strip=results.frames_strip(frames), ended=kit.nudged())
         yield self._scrubbed(run, frames, analyze(request, form.model, self.shelf, run))
 
     def _scrubbing(self, frame: Frame, ready: int, number: int) -> Updates:
@@ -275,7 +291,7 @@ class Rendering:
             page.outcome: outcome_view(analysis, run),
             page.pictures: grid_of(run, analysis),
             page.scrub_note: views.note(scrub_words(run)),
-            **self.ready(run),
+            **self.ready(run, run.ended),
         }
 
 
