@@ -282,6 +282,17 @@ def test_a_phone_never_scrolls_sideways(visit):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, step
 
 
+def test_when_to_share_stands_beside_what_goes_wrong_and_its_bullets_in_the_card(visit):
+    page = visit(390, 844)
+    for step in range(LAST + 1):
+        go(page, step)
+        beside = step == LAST - 1  # before the quiz
+        expect(page.locator("#lesson-when")).to_be_visible(visible=beside)
+        if beside:
+            room = "list => parseFloat(getComputedStyle(list).paddingLeft)"
+            assert page.locator("#lesson-when ul").evaluate(room) >= 16  # a bullet hangs in it
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility_of_every_step(visit, theme):
     from axe_playwright_python.sync_playwright import Axe
