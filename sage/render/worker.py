@@ -6,9 +6,7 @@ what else the machine does can change its last bits. A prompt that fails takes n
 members of its group are rendered again without it, each alone.
 """
 
-import ctypes
 import io
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from sage.jobs.models import LoadedModel, describe_device, open_pipeline
 from sage.jobs.sides import variant
 from sage.render.settings import ROWS, RenderSettings
 from sage.render.work import DamagedError, Picture, Rendered, Unit
+from sage.sd.allocator import MEBIBYTE, keep_memory
 from sage.sd.execution import is_out_of_memory
 from sage.sd.pipeline import SageOutput, SagePipeline
 from sage.sd.precision import dtype_for
@@ -38,9 +37,7 @@ from sage.sd.precision import dtype_for
 BLACKED_OUT, CUT = "blacked out by the safety checker", "end of the prompt not read"
 NOT_FINITE = "The model produced a value that is not a number."
 DECODED = 4  # pictures in every call of the decoder
-# Of glibc's malloc: blocks up to the most it allows are taken from memory that the process keeps,
-# and so much of it is kept. The system would clear the pages anew for every layer.
-MALLOC = {"M_MMAP_THRESHOLD": (-3, 32 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20)}
+MEMORY = {"kept": 256 * MEBIBYTE, "largest": 32 * MEBIBYTE}  # of a call, for the next one
 PNG_LEVEL = 1  # of zlib: a fifth larger than the usual 6, and several times faster
 
 
@@ -120,7 +117,7 @@ class Worker:
 
     def __init__(self, recipe: Recipe, device: str, model: LoadedModel | None = None) -> None:
         torch.set_num_threads(recipe.threads)
-        _keep_memory()
+        keep_memory(**MEMORY)
         self.recipe, self.device = recipe, torch.device(device)
         self.pipe = recipe.pipeline(model or recipe.load(self.device))
         self.flops = self.pipe.flops
@@ -274,14 +271,6 @@ class Worker:
             images += cast("list[Image.Image]", some)[: len(part)]
             flagged += flags[: len(part)]
         return images, flagged, finite
-
-
-def _keep_memory() -> None:
-    """Lets this process keep the memory of one call for the next, where its malloc can do so."""
-    if os.name != "posix" or (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is None:
-        return
-    for option, value in MALLOC.values():
-        set_option(option, value)
 
 
 def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:

@@ -4,9 +4,7 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import re
-import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,6 @@ from sage.core.settings import Sampling
 from sage.jobs import conditions, models
 from sage.render import run as run_module
 from sage.render import store as store_module
-from sage.render import worker as worker_module
 from sage.render.command import main
 from sage.render.settings import RenderSettings, differences
 from sage.render.store import SCHEMA, Store, StoreError
@@ -623,21 +620,6 @@ def test_a_call_holds_as_many_rows_as_suit_the_model(tiny_folder, monkeypatch, h
     assert (pipe.max_rows, pipe.exact_rows) == (rows, 2 * rows)
     asked = replace(recipe, rows=3).load(torch.device("cpu")).pipe
     assert (asked.max_rows, asked.exact_rows) == (3, 6)
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_memory_of_a_call_is_kept_for_the_next():
-    worker_module._keep_memory()
-
-    def layers():
-        return [torch.ones(6 * 2**20) for _ in range(4)]  # 24 MB each
-
-    layers()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
-        layers()
-    pages = 3 * 4 * 24 * 2**20 // resource.getpagesize()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages / 10
 
 
 def test_every_promise_names_tests_that_exist():
