@@ -640,6 +640,9 @@ def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, re
     assert "The earlier pictures" in again[layout.progress]
     same = followed(page, form, run, nudge=nudge)
     assert same[layout.banner] == ""
+    # Where nothing was typed meanwhile, the first change after the end is an ordinary one.
+    after = followed(page, typed, same[layout.run], nudge=nudge)
+    assert after[layout.run].hidden
 
 
 def test_what_is_greyed_says_why_beside_it(page, form):

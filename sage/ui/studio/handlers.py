@@ -99,8 +99,10 @@ class Handlers:
         if self.turns.live(turn):
             beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
             return {part: shown[part] for part in beside if part in shown}
-        if run is None or run.ended != nudge or shown.get(page.run, run) is run:
+        if run is None or run.ended != nudge:
             return shown
+        if shown.get(page.run, run) is run:  # nothing else was typed; what comes now is later
+            return shown | {page.run: replace(run, ended="")}
         beside += [page.render, page.look, page.finish, page.scrub, page.scrub_note]
         beside += [page.pace, page.other]
         stands = {page.run: replace(run, ended=""), page.banner: views.banner(EARLIER)}
