@@ -6,7 +6,7 @@ from sage.ui.server.files import end_on_sigterm, workplace
 
 # A run's steps are taken by many threads, each with a heap of its own: with a model of Stable
 # Diffusion's size they would keep gigabytes that nothing uses any more.
-MEMORY = {"kept": 64 * MEBIBYTE, "largest": 4 * MEBIBYTE, "heaps": 2}
+MEMORY = {"kept": 32 * MEBIBYTE, "largest": 4 * MEBIBYTE, "heaps": 2}
 
 
 def prepare_process() -> None:
