@@ -6,6 +6,7 @@ process cannot yet take. Pictures come back to that process: the nodes need no c
 """
 
 import logging
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,20 @@ def connect(address: str) -> str:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:200]
-            raise ValueError(f"There is no Ray cluster at {address!r}: {reason}") from error
+            raise ValueError(f"There is no Ray cluster at {address!r}: {reason}{_ask()}") from error
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
     return (
         f"Ray cluster of {plural(nodes, 'node')}, {resources.get('CPU', 0):.0f} cores, "
         f"{resources.get('GPU', 0):.0f} GPUs"
     )
+
+
+def _ask() -> str:
+    """Where Ray may have been refused: it brings its token to `auto` only, unless it is told to."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return ""
+    return ". If it asks for a token, set RAY_AUTH_MODE=token."
 
 
 def actors(device: str, workers: int | None, threads: int) -> tuple[str, int]:

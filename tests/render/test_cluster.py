@@ -89,3 +89,17 @@ class Echo:
 def test_a_cluster_that_is_not_there_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="There is no Ray cluster at 'auto'"):
         cluster.connect("auto")
+
+
+@pytest.mark.parametrize(("mode", "hinted"), [(None, True), ("token", False)])
+def test_a_cluster_that_may_have_asked_for_a_token_says_how_to_bring_it(monkeypatch, mode, hinted):
+    def refuse(**options):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(ValueError, match=r"at '10\.0\.0\.1:6379'") as caught:
+        cluster.connect("10.0.0.1:6379")
+    assert ("RAY_AUTH_MODE=token" in str(caught.value)) is hinted
