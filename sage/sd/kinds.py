@@ -371,7 +371,7 @@ def _file(path: Path) -> str:
             names = list(opened.keys())
     except (SafetensorError, OSError):
         return "is a damaged file of weights"
-    if any(name.startswith("model.diffusion_model.") for name in names):
+    if any(name.startswith(_SINGLE["unet"][1]) for name in names):
         return "is a model in a single file; load it with SagePipeline.from_single_file"
     return _names_reason(names)
 

@@ -5,6 +5,7 @@ brings the encoder for similarity and the model's settings along, and switches a
 """
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -75,10 +76,10 @@ class ModelPipeline(StableDiffusionPipeline):
         if dtype is None and "torch_dtype" not in options:
             dtype = torch.float32
         where = {"revision": revision, "local_files_only": local_files_only}
-        with kinds.in_one_sentence(source, options):
-            if not Path(source).is_dir():  # takes minutes, in which other models can be loaded
+        if not os.path.isdir(source):  # takes minutes, in which other models can be loaded
+            with kinds.in_one_sentence(source, options):
                 super().download(source, use_safetensors=True, **where, **options)
-                options.pop("force_download", None)
+            options.pop("force_download", None)
         with BUILDING, kinds.in_one_sentence(source, options):
             pipe = super().from_pretrained(
                 source,

@@ -34,10 +34,10 @@ def cleared_again(kept, largest, heaps, size, number):
     return float(ran.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 @pytest.mark.parametrize(
     ("memory", "size", "number"),
-    [(start.MEMORY, 3 * 2**20, 12), (worker.MEMORY, 24 * 2**20, 4)],
+    [(start.MEMORY, 3 * 2**20, 8), (worker.MEMORY, 24 * 2**20, 4)],
     ids=["page", "bulk"],
 )
 def test_memory_of_a_call_is_kept_for_the_next(memory, size, number):
@@ -45,7 +45,7 @@ def test_memory_of_a_call_is_kept_for_the_next(memory, size, number):
     assert cleared_again(kept, largest, heaps, size, number) < 0.1
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_larger_blocks_of_the_page_leave_it_at_once():
     memory = start.MEMORY
     size = 2 * memory["largest"]
