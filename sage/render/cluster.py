@@ -21,6 +21,8 @@ from sage.render.worker import Recipe, Worker
 ROOT = Path(sage.__file__).resolve().parents[1]
 NOT_SHIPPED = (".git", ".cache", "tests", "assets/results", "assets/ui", "**/__pycache__")
 ATTEMPTS = 3  # of a unit that arrives damaged
+OLDEST = (2, 40)
+INSTALL = "pip install 'ray[data]>=2.40,<3'"
 
 
 def connect(address: str) -> str:
@@ -36,9 +38,11 @@ def connect(address: str) -> str:
         ValueError: If Ray is not installed or there is no such cluster.
     """
     try:
-        import ray
-    except ImportError:
-        raise ValueError("Ray is not installed; `pip install 'ray[data]>=2.40,<3'`.") from None
+        import ray.data
+    except ImportError as error:
+        raise ValueError(f"Ray Data is not installed ({error}); `{INSTALL}`.") from None
+    if tuple(map(int, ray.__version__.split(".")[:2])) < OLDEST:
+        raise ValueError(f"Ray is {ray.__version__}, which is too old; `{INSTALL}`.")
     if not ray.is_initialized():
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address == "local":
@@ -48,8 +52,8 @@ def connect(address: str) -> str:
             options |= {"address": address, "runtime_env": ship}
         try:
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:200]
+        except Exception as error:  # Ray has many kinds for what can be wrong with an address
+            reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise ValueError(f"There is no Ray cluster at {address!r}: {reason}{_ask()}") from error
     resources = ray.cluster_resources()
     nodes = sum(node["Alive"] for node in ray.nodes())
@@ -79,15 +83,17 @@ def actors(device: str, workers: int | None, threads: int) -> tuple[str, int]:
     """
     import ray
 
-    resources = ray.cluster_resources()
-    gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if device == "auto":
         device = "cuda" if gpus else "cpu"
     if device not in ("cpu", "cuda"):
         raise ValueError(f"The device is {device!r}; on a cluster allowed are auto, cpu and cuda.")
-    room = gpus if device == "cuda" else cores // threads
+    # An actor's cores are all on one node.
+    cores = sum(int(node.get("CPU", 0)) // threads for node in nodes)
+    room = gpus if device == "cuda" else cores
     if not room:
-        need = "a GPU" if device == "cuda" else f"{threads} free cores"
+        need = "a GPU" if device == "cuda" else plural(threads, "core")
         raise ValueError(f"No node of the cluster has {need}.")
     return device, min(workers or room, room)
 
@@ -143,9 +149,14 @@ def _pass(
             min_size=1, max_size=number, max_tasks_in_flight_per_actor=2
         ),
     )
-    for batch in done.iter_batches(batch_size=1, prefetch_batches=1, batch_format="numpy"):
-        for message in batch["pictures"]:
-            yield Rendered.from_bytes(message)
+    try:
+        for batch in done.iter_batches(batch_size=1, prefetch_batches=1, batch_format="numpy"):
+            for message in batch["pictures"]:
+                yield Rendered.from_bytes(message)
+    except Exception as error:  # whatever Ray makes of what happened on a node
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = said[-1] if said else type(error).__name__  # a trace of the node comes before
+        raise RuntimeError(f"Ray gave up: {reason[:300]}") from error
 
 
 class _Actor:

@@ -14,16 +14,16 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
 
-from sage.render.work import Rendered, Unit, failed
-from sage.render.worker import Recipe, Worker
+from sage.render.work import DIED, STRIKES, Rendered, Unit, failed
+from sage.render.worker import OutOfMemory, Recipe, Worker
 
 AHEAD = 2  # units for each process that are sent before they are needed
-STRIKES = 2  # processes that a unit may take with it
-DIED = "The process that rendered it died {} times, perhaps for want of memory."
+HOPELESS = 3  # units lost before any was finished: it is not theirs
 
 
 def devices(device: str, workers: int | None, threads: int) -> list[str]:
@@ -90,8 +90,10 @@ class _Pool:
         free = context.SimpleQueue()
         for device in self.devices:
             free.put(device)
+        ended, self.leash = context.Pipe(duplex=False)
+        arguments = (self.recipe, free, ended)
         return ProcessPoolExecutor(
-            len(self.devices), context, initializer=_begin, initargs=(self.recipe, free)
+            len(self.devices), context, initializer=_begin, initargs=arguments
         )
 
     def restart(self) -> None:
@@ -100,9 +102,16 @@ class _Pool:
 
     def close(self) -> None:
         self.executor.shutdown(wait=False, cancel_futures=True)
+        self.leash.close()  # ends them at once, in the middle of a unit: nobody waits for it
 
     def submit(self, message: bytes) -> "Future[bytes]":
-        return self.executor.submit(_answer, message)
+        # A process may start here. Ctrl-C goes to all of them, and the parent decides what happens;
+        # what is blocked here is blocked in a child from its beginning on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self.executor.submit(_answer, message)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Dispatch:
@@ -113,6 +122,7 @@ class _Dispatch:
         self.waiting, self.suspects = deque(messages), deque[bytes]()
         self.strikes: dict[bytes, int] = {}
         self.flying: dict[Future[bytes], bytes] = {}
+        self.finished = self.lost = 0
 
     def results(self) -> Generator[Rendered, None, None]:
         while self.waiting or self.suspects or self.flying:
@@ -122,6 +132,7 @@ class _Dispatch:
                 for future in done:
                     rendered = Rendered.from_bytes(future.result())
                     del self.flying[future]
+                    self.finished += 1
                     yield rendered
             except BrokenProcessPool:
                 yield from self._after_a_death()
@@ -149,6 +160,7 @@ class _Dispatch:
         lost = []
         for future, message in self.flying.items():
             if future.done() and not future.cancelled() and future.exception() is None:
+                self.finished += 1
                 yield Rendered.from_bytes(future.result())
             else:
                 lost.append(message)
@@ -157,9 +169,13 @@ class _Dispatch:
             # Whoever is alone is to blame.
             self.strikes[message] = self.strikes.get(message, 0) + (len(lost) == 1)
             if self.strikes[message] >= STRIKES:
-                yield failed(Unit.from_bytes(message), DIED.format(STRIKES))
+                self.lost += 1
+                yield failed(Unit.from_bytes(message), DIED)
             else:
                 self.suspects.append(message)
+        if not self.finished and self.lost >= HOPELESS:
+            raise OutOfMemory("Workers die before they finish anything, perhaps for want of "
+                              "memory; fewer --workers need less.")  # fmt: skip
         self.pool.restart()
 
 
@@ -169,21 +185,21 @@ _worker: Worker | None = None
 _problem: Exception | None = None
 
 
-def _begin(recipe: Recipe, free: Any) -> None:
+def _begin(recipe: Recipe, free: Any, ended: Connection) -> None:
     """Loads the model once, and sees to it that this process does not outlive its parent."""
     global _worker, _problem  # noqa: PLW0603 - a process of a pool has no other place for state
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what happens
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
     try:
         _worker = Worker(recipe, free.get())
     except (OSError, ValueError, RuntimeError) as error:
         _problem = error  # raised from here it would look as if the process had died
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(ended: Connection) -> None:
+    """Waits until the parent is gone, or has closed its end."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        connection.wait([parent.sentinel])
+        connection.wait([parent.sentinel, ended])
         os._exit(1)
 
 

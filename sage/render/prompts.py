@@ -85,30 +85,86 @@ def read_prompts(
             .ndjson or .parquet file with a column "prompt" and, if wanted, "id", "seed" and
             "negative_prompt".
         seed: Seed of the first row; rows without one of their own count up from it.
-        columns: Other names of these columns in the file.
+        columns: Other names of these columns in the file; each has to be there.
 
     Raises:
         ValueError: If the file as a whole cannot be read.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        allowed = ", ".join(_READERS)
-        raise ValueError(f"{path} ends in {path.suffix!r}; allowed are {allowed}.")
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    names = _column_names(columns or {})
+    check_file(path)
+    reader = _READERS[path.suffix.lower()]
+    names = _Names.of(columns or {})
+    if columns and reader is _lines:
+        raise ValueError(f"{path} is a text file, which has no columns; leave out --columns.")
     # Lines have no ids; a row of a table without one must not take the id of a later row.
     unnamed = "{}" if reader is _lines else "row-{}"
     ids: dict[str, int] = {}
-    for row, raw in reader(path, names):
-        yield _checked(row, raw, unnamed.format(row), seed, ids)
+    try:
+        for row, raw in reader(path, names):
+            yield _checked(row, raw, unnamed.format(row), seed, ids)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _column_names(columns: Mapping[str, str]) -> dict[str, str]:
-    """Name in the file, simplified, to our name of a column."""
-    if unknown := sorted(set(columns) - set(COLUMNS)):
-        raise ValueError(f"There is no column {unknown[0]!r}; allowed are {', '.join(COLUMNS)}.")
-    return {_simple(columns.get(ours, ours)): ours for ours in COLUMNS}
+def check_file(path: Path) -> None:
+    """Whether a file of prompts can be opened at all.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    allowed = ", ".join(_READERS)
+    try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give one file that ends in {allowed}.")
+        if path.suffix.lower() not in _READERS:
+            raise ValueError(f"{path} ends in {path.suffix!r}; allowed are {allowed}.")
+        if not path.exists():
+            raise ValueError(f"There is no file {path}.")
+        if not path.is_file():  # it is read twice, which a pipe would not bear
+            raise ValueError(f"{path} is a pipe or device; give a file that ends in {allowed}.")
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What columns are called in the file.
+
+    Attributes:
+        ours: Name in the file, simplified, to our name of a column.
+        asked: Names in the file, simplified, that somebody chose: they have to be there.
+    """
+
+    ours: Mapping[str, str]
+    asked: Sequence[str]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str]) -> "_Names":
+        """With other names for some columns."""
+        if unknown := sorted(set(columns) - set(COLUMNS)):
+            allowed = ", ".join(COLUMNS)
+            raise ValueError(f"There is no column {unknown[0]!r}; allowed are {allowed}.")
+        asked = {ours: _simple(name) for ours, name in columns.items()}
+        if len(set(asked.values())) < len(asked):
+            raise ValueError(f"--columns gives {', '.join(asked)} the same column.")
+        usual = {ours: ours for ours in COLUMNS if ours not in asked and ours not in asked.values()}
+        return cls({name: o for o, name in (asked | usual).items()}, tuple(asked.values()))
+
+    def get(self, name: object) -> str:
+        """Our name of a column, "" if it is none of ours."""
+        return self.ours.get(_simple(name), "")
+
+    def check(self, path: Path, columns: Sequence[object], table: bool = True) -> None:
+        """Whether a file's columns are enough; those of a table must hold prompts.
+
+        Raises:
+            ValueError: If one is missing.
+        """
+        found = {_simple(column) for column in columns}
+        prompts = [name for name, ours in self.ours.items() if ours == "prompt" and table]
+        if missing := [name for name in (*self.asked, *prompts) if name not in found]:
+            shown = ", ".join(str(column).strip()[:40] for column in columns[:10])
+            raise ValueError(f"{path} has the columns {shown}; a column {missing[0]!r} is needed.")
 
 
 def _simple(name: object) -> str:
@@ -122,8 +178,11 @@ def _checked(
     row: int, raw: Mapping[str, Any] | _BadRowError, unnamed: str, seed: int, ids: dict[str, int]
 ) -> Prompt | Refused:
     """A row, checked; `unnamed` is its id without one, `ids` holds the rows of all ids so far."""
+    while unnamed in ids:
+        unnamed += "+"
     if isinstance(raw, _BadRowError):
         return Refused(row, unnamed, "", str(raw))
+    raw = {name: _decoded(value) for name, value in raw.items()}
     shown_id, shown_text = unnamed, ""
     try:
         given = _id(raw.get("id"))
@@ -142,6 +201,11 @@ def _checked(
         return Prompt(row, shown_id, text, _seed(raw.get("seed"), seed, row), negative, bool(given))
     except _BadRowError as error:
         return Refused(row, shown_id, shown_text, str(error))
+
+
+def _decoded(value: Any) -> Any:
+    """Bytes as a text; what is not UTF-8 becomes lone surrogates, as in a text file."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 def _given(value: Any) -> bool:
@@ -164,8 +228,6 @@ def _id(value: Any) -> str:
 def _text(value: Any, name: str) -> str:
     if not _given(value):
         return ""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "surrogateescape")
     if not isinstance(value, str):
         raise _BadRowError(f"The {name} is {shortened(value)}; a text is needed.")
     _check_unicode(value, name)
@@ -207,21 +269,25 @@ def _open(path: Path) -> TextIO:
     return io.StringIO(text, newline=None)
 
 
-def _lines(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
+def _lines(path: Path, names: _Names) -> Iterator[_Raw]:
     with _open(path) as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
                 yield row, {"prompt": line}
 
 
-def _json_lines(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
+def _json_lines(path: Path, names: _Names) -> Iterator[_Raw]:
+    seen: dict[str, None] = {}  # keys, in their order
     with _open(path) as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
-                yield row, _json_row(line, names)
+                yield row, _json_row(line, names, seen)
+    if seen:  # a key that no line has is a slip, not a gap
+        names.check(path, list(seen), table=False)
 
 
-def _json_row(line: str, names: Mapping[str, str]) -> Mapping[str, Any] | _BadRowError:
+def _json_row(line: str, names: _Names, seen: dict[str, None]) -> Mapping[str, Any] | _BadRowError:
+    """A line's values by our names; its keys are added to those that were `seen`."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -230,16 +296,18 @@ def _json_row(line: str, names: Mapping[str, str]) -> Mapping[str, Any] | _BadRo
         return {"prompt": value}
     if not isinstance(value, dict):
         return _BadRowError(f"The line is {shortened(line.strip())}; an object is needed.")
-    return {names[_simple(key)]: item for key, item in value.items() if _simple(key) in names}
+    seen |= dict.fromkeys(value)
+    return {ours: item for key, item in value.items() if (ours := names.get(key))}
 
 
-def _table(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
+def _table(path: Path, names: _Names) -> Iterator[_Raw]:
     with _open(path) as file:
         lines = file.readlines()
-    if not lines:
+    at = next((n for n, line in enumerate(lines) if line.strip()), len(lines))
+    if at == len(lines):
         raise ValueError(f"{path} is empty; its first line must name the columns.")
-    delimiter, header = _header(path, lines[0], names)
-    row, at = 0, 1
+    delimiter, header, used = _header(path, lines, at, names)
+    row, at = 0, at + used
     while at < len(lines):
         if not lines[at].strip():
             at += 1
@@ -255,20 +323,20 @@ def _table(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
             yield row, {n: c for n, c in zip(header, cells, strict=False) if n and c.strip()}
 
 
-def _header(path: Path, line: str, names: Mapping[str, str]) -> tuple[str, list[str]]:
-    """Delimiter and our names of the columns ("" for others) of a table's first line."""
-    for delimiter in DELIMITERS:
-        cells = next(csv.reader([line], delimiter=delimiter))
-        header = [names.get(_simple(cell), "") for cell in cells]
-        if "prompt" in header:
-            return delimiter, header
-    raise _no_prompts(path, next(csv.reader([line])), names)
+def _header(path: Path, lines: Sequence[str], at: int, names: _Names) -> tuple[str, list[str], int]:
+    """Delimiter, our names of the columns ("" for others), and how many lines they take."""
+    likely = DELIMITERS[::-1] if path.suffix.lower() == ".tsv" else DELIMITERS
+    # The one that finds most of our columns; of a single column, the likely one.
+    found = [(d, *_record(lines, at, d)) for d in likely]
+    delimiter, cells, used = max(found, key=lambda f: _known(f[1], names))
+    if isinstance(cells, _BadRowError):
+        raise ValueError(f"The first line of {path} cannot be read: {cells}")
+    names.check(path, cells)
+    return delimiter, [names.get(cell) for cell in cells], used
 
 
-def _no_prompts(path: Path, columns: Sequence[str], names: Mapping[str, str]) -> ValueError:
-    wanted = next(name for name, ours in names.items() if ours == "prompt")
-    shown = ", ".join(str(column).strip()[:40] for column in columns[:10])
-    return ValueError(f"{path} has the columns {shown}; a column {wanted!r} is needed.")
+def _known(cells: Sequence[str] | _BadRowError, names: _Names) -> int:
+    return -1 if isinstance(cells, _BadRowError) else sum(bool(names.get(cell)) for cell in cells)
 
 
 def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str] | _BadRowError, int]:
@@ -290,16 +358,14 @@ def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str] | 
         return _BadRowError(f"The row is not CSV: {error}."), 1
 
 
-def _parquet(path: Path, names: Mapping[str, str]) -> Iterator[_Raw]:
+def _parquet(path: Path, names: _Names) -> Iterator[_Raw]:
     try:
         file = pq.ParquetFile(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ValueError(f"{path} cannot be read as Parquet: {str(error)[:200]}") from error
     with file:
-        columns = {name: names[_simple(name)] for name in file.schema_arrow.names
-                   if _simple(name) in names}  # fmt: skip
-        if "prompt" not in columns.values():
-            raise _no_prompts(path, file.schema_arrow.names, names)
+        names.check(path, file.schema_arrow.names)
+        columns = {name: ours for name in file.schema_arrow.names if (ours := names.get(name))}
         row = 0
         for block in range(file.num_row_groups):
             size = file.metadata.row_group(block).num_rows
@@ -322,7 +388,7 @@ def _block(
     return [{ours: row[name] for name, ours in columns.items()} for row in rows]
 
 
-_READERS: dict[str, Callable[[Path, Mapping[str, str]], Iterator[_Raw]]] = {
+_READERS: dict[str, Callable[[Path, _Names], Iterator[_Raw]]] = {
     ".txt": _lines,
     ".csv": _table,
     ".tsv": _table,

@@ -7,6 +7,7 @@ and help are those of the page, the API and the library.
 import argparse
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ SMALLEST_UNIT, LARGEST_UNIT, UNITS = 16, 64, 16
 WRITERS = ("tokenizers", "peft", "pillow")  # beside the usual ones, these may change a file's bytes
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 DESCRIPTIONS = (".json", ".txt", ".model")  # configurations and words
+SUMS = re.compile(r"[0-9a-f]{16,64}( [0-9a-f]{16})*")  # of contents; they tell nobody anything
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 EPILOG = """\
 The same command goes on where a run was stopped, for whatever reason, with any number of workers;
@@ -96,7 +98,7 @@ class RenderSettings:
         from sage.jobs.models import available_models
 
         return {
-            "prompts": hashlib.sha256(self.prompts.read_bytes()).hexdigest(),
+            "prompts": _sha256(self.prompts),
             "columns": dict(self.columns),
             "model": _fingerprint(available_models(self.model)[0]),
             "adapter": None if self.adapter is None else _weights(self.adapter),
@@ -115,8 +117,10 @@ def _fingerprint(spec: "ModelSpec") -> str:
     folder = Path(spec.source)
     if not folder.is_dir():
         return f"{spec.source}@{_commit(spec)}"
-    parts = [folder, *filter(None, (spec.student, spec.adapter))]
-    return " ".join([spec.key, *map(_weights, parts)])
+    if not (folder / "model_index.json").is_file():  # loading it will say so; it may be a home
+        return spec.source
+    # Not by its name: it may be moved while a run is stopped.
+    return " ".join(map(_weights, [folder, *filter(None, (spec.student, spec.adapter))]))
 
 
 def _commit(spec: "ModelSpec") -> str:
@@ -135,10 +139,13 @@ def _weights(path: Path) -> str:
     inside = (p for p in path.rglob("*") if p.suffix in (*WEIGHTS, *DESCRIPTIONS))
     digest = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in inside if p.is_file()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.relative_to(path)} {content}".encode())
+        digest.update(f"{file.relative_to(path)} {_sha256(file)}".encode())
     return digest.hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # -- command line --------------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def parse(arguments: Sequence[str] | None = None) -> RenderSettings:
     given = {name: values.pop(name) for name in settings_of()}
     try:
         return _settings(values, {k: v for k, v in given.items() if v is not None})
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # a path may be too long, or in nobody's reach
         parser.error(str(error))
 
 
@@ -162,12 +169,13 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
         if not adapter.exists():
             raise ValueError(f"There is no adapter {adapter}.")
         sampling.setdefault("trained", True)
-    if not values["prompts"].is_file():
-        raise ValueError(f"There is no file {values['prompts']}.")
-    if values["out"].is_file():
+    from sage.render.prompts import check_file  # heavy, as below: not needed for --help
+
+    check_file(values["prompts"])
+    if values["out"].exists() and not values["out"].is_dir():
         raise ValueError(f"--out is {values['out']}, a file; name a folder.")
     sampling = Sampling.renamed(sampling)
-    if sampling.get("budget") and (idle := {"share_ratio", "steps"} & sampling.keys()):
+    if sampling.get("budget") and (idle := {"share_ratio", "steps", "spend"} & sampling.keys()):
         flag = min(idle).replace("_", "-")
         raise ValueError(f"--budget finds steps and branch points itself; leave out --{flag}.")
     if "spend" in sampling:
@@ -242,15 +250,18 @@ def _metavar(one: Any) -> str:
     return "KEY" if hasattr(one, "titles") else "N"
 
 
-def differences(saved: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
-    """In words, in what two identities differ."""
-    return [
-        f"{name} was {_short(saved.get(name))}, now {_short(asked.get(name))}"
-        for name in asked
-        if json.dumps(saved.get(name)) != json.dumps(asked[name])
-    ]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def differences(saved: Mapping[str, Any], asked: Mapping[str, Any], of: str = "") -> list[str]:
+    """In words, in what two identities differ; of mappings inside them, in which entries."""
+    found = []
+    for name in asked:
+        old, new = saved.get(name), asked[name]
+        if json.dumps(old) == json.dumps(new):
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            all_of_new = dict.fromkeys(old) | dict(new)  # also what was left out
+            found += differences(old, all_of_new, f"{name}: ")
+        elif all(SUMS.fullmatch(str(one)) for one in (old, new)):
+            found.append(f"{name} has other content than when it was begun")
+        else:
+            found.append(f"{of}{name} was {json.dumps(old)}, now {json.dumps(new)}")
+    return found

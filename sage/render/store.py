@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sage.render.prompts import Prompt, Refused
-from sage.render.work import Rendered, Unit
+from sage.render.work import DIED, Rendered, Unit
 
 SCHEMA = pa.schema(
     [
@@ -49,6 +49,7 @@ SCHEMA = pa.schema(
     ]
 )
 NAME_BYTES = 150  # of a file's name, without its ending
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names on Windows
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -69,9 +70,12 @@ def picture_names(prompts: Sequence[Prompt]) -> list[str]:
     digits = len(str(max((p.row for p in prompts), default=0)))
     for prompt in prompts:
         stem = _safe(prompt.id) if prompt.named else f"{prompt.row:0{digits}}-{_slug(prompt.text)}"
-        if stem.lower() in taken or len(stem) > NAME_BYTES or stem.startswith("."):
+        odd = len(stem) > NAME_BYTES or stem.startswith(".") or DEVICES.match(stem)
+        if odd or stem.lower() in taken:
             mark = hashlib.sha256(prompt.id.encode()).hexdigest()[:12]
-            stem = f"{stem[:NAME_BYTES].lstrip('.')}~{mark}"
+            stem = f"{'_' * bool(DEVICES.match(stem))}{stem[:NAME_BYTES].lstrip('.')}~{mark}"
+        while stem.lower() in taken:  # an id may look like another one's mark
+            stem += "~"
         taken.add(stem.lower())
         names.append(f"pictures/{stem}.png")
     return names
@@ -114,7 +118,7 @@ class Store:
             self._lock = (self.inside / "lock").open("w")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 self._lock.close()
                 raise StoreError(f"Another process is rendering into {self.folder}.") from None
             for left in (self.inside / "new").iterdir():
@@ -127,16 +131,21 @@ class Store:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Within it, an error of the file system becomes a sentence."""
+        """Within it, an error of the file system, or a file that is damaged, becomes a sentence."""
         try:
             yield
+        except (json.JSONDecodeError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"A file in {self.inside} is damaged, so the run cannot go on; choose another "
+                "folder, or empty this one."
+            ) from error
         except OSError as error:
             if error.errno in FULL:
                 raise StoreError(
                     f"The disk of {self.folder} is full. What is finished is kept: make room "
                     "and give the same command again."
                 ) from error
-            raise StoreError(f"{self.folder} cannot be written: {error}") from error
+            raise StoreError(f"{self.folder} cannot be used: {error}") from error
 
     def _write(self, path: Path, data: bytes) -> None:
         """A file that is there whole or not at all."""
@@ -172,6 +181,8 @@ class Store:
                                 (names[2], pa.large_binary())]),
         ).replace_schema_metadata({"run": json.dumps(head)})  # fmt: skip
         with self._errors():
+            for stray in self.parts.iterdir():  # of a plan that was lost
+                stray.unlink()
             self._write_table(self.inside / "refused.parquet", pa.Table.from_pylist(rows, SCHEMA))
             self._write_table(self.plan_file, table)
             _sync(self.inside)
@@ -181,12 +192,12 @@ class Store:
         if not self.plan_file.is_file():
             return None
         with self._errors():
-            head = json.loads((pq.read_schema(self.plan_file).metadata or {})[b"run"])
+            head = json.loads((pq.read_schema(self.plan_file).metadata or {}).get(b"run", b""))
         return head["identity"], head["summary"]
 
     def units(self) -> Iterator[tuple[int, int, bytes]]:
         """Number, prompts and message of every unit, in order."""
-        with pq.ParquetFile(self.plan_file) as file:
+        with self._errors(), pq.ParquetFile(self.plan_file) as file:
             for batch in file.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     yield row["number"], row["prompts"], row["message"]
@@ -197,7 +208,10 @@ class Store:
         return self.parts / f"{number:07}.parquet"
 
     def finished(self) -> set[int]:
-        """Numbers of the units whose pictures are all there; others' parts are dropped."""
+        """Numbers of the units whose pictures are all there; others' parts are dropped.
+
+        So are those of units that were lost with their processes: memory may suffice now.
+        """
         numbers = set()
         for part in sorted(self.parts.glob("*.parquet")):
             if self._is_whole(part):
@@ -208,11 +222,12 @@ class Store:
 
     def _is_whole(self, part: Path) -> bool:
         try:
-            files = pq.read_table(part, columns=["file", "bytes"]).to_pylist()
+            rows = pq.read_table(part, columns=["file", "bytes", "error"]).to_pylist()
             return all(
-                row["file"] is None or (self.folder / row["file"]).stat().st_size == row["bytes"]
-                for row in files
-            )
+                row["error"] != DIED if row["file"] is None
+                else (self.folder / row["file"]).stat().st_size == row["bytes"]
+                for row in rows
+            )  # fmt: skip
         except (OSError, ValueError, pa.ArrowException):
             return False
 
@@ -269,7 +284,8 @@ class Store:
             )
             self._write_table(self.folder / "pictures" / "metadata.parquet", described)
             text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-            self._write(self.folder / "record.json", text.encode())
+            # A file name that is not UTF-8 has lone surrogates, which JSON escapes like this.
+            self._write(self.folder / "record.json", text.encode("utf-8", "backslashreplace"))
             _sync(self.folder)
         return table
 

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 from sage.core.plan import Plan, Segment
 
+STRIKES = 2  # processes that a unit may take with it
+DIED = f"The process that rendered it died {STRIKES} times, perhaps for want of memory."
+
 
 class DamagedError(ValueError):
     """A unit did not arrive as it was sent."""

@@ -7,6 +7,7 @@ members of its group are rendered again without it, each alone.
 """
 
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from sage.core.cost import evaluations_of
 from sage.core.plan import Plan, independent_plan
 from sage.core.settings import Sampling
 from sage.jobs.job import adaptive_rule
-from sage.jobs.models import LoadedModel, describe_device, open_pipeline
+from sage.jobs.models import LoadedModel, available_models, describe_device, open_pipeline
 from sage.jobs.sides import variant
 from sage.render.settings import ROWS, RenderSettings
 from sage.render.work import DamagedError, Picture, Rendered, Unit
@@ -70,8 +71,11 @@ class Recipe:
     def of(cls, settings: RenderSettings) -> "Recipe":
         """The recipe of settings that are complete, from `RenderSettings.on`."""
         adapter = None if settings.adapter is None else str(settings.adapter.resolve())
+        model = settings.model
+        if available_models(model)[0].source == model and Path(model).is_dir():
+            model = os.path.abspath(model)  # workers of a cluster run in another folder
         return cls(
-            settings.model,
+            model,
             adapter,
             settings.sampling,
             settings.precision,
@@ -144,66 +148,78 @@ class Worker:
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(
-                    f"{describe_device(self.device)} has no room for {self.pipe.max_rows} rows."
+                    f"{describe_device(self.device)} has no room for a call of "
+                    f"{self.pipe.max_rows} rows; choose fewer --rows, in another folder."
                 ) from error
             raise
         seconds = time.perf_counter() - started
         return Rendered(unit.number, pictures, describe_device(self.device), seconds)
 
     def _pictures(self, unit: Unit) -> tuple[Picture, ...]:
-        sampled, errors = self._sample_all(unit)
+        found = self._sample(unit, range(len(unit.prompts)), unit.plan)
+        sampled = [found[n] for n in range(len(unit.prompts))]
         latents = torch.stack([
-            self.nothing if one is None else one[0].latents[one[1]] for one in sampled
+            self.nothing if isinstance(one, str) else one[0].latents[one[1]] for one in sampled
         ])  # fmt: skip
         images, flagged, finite = self._decode(latents)
         with ThreadPoolExecutor(max(1, min(8, self.recipe.threads))) as threads:
             files = list(threads.map(png_bytes, images))
         cut = set(self.pipe.truncated(unit.prompts))
         pictures = []
-        for n, (one, problem) in enumerate(zip(sampled, errors, strict=True)):
-            cost = {"plan": "", "nfe": 0.0, "flops": 0.0} if one is None else self._cost(*one, unit)
-            if error := problem or (None if finite[n] else NOT_FINITE):
-                pictures.append(Picture(None, error=error, **cost))
-            else:
-                flags = (BLACKED_OUT,) * flagged[n] + (CUT,) * (n in cut)
-                pictures.append(Picture(files[n], flags=flags, **cost))
+        for n, one in enumerate(sampled):
+            if isinstance(one, str):
+                pictures.append(Picture(None, "", 0.0, 0.0, error=one))
+                continue
+            cost = self._cost(*one, unit)
+            flags = (BLACKED_OUT,) * flagged[n] + (CUT,) * (n in cut)
+            pictures.append(
+                Picture(files[n], flags=flags, **cost) if finite[n]
+                else Picture(None, error=NOT_FINITE, **cost)
+            )  # fmt: skip
         return tuple(pictures)
 
     # -- sampling ----------------------------------------------------------------------------
 
-    def _sample_all(self, unit: Unit) -> tuple[list[tuple[_Sampled, int] | None], list[str | None]]:
-        """For each prompt, the run that holds its latent and its place there, or why none does."""
-        number = len(unit.prompts)
-        every = range(number)
-        together, problem = self._attempt(unit, every, unit.plan)
-        good = _finite_rows(together, number)
-        sampled: list[tuple[_Sampled, int] | None] = [
-            (together, n) if together is not None and good[n] else None for n in every
-        ]
-        errors: list[str | None] = [None if good[n] else problem or NOT_FINITE for n in every]
-        for n in every:
-            if good[n] or (problem is None and unit.plan.branch_step_of(n) == 0):
-                continue  # finished, or alone from the start: it would fail again
-            alone, problem_alone = self._attempt(unit, (n,), independent_plan(1, unit.plan.steps))
-            if alone is not None and bool(torch.isfinite(alone.latents).all()):
-                sampled[n], errors[n] = (alone, 0), None
-            else:
-                errors[n] = problem_alone or NOT_FINITE
-        return sampled, errors
+    def _sample(
+        self, unit: Unit, members: Sequence[int], plan: Plan
+    ) -> dict[int, tuple[_Sampled, int] | str]:
+        """For some members, the run that holds a latent and its place there, or why none does.
+
+        Where they fail together they are rendered by groups, and then each alone.
+        """
+        run, problem = self._attempt(unit, members, plan)
+        good = _finite_rows(run, len(members))
+        found: dict[int, tuple[_Sampled, int] | str] = {
+            n: (run, place) if run is not None and good[place] else problem or NOT_FINITE
+            for place, n in enumerate(members)
+        }
+        groups: dict[int, list[int]] = {}
+        for place, n in enumerate(members):
+            groups.setdefault(unit.groups[n], []).append(place)
+        if problem and len(groups) > 1:  # one of them is to blame: the others keep their way
+            for places in groups.values():
+                found |= self._sample(unit, [members[p] for p in places], _part(plan, places))
+            return found
+        for place, n in enumerate(members):
+            # Who was alone from the start would fail again.
+            shared = len(members) > 1 and (problem or plan.branch_step_of(place))
+            if not good[place] and shared:
+                found |= self._sample(unit, (n,), independent_plan(1, plan.steps))
+        return found
 
     def _attempt(
         self, unit: Unit, members: Sequence[int], plan: Plan
     ) -> tuple[_Sampled | None, str | None]:
         """A run of some members, or the sentence of what it raised."""
         try:
-            return self._sample(unit, members, plan), None
+            return self._run(unit, members, plan), None
         except (ValueError, RuntimeError, ArithmeticError, LookupError, TypeError) as error:
             if is_out_of_memory(error):
                 raise
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             return None, f"It could not be rendered: {reason}"
 
-    def _sample(self, unit: Unit, members: Sequence[int], plan: Plan) -> _Sampled:
+    def _run(self, unit: Unit, members: Sequence[int], plan: Plan) -> _Sampled:
         sampling = self.recipe.sampling
         how: dict[str, Any] = {"plan": plan, "spacing": sampling.spacing}  # it knows its steps
         if unit.timesteps is not None:
@@ -271,6 +287,21 @@ class Worker:
             images += cast("list[Image.Image]", some)[: len(part)]
             flagged += flags[: len(part)]
         return images, flagged, finite
+
+
+def _part(plan: Plan, places: Sequence[int]) -> Plan:
+    """The plan of some of its prompts, which share with no others."""
+    new = {n: number for number, n in enumerate(places)}
+    kept = [k for k, s in enumerate(plan.segments) if s.members[0] in new]
+    place = {k: number for number, k in enumerate(kept)} | {None: None}
+    segments = (plan.segments[k] for k in kept)
+    return Plan(
+        plan.steps,
+        tuple(
+            replace(s, members=tuple(new[n] for n in s.members), parent=place[s.parent])
+            for s in segments
+        ),
+    )
 
 
 def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:

@@ -91,6 +91,32 @@ def test_a_cluster_that_is_not_there_is_refused_in_a_sentence():
         cluster.connect("auto")
 
 
+@pytest.mark.parametrize("error", [KeyError("gcs"), AssertionError(), OSError("no route")])
+def test_whatever_ray_raises_on_the_way_is_a_sentence(monkeypatch, error):
+    def fail(**options):
+        raise error
+
+    monkeypatch.setattr(ray, "init", fail)
+    with pytest.raises(ValueError, match="There is no Ray cluster at 'x:1': "):
+        cluster.connect("x:1")
+
+
+def test_a_version_of_ray_that_is_too_old_is_refused(monkeypatch):
+    monkeypatch.setattr(ray, "__version__", "2.9.3")
+    with pytest.raises(ValueError, match=r"Ray is 2\.9\.3, which is too old; `pip install"):
+        cluster.connect("local")
+
+
+def test_an_actor_has_its_cores_on_one_node(monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"CPU": 3.0}}] * 2
+    nodes.append({"Alive": False, "Resources": {"CPU": 64.0, "GPU": 1.0}})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert cluster.actors("auto", None, 2) == ("cpu", 2)
+    assert cluster.actors("cpu", 9, 1) == ("cpu", 6)
+    with pytest.raises(ValueError, match="No node of the cluster has 4 cores"):
+        cluster.actors("cpu", None, 4)
+
+
 @pytest.mark.parametrize(("mode", "hinted"), [(None, True), ("token", False)])
 def test_a_cluster_that_may_have_asked_for_a_token_says_how_to_bring_it(monkeypatch, mode, hinted):
     def refuse(**options):

@@ -247,6 +247,15 @@ def test_ids_that_differ_only_in_case_or_length_have_their_own_files():
     ids = ["Fox", "fox", "FOX", "x" * 400, "x" * 401, "a/b", "a%2Fb", "é", "e\u0301", "..", "."]
     made = [name.lower() for name in names(*ids)]
     assert len(set(made)) == len(ids)
+    # An id that looks like what tells another one apart.
+    marked = names("b", "B")[1].removeprefix("pictures/").removesuffix(".png")
+    assert len({name.lower() for name in names(marked, "b", "B")}) == 3
+
+
+@pytest.mark.parametrize("id_", ["CON", "nul.txt", "Com1"])
+def test_no_picture_has_the_name_of_a_device(id_):
+    assert names(id_)[0].startswith(f"pictures/_{id_}")
+    assert names("conifer", "com") == ["pictures/conifer.png", "pictures/com.png"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """Several processes on one machine, killed for real: the files are those of an undisturbed run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,8 +17,8 @@ import pytest
 from sage.core.plan import independent_plan
 from sage.core.settings import Sampling
 from sage.render import local
-from sage.render.work import Rendered, Unit
-from sage.render.worker import Recipe
+from sage.render.work import DIED, Rendered, Unit
+from sage.render.worker import OutOfMemory, Recipe
 
 from .conftest import SAMPLING, Quiet, content, descendants
 
@@ -96,7 +101,60 @@ def test_a_unit_that_kills_its_process_fails_alone(tiny_folder):
     assert all(isinstance(r, Rendered) for r in results.values())
     for number, result in results.items():
         errors = {picture.error for picture in result.pictures}
-        assert errors == ({local.DIED.format(local.STRIKES)} if number == 1 else {None})
+        assert errors == ({DIED} if number == 1 else {None})
+
+
+class Dead:
+    """A pool whose processes die of everything."""
+
+    devices = ("cpu",)
+    restart = close = staticmethod(lambda: None)
+
+    def submit(self, message):
+        future = Future()
+        future.set_exception(BrokenProcessPool())
+        return future
+
+
+def test_workers_that_finish_nothing_end_the_run():
+    """Where memory does not even suffice for the model, no prompt is to blame."""
+    results = local._Dispatch(Dead(), [unit(n, ["a fox"]).to_bytes() for n in range(9)]).results()
+    for _ in range(local.HOPELESS):
+        assert next(results).pictures[0].error == DIED
+    with pytest.raises(OutOfMemory, match="fewer --workers need less"):
+        next(results)
+
+
+class Sleepy(Recipe):
+    """A recipe with whose workers everything takes hours."""
+
+    def pipeline(self, model):
+        pipe = super().pipeline(model)
+
+        def stream(prompts, **how):
+            Path(self.model).with_name("begun").touch()
+            time.sleep(3600)
+
+        pipe.stream = stream
+        return pipe
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_no_unit(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    recipe = Sleepy(str(tmp_path / "model"), None, Sampling(steps=2), "float32", 4, 1)
+
+    def press():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    messages = [unit(n, ["a fox"]).to_bytes() for n in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        list(local.run_in_processes(recipe, ["cpu"], messages))
+    _, alive = psutil.wait_procs(descendants("spawn_main"), timeout=60)
+    assert not alive
 
 
 @pytest.mark.parametrize(("threads", "workers"), [(1, None), (10_000, None), (1, 3)])

@@ -1,12 +1,15 @@
 """Files of prompts as people write them."""
 
+import errno
 import json
 import math
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sage.render import prompts as prompts_module
 from sage.render.prompts import ID_CHARS, Prompt, Refused, read_prompts
 
 FOX, SNOW = "a fox in the snow", "snö på stranden"
@@ -104,6 +107,43 @@ def test_columns_may_have_other_names(tmp_path):
     assert rows(path, columns={"prompt": "caption", "id": "key"}) == [("k", "a fox")]
     with pytest.raises(ValueError, match="There is no column 'caption'; allowed are id, prompt"):
         rows(path, columns={"caption": "prompt"})
+    with pytest.raises(ValueError, match="gives id, prompt the same column"):
+        rows(path, columns={"id": "Caption", "prompt": "caption"})
+    # The text is the id, too: another name takes a column away from its usual one.
+    assert rows(written(tmp_path, "q.csv", "prompt\nfox\n"), columns={"prompt": "prompt"}) == [
+        ("row-1", "fox")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "prompt,seed\na fox,1\n"),
+        ("p.jsonl", '{"prompt": "a fox", "seed": 1}\n"a dog"\n'),
+        ("p.parquet", ""),
+    ],
+)
+def test_a_column_that_somebody_names_has_to_be_there(tmp_path, name, text):
+    """A slip would otherwise go unseen: all seeds would be others."""
+    path = written(tmp_path, name, text) if text else parquet(tmp_path, {"prompt": ["a fox"]})
+    with pytest.raises(ValueError, match=r"the columns prompt.*; a column 'sede' is needed"):
+        rows(path, columns={"seed": "sede"})
+    with pytest.raises(ValueError, match="leave out --columns"):
+        rows(written(tmp_path, "p.txt", "a fox"), columns={"seed": "sede"})
+
+
+def test_a_single_column_is_separated_as_the_ending_says(tmp_path):
+    text = "prompt\na fox, red; small\n"
+    assert rows(written(tmp_path, "p.tsv", text)) == [("row-1", "a fox, red; small")]
+    assert rows(written(tmp_path, "p.csv", text))[0][1].startswith("The row has 2 cells")
+
+
+def test_the_line_that_names_the_columns_may_be_odd(tmp_path):
+    text = '\n \r\nid,"Prompt",seed,"a\nnote"\n1,a fox,7,x\n'
+    assert read(written(tmp_path, "p.csv", text)) == [Prompt(1, "1", "a fox", 7)]
+    for line in ("x" * 200_000, 'id,"prompt', "\0"):
+        with pytest.raises(ValueError, match=r"p\.csv"):
+            rows(written(tmp_path, "p.csv", line + "\n1,a fox\n"))
 
 
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "1,a fox\n2,a dog\n", ""])
@@ -154,7 +194,8 @@ def test_parquet_holds_numbers_for_ids_and_gaps_in_seeds(tmp_path):
 def test_parquet_may_hold_texts_in_any_type(tmp_path, kind):
     texts = pa.array(["a fox", "a dog"]).cast(kind) if kind != pa.dictionary(
         pa.int8(), pa.utf8()) else pa.array(["a fox", "a dog"]).dictionary_encode()  # fmt: skip
-    assert rows(parquet(tmp_path, {"prompt": texts})) == [("row-1", "a fox"), ("row-2", "a dog")]
+    found = rows(parquet(tmp_path, {"prompt": texts, "id": texts}))
+    assert found == [("a fox", "a fox"), ("a dog", "a dog")]
 
 
 def test_a_damaged_block_of_parquet_costs_its_own_rows(tmp_path):
@@ -183,6 +224,23 @@ def test_a_file_that_cannot_be_read_at_all_is_refused_in_a_sentence(tmp_path):
         rows(written(tmp_path, "p.docx", b""))
     with pytest.raises(ValueError, match="There is no file"):
         rows(tmp_path / "p.txt")
+    with pytest.raises(ValueError, match="is a folder; give one file"):
+        rows(tmp_path)
+    with pytest.raises(ValueError, match="cannot be read: File name too long"):
+        rows(tmp_path / f"{'x' * 300}.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(ValueError, match="is a pipe or device"):
+        rows(tmp_path / "pipe.txt")
+
+
+def test_a_disk_that_fails_while_it_is_read_is_a_sentence(tmp_path, monkeypatch):
+    def fails(path, names):
+        yield 1, {"prompt": "a fox"}
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setitem(prompts_module._READERS, ".txt", fails)
+    with pytest.raises(ValueError, match=r"p\.txt cannot be read: Input/output error"):
+        rows(written(tmp_path, "p.txt", "a fox"))
 
 
 @pytest.mark.parametrize("seed", ["abc", "-1", "1.5", "1e99", "inf", "１２"])
@@ -221,6 +279,8 @@ def test_every_row_is_there_once_with_an_id_of_its_own(tmp_path):
     assert len({r.id for r in found if isinstance(r, Prompt)}) == 2
     assert found[1].error == "The id 'a' is also that of row 1."
     assert found[3].error == "The id 'row-3' is also that of row 3."
+    found = rows(written(tmp_path, "p.csv", "id,prompt\nrow-2,x\n,y\n"))
+    assert found == [("row-2", "x"), ("row-2+", "y")]
 
 
 @pytest.mark.parametrize(

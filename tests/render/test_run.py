@@ -25,10 +25,10 @@ from sage.core.settings import Sampling
 from sage.jobs import conditions, models
 from sage.render import run as run_module
 from sage.render import store as store_module
-from sage.render.command import main
+from sage.render.command import Unbroken, main
 from sage.render.settings import RenderSettings, differences
 from sage.render.store import SCHEMA, Store, StoreError
-from sage.render.work import Unit
+from sage.render.work import DIED, Unit, failed
 from sage.render.worker import Recipe, Worker
 from sage.sd.pipeline import SagePipeline
 
@@ -243,6 +243,30 @@ def stop_after(number):
     return Quiet(stop)
 
 
+def test_a_group_that_raises_changes_no_other_group_of_its_unit(render, rows, monkeypatch):
+    """Not even in its last bits: the others go on sharing as they would without it."""
+    whole = {line["id"]: line for line in manifest(render("whole", unit=24))}
+    bad = max(whole.values(), key=lambda line: line["row"])
+    original = SagePipeline.stream
+
+    def stream(self, prompts, **how):
+        if bad["prompt"] in prompts:
+            raise ValueError("This prompt is cursed.")
+        return original(self, prompts, **how)
+
+    monkeypatch.setattr(SagePipeline, "stream", stream)
+    shared = 0
+    for line in manifest(render("cursed", unit=24)):
+        if line["id"] == bad["id"]:
+            assert line["error"] == "It could not be rendered: This prompt is cursed."
+        elif line["group"] != bad["group"]:
+            assert line["sha256"] == whole[line["id"]]["sha256"]
+            shared += line["nfe"] < 3
+        else:
+            assert line["error"] is None
+    assert shared
+
+
 def test_a_stopped_run_goes_on_and_renders_nothing_twice(render, monkeypatch):
     whole = content(render("whole"))
     rendered, original = [], Worker.render
@@ -276,12 +300,63 @@ def test_a_lost_or_cut_picture_is_made_again(render):
     assert content(render()) == before
 
 
+def test_what_was_lost_with_its_process_is_tried_again(render, monkeypatch):
+    whole = content(render("whole"))
+    original = Worker.render
+
+    def lost(self, unit):
+        return failed(unit, DIED) if unit.number == 1 and unit.ids[0] else original(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "render", lost)
+        lines = manifest(render("lost"))
+    assert [line["error"] for line in lines if line["error"]] == [DIED] * 6
+    assert content(render("lost")) == whole
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"PAR1"])
+def test_a_damaged_plan_is_a_sentence_and_parts_belong_to_their_plan(render, damage):
+    folder = render()
+    whole, plan = content(folder), folder / ".render" / "plan.parquet"
+    plan.write_bytes(damage(plan.read_bytes()))
+    with pytest.raises(StoreError, match="is damaged, so the run cannot go on"):
+        render()
+    plan.unlink()
+    (folder / ".render" / "parts" / "0000099.parquet").write_bytes(b"of another plan")
+    assert content(render()) == whole
+
+
+def test_a_model_may_be_moved_while_a_run_is_stopped(render, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "before")
+    with pytest.raises(Stop):
+        render(model=str(tmp_path / "before"), console=stop_after(2))
+    (tmp_path / "before").rename(tmp_path / "after")
+    console = Quiet()
+    render(model=str(tmp_path / "after"), console=console)
+    assert "Going on: 12 of 24 prompts are finished." in console.said
+
+
+def test_a_disk_without_locks_is_not_another_process(render, monkeypatch):
+    def lock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(store_module.fcntl, "flock", lock)
+    with pytest.raises(StoreError, match=r"cannot be used: .*No locks available"):
+        render()
+
+
+def test_a_name_that_is_no_utf8_is_recorded(render, rows, tmp_path):
+    del rows[2:]
+    folder = render(file="p\udce9")
+    assert json.loads((folder / "record.json").read_text())["prompts"] == "p\udce9.jsonl"
+
+
 def test_another_run_does_not_go_into_the_same_folder(render, rows):
     render()
     with pytest.raises(StoreError, match=r"holds another run: share_ratio was 0.4, now 0.5"):
         render(sampling={"share_ratio": 0.5})
     rows.append({"prompt": "one more"})
-    with pytest.raises(StoreError, match="holds another run: prompts was"):
+    with pytest.raises(StoreError, match="holds another run: prompts has other content"):
         render()
 
 
@@ -383,6 +458,9 @@ def test_contact_sheets_show_every_picture(render):
         (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
         (["--budget", "5", "--share-ratio", "0.3"], "leave out --share-ratio."),
         (["--budget", "5", "--steps", "8"], "leave out --steps."),
+        (["--budget", "5", "--spend", "0.5"], "leave out --spend."),
+        (["--out", "x" * 300], "File name too long"),
+        (["--out", os.devnull], "a file; name a folder."),
         (["--out", __file__], "a file; name a folder."),
         (["--columns", "prompt"], "--columns has 'prompt'"),
         (["--adapter", "nowhere"], "There is no adapter nowhere."),
@@ -424,6 +502,32 @@ def test_a_file_without_prompts_is_said_in_a_sentence(
         code = stopped.code
     assert code == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(tmp_path, capfd):
+    """As with `| head`, a log on a full disk, or an encoding that lacks a character."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="ascii") as nobody:
+        stream = Unbroken(nobody)
+        for _ in range(3):
+            print("fünf", file=stream, flush=True)
+    with (tmp_path / "log").open("w", encoding="ascii") as log:
+        print("fünf", file=Unbroken(log), flush=True)
+    assert (tmp_path / "log").read_text() == "f\\xfcnf\n"
+    print("into nothing", file=Unbroken(None), flush=True)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("CUDA error"), MemoryError()])
+def test_whatever_ends_a_run_is_a_sentence(tmp_path, monkeypatch, capsys, error):
+    def fail(*_):
+        raise error
+
+    (tmp_path / "p.txt").write_text("a fox\n")
+    monkeypatch.setattr(run_module, "run", fail)
+    assert main([str(tmp_path / "p.txt"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"error: {str(error) or 'MemoryError'}\n"
 
 
 def test_the_plan_is_said_in_plain_words():
@@ -482,7 +586,7 @@ def test_an_adapter_changes_the_pictures_and_is_part_of_the_run(
         with Image.open(folder / line["file"]) as picture:
             off = np.abs(np.asarray(picture, int) - np.asarray(wanted, int))
         assert off.max() <= 1
-    with pytest.raises(StoreError, match="holds another run: adapter was"):
+    with pytest.raises(StoreError, match=r'another run: adapter was "[0-9a-f]+", now null'):
         render("with", sampling={"trained": True})
 
 
@@ -539,8 +643,10 @@ def test_everything_that_pictures_depend_on_is_part_of_the_run(
         monkeypatch.setattr(conditions, "version", lambda n: "9" if n == change else known(n))
     else:
         change(folder)
-    found = differences(before, settings.identity("cpu"))
-    assert [sentence.split()[0] for sentence in found] == [word]
+    (found,) = differences(before, settings.identity("cpu"))
+    assert re.split("[: ]", found)[0] == word
+    assert word != "versions" or f'{change} was "' in found
+    assert word not in ("model", "adapter") or "has other content" in found
 
 
 def test_the_models_own_adapter_is_part_of_the_run(tmp_path, monkeypatch):
@@ -577,7 +683,7 @@ def test_a_hub_repository_is_known_by_its_commit(tmp_path, monkeypatch):
 def test_a_file_that_changes_between_resumes_is_another_run(render, rows):
     render(console=Quiet())
     rows[0]["prompt"] += "!"
-    with pytest.raises(StoreError, match="holds another run: prompts was"):
+    with pytest.raises(StoreError, match="holds another run: prompts has other content"):
         render(console=Quiet())
 
 
