@@ -221,8 +221,8 @@ class _Run:
         if self.settings.grid:
             for name, png in draw_sheets(table, self.settings.out, self.console.progress):
                 self.store.write_sheet(name, png)
-        errors = table["error"].null_count
-        return Counter(pictures=errors, errors=len(table) - errors)
+        pictures = table["error"].null_count
+        return Counter(pictures=pictures, errors=len(table) - pictures)
 
 
 def _expected_seconds(worker: Worker, shared: Shared) -> float:

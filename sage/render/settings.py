@@ -182,6 +182,8 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
         sampling.setdefault("sharing", "tree")
         if sampling["sharing"] != "tree":
             raise ValueError("--spend is for --sharing tree; leave one of the two out.")
+    if values["ray"] == "":  # a variable of a script that was never set
+        raise ValueError("--ray is empty; allowed are local, auto and an address.")
     for name in ("workers", "threads", "rows", "unit"):
         if values[name] is not None and values[name] < 1:
             raise ValueError(f"--{name} is {values[name]}; allowed is 1 or more.")

@@ -456,6 +456,7 @@ def test_contact_sheets_show_every_picture(render):
         (["--scheduler", "fast"], "The scheduler is 'fast'; allowed are ddim"),
         (["--spend", "0.5", "--sharing", "groups"], "--spend is for --sharing tree"),
         (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
+        (["--ray", ""], "--ray is empty; allowed are local, auto"),
         (["--budget", "5", "--share-ratio", "0.3"], "leave out --share-ratio."),
         (["--budget", "5", "--steps", "8"], "leave out --steps."),
         (["--budget", "5", "--spend", "0.5"], "leave out --spend."),
