@@ -63,15 +63,18 @@ class Terminal:
     @contextmanager
     def progress(self, name: str, total: int | None) -> Iterator[Callable[[int], object]]:
         """A bar that goes away when it is full."""
-        with tqdm(total=total, desc=name, leave=False, mininterval=0.5, file=self.err) as bar:
+        with self._bar(total=total, desc=name, leave=False, mininterval=0.5) as bar:
             yield bar.update
 
     def count(self, pictures: Iterator[int], done: int, total: int) -> None:
         """The bar of rendering, in prompts."""
-        bar = tqdm(total=total, initial=done, desc="Rendering", unit="prompt", file=self.err)
-        with bar:
+        with self._bar(total=total, initial=done, desc="Rendering", unit="prompt") as bar:
             for number in pictures:
                 bar.update(number)
+
+    def _bar(self, **how: Any) -> tqdm:
+        # Of other streams than Python's own, tqdm asks for the width only like this.
+        return tqdm(file=self.err, dynamic_ncols=True, **how)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
