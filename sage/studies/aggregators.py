@@ -6,6 +6,7 @@ what the soft target of L_SAGE trains the first one to be.
 """
 
 from sage.core.settings import TRUNKS
+from sage.studies.engine.answers import first_judge
 from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, rows_with_front
 from sage.studies.engine.figures import Bars, Figure, by_key, caption, metric_title, wanted
 from sage.studies.engine.lab import Lab
@@ -27,6 +28,17 @@ def design(lab: Lab) -> Design:
         for label, adapter in ((UNTRAINED, None), (TRAINED, lab.settings.sage_adapter))
     ]
     return Design(entries, lab.prompts)
+
+
+def answer(result: Result) -> str:
+    """The rule of the best pictures, where nothing was trained."""
+    title, value = first_judge(result)
+    rules = {row["name"]: value(row) for row in result["rows"] if row["label"] == UNTRAINED}
+    best, paper = min(rules, key=rules.__getitem__), TRUNKS["mean"]
+    return (
+        f"Without training, {title} is lowest for “{best}”: {rules[best]:.3g}; for the paper's "
+        f"“{paper}” it is {rules[paper]:.3g}."
+    )
 
 
 def finding(comparison: Comparison) -> str:
@@ -63,6 +75,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows_with_front(),
+    answer=answer,
     finding=finding,
     figure=figure,
     defaults={"pictures": 336, "seeds": 1},

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sage.studies.engine.answers import first_judge
 from sage.studies.engine.compare import Comparison, Design, Entry, unbeaten
 from sage.studies.engine.figures import Figure, by_key, caption, metric_panels
 from sage.studies.engine.lab import Lab
@@ -67,6 +68,18 @@ def pareto(comparison: Comparison, key: str = "fd") -> list[float]:
     return [ratio for ratio, point in points.items() if unbeaten(point, list(points.values()))]
 
 
+def answer(result: Result) -> str:
+    """What two branch points save and cost."""
+    title, value = first_judge(result)
+    rows = {r["share_ratio"]: r for r in result["rows"] if r["groups"] == EVERY}
+    parts = [
+        f"{ratio:.0%} shared save {rows[ratio]['saving']:.0%} of the evaluations at "
+        f"{value(rows[ratio]):.3g}"
+        for ratio in (0.3, 0.5)
+    ]
+    return f"{title} is {value(rows[0.0]):.3g} without sharing; {', '.join(parts)}."
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: how the cost grows with T*, and whether tight groups bear more."""
 
@@ -115,6 +128,7 @@ STUDY = Study(
     design=design,
     more=lambda comparison: {"pareto": [round(ratio, 4) for ratio in pareto(comparison)]},
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={"groups": "groups", "share_ratio": "share ratio"},

@@ -133,6 +133,17 @@ def rows(comparison: Comparison) -> list[Row]:
     return written
 
 
+def answer(result: Result) -> str:
+    """How well the layouts of a group agree, with and without sharing."""
+    line = best(result["rows"])
+    key = next(key for key in LOOKS if key in line["metrics"])
+    shared, gap = line["metrics"][key]["value"], line["against"][key]["value"]
+    return (
+        f"{METRIC[key].title.capitalize()} inside a group is {shared:.3g} when steps are shared, "
+        f"{shared - gap:.3g} for independent sampling of the same cost."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """Agreement of the best line that shares, beside both rivals of its cost."""
     line = best(comparison.rows)
@@ -244,6 +255,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     more=more,
+    answer=answer,
     finding=finding,
     figure=figure,
     conditions=lambda comparison: {"group_size": SIZE, "guidance": 2.0},

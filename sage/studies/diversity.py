@@ -38,6 +38,18 @@ def design(lab: Lab) -> Design:
     return Design(entries, lab.prompts)
 
 
+def answer(result: Result) -> str:
+    """What fresh noise brings back where most was lost."""
+    if "inside" not in result["metrics"]:
+        return "Diversity was not judged."
+    rows = [row for row in result["rows"] if row["share_ratio"] in (0.0, max(RATIOS))]
+    alone, without, fresh = (rows[i]["metrics"]["inside"]["value"] for i in (0, 1, -1))
+    return (
+        f"Diversity inside groups is {alone:.2f} without sharing, {without:.2f} with "
+        f"{max(RATIOS):.0%} shared, and {fresh:.2f} with fresh noise for every branch."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: the most diversity that fresh noise brings without harm, if it brings any."""
     base = comparison.lines[0]
@@ -85,6 +97,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows_with_front(),
+    answer=answer,
     finding=finding,
     figure=figure,
     defaults={"pictures": 336, "seeds": 1},

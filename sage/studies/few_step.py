@@ -6,10 +6,12 @@ shared. The students' calibrations, for the guard, appear in `calibration/` besi
 """
 
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from sage.core.calibration import Calibration
 from sage.studies.engine import methods
+from sage.studies.engine.answers import first_judge, signed
 from sage.studies.engine.calibrate import sweep, write_calibrations
 from sage.studies.engine.compare import Comparison, Design, Entry, rows_with_front
 from sage.studies.engine.figures import by_key, line_figure
@@ -80,6 +82,25 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
     return {"students": digests, "shared_at": SHARED_AT}
 
 
+def answer(result: Result) -> str:
+    """What sharing does to a sampler of few steps, averaged over the samplers."""
+    title, value = first_judge(result)
+    rows = {(*row["name"].split(", "), row["label"]): value(row) for row in result["rows"][1:]}
+    parts = []
+    for ratio in SHARED_AT:
+        gaps = [
+            number - rows[name, SIDES[0.0], label]
+            for (name, side, label), number in rows.items()
+            if side == SIDES[ratio]
+        ]
+        parts.append(f"{ratio:.0%} shared change it by {signed(mean(gaps), '.2g')}")
+    return (
+        f"Averaged over the samplers, {title} is "
+        f"{mean(v for (_, side, _), v in rows.items() if side == SIDES[0.0]):.3g} alone; "
+        f"{', '.join(parts)}."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: what sharing changes for each sampler."""
     key = comparison.quality[0]
@@ -111,6 +132,7 @@ STUDY = Study(
     rows=rows_with_front("gigaflops"),
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=line_figure("gigaflops", series=series, log=True),
     defaults={"pictures": 336, "seeds": 1},

@@ -6,6 +6,7 @@ saving, quality and diversity against the size of a group. The unit of the inter
 
 from typing import Any
 
+from sage.studies.engine.answers import first_judge
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import Figure, caption, metric_panels
 from sage.studies.engine.lab import Lab
@@ -32,6 +33,17 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
     """The share ratio, and how many sets of prompts there are."""
     prompts = comparison.design.prompts
     return {"share_ratio": RATIO, "sets": len(prompts or ()) // WHOLE}
+
+
+def answer(result: Result) -> str:
+    """The smallest group beside the largest."""
+    title, value = first_judge(result)
+    rows = {row["size"]: row for row in result["rows"] if row["name"] == SAGE}
+    least, most = rows[min(rows)], rows[max(rows)]
+    return (
+        f"Groups of {max(rows)} save {most['saving']:.0%} of the evaluations, groups of "
+        f"{min(rows)} {least['saving']:.0%}; {title} is {value(most):.3g} and {value(least):.3g}."
+    )
 
 
 def finding(comparison: Comparison) -> str:
@@ -76,6 +88,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={"size": "prompts in a group"},

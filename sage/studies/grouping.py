@@ -179,6 +179,16 @@ def measure(source: Prompts, vectors: Tensor, pairs: np.ndarray) -> dict[str, An
     }
 
 
+def answer(result: Result) -> str:
+    """Of the most prompts of each kind."""
+    most = {row["name"]: row for row in result["rows"]}
+    parts = [
+        f"{row['groupable']:.0%} of {row['prompts']} {name.split(' (')[0]}"
+        for name, row in most.items()
+    ]
+    return f"A group is found for {' and '.join(parts)}."
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: how many of the most prompts find a group, and what 0.4 would save."""
     most = {line["name"]: line for line in comparison.rows}
@@ -230,6 +240,7 @@ STUDY = Study(
     rows=rows,
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={

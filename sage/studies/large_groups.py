@@ -9,6 +9,7 @@ from dataclasses import replace
 from sage.core.plan import shared_plan
 from sage.core.settings import TRIED_TRUNKS, TRUNKS
 from sage.studies.engine import methods
+from sage.studies.engine.answers import tally
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import QUALITY, Figure, caption, metric_panels, wanted
 from sage.studies.engine.lab import Lab
@@ -65,6 +66,12 @@ def rows(comparison: Comparison) -> list[Row]:
     return lines
 
 
+def answer(result: Result) -> str:
+    """In how many settings sharing wins or loses."""
+    gaps = [row["against"] for row in result["rows"] if "against" in row]
+    return f"Beside the student alone at the same cost, sharing is {tally(gaps, JUDGES)}."
+
+
 def finding(comparison: Comparison) -> str:
     """Where sharing differs from the student alone."""
     parts = []
@@ -102,6 +109,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows,
+    answer=answer,
     finding=finding,
     figure=figure,
     conditions=lambda comparison: {

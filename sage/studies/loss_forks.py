@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sage.studies.engine.answers import quality_of, tally
 from sage.studies.engine.cells import LORA_FILE
 from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
 from sage.studies.engine.figures import Bars, Figure, caption, metric_title
@@ -97,6 +98,12 @@ def more(comparison: Comparison) -> dict[str, Any]:
     return {"base": base_of(comparison).name}
 
 
+def answer(result: Result) -> str:
+    """How many variants win or lose."""
+    gaps = [row["difference"] for row in result["rows"] if row["name"] != result["base"]]
+    return f"Beside “{result['base']}”, the other choices are {tally(gaps, quality_of(result))}."
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: which variants beat the base beyond chance, metric by metric."""
     base, parts = base_of(comparison), []
@@ -132,6 +139,7 @@ STUDY = Study(
     rows=rows,
     more=more,
     conditions=lambda comparison: {},
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={},

@@ -30,6 +30,7 @@ from sage.studies.engine.methods import (
 )
 from sage.studies.engine.results import Result, Row, better, difference, percent
 from sage.studies.engine.study import Study
+from sage.studies.engine.tables import compared
 
 RATIOS = (0.2, 0.3, 0.4, 0.5)
 SHOWN = (FEWER, UNTRAINED, STANDARD, SAGE, TWINS, IN_TURN)  # in the figure
@@ -151,6 +152,15 @@ def verdict(low: float, high: float, claimed: float) -> str:
     return "agrees in direction, larger" if larger else "agrees in direction, smaller"
 
 
+def answer(result: Result) -> str:
+    """What sharing saves, and what as many evaluations give without it."""
+    sage = next(r for r in result["rows"] if r["name"] == SAGE and r["compared_at"] == RATIO)
+    return (
+        f"Sharing {RATIO:.0%} of the steps saves {sage['saving']:.0%} of the evaluations; "
+        f"independent sampling with as few is {compared(result, SAGE)} sharing after training."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """The claims and the rival, in words; a number has our measure's name, never the paper's."""
     sage, fewer, turns, untrained = (
@@ -202,6 +212,7 @@ STUDY = Study(
     rows=rows,
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=line_figure("saving", series=series, title="Quality against saving", percent=True),
 )

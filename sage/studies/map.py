@@ -19,6 +19,7 @@ from sage.core.resampling import LEVEL
 from sage.core.settings import SCHEDULERS
 from sage.sd.schedulers import make_scheduler
 from sage.sd.spacing import solver_key
+from sage.studies.engine.answers import tally
 from sage.studies.engine.cells import Recipe
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import QUALITY, Figure, Tile, Tiles, caption
@@ -365,6 +366,12 @@ def in_words(result: Result) -> str:
     return " ".join([*sentences(result), promise(result)])
 
 
+def answer(result: Result) -> str:
+    """In how many cells sharing or fewer steps win, all judges together."""
+    gaps = [cell["sharing"] for cell in result["cells"] if cell["kind"] == EVERY]
+    return f"Beside fewer steps of the same cost, sharing is {tally(gaps, judges_of(result))}."
+
+
 def finding(comparison: Comparison) -> str:
     """The same, of what was just measured."""
     model = {"conditions": {"model": comparison.lab.title}}
@@ -435,6 +442,7 @@ STUDY = Study(
     design=design,
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={"budget": "budget", "size": "prompts in a group", "kind": "sets"},

@@ -195,6 +195,15 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def answer(result: Result) -> str:
+    """What prompts from elsewhere save, and which of them lose."""
+    rows = [row for row in result["rows"] if "difference" in row]
+    lost = [row["kind"] for row in rows if row["difference"].get("clip", {}).get("sign", 0) < 0]
+    least, most = (pick(row["saving"] for row in rows) for pick in (min, max))
+    where = f"for {' and '.join(lost)}" if lost else "nowhere"
+    return f"They save {least:.0%} to {most:.0%} of the evaluations; CLIP score is lost {where}."
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: grouping, saving and CLIP score of each kind."""
     parts = []
@@ -232,6 +241,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={"kind": "prompts", "groupable": "in groups"},

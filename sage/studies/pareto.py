@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sage.studies.engine import methods
+from sage.studies.engine.answers import quality_of
 from sage.studies.engine.cells import Recipe
 from sage.studies.engine.compare import (
     Comparison,
@@ -99,6 +100,17 @@ def _span(span: tuple[float, float]) -> str:
     return f"guidance in {span[0]:.0%} to {span[1]:.0%} of the steps"
 
 
+def answer(result: Result) -> str:
+    """How many ways on the front of every judge share."""
+    keys, rows = quality_of(result), result["rows"]
+    front = [row for row in rows if set(keys) <= set(row["front"])]
+    share = sum("shared_steps" in row or bool(row["share_ratio"]) for row in front)
+    return (
+        f"Of {len(rows)} ways, {len(front)} are the best at their cost in every judge; "
+        f"{share} of these share."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """What is on the front in every metric of quality, and which ways of sharing are beaten."""
     keys, rows = comparison.quality, comparison.rows
@@ -151,6 +163,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows_with_front("gigaflops"),
+    answer=answer,
     finding=finding,
     figure=line_figure("gigaflops", series=series, scattered=SCATTERED),
     defaults={"pictures": 336, "seeds": 1},

@@ -137,6 +137,12 @@ def more(comparison: Comparison) -> dict[str, Any]:
     return {"quality": quality(comparison)}
 
 
+def answer(result: Result) -> str:
+    """What every use saves."""
+    parts = [f"{row['saved']:.0%} to {row['name']}" for row in result["rows"]]
+    return f"It saves {'; '.join(parts)}, in evaluations."
+
+
 def finding(comparison: Comparison) -> str:
     """What every use saves, and what it is worth."""
     saved = "; ".join(
@@ -177,6 +183,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     more=more,
+    answer=answer,
     finding=finding,
     figure=figure,
     conditions=lambda comparison: {"group_size": SIZE, "guidance": 2.0},

@@ -10,6 +10,7 @@ from typing import Any
 
 from sage.core.planner import Planning
 from sage.core.settings import SCHEDULERS, SPACINGS
+from sage.studies.engine.answers import quality_of
 from sage.studies.engine.compare import Comparison, Design, Entry, Line
 from sage.studies.engine.figures import QUALITY, Bars, Figure, caption, metric_title
 from sage.studies.engine.fitting import SOLVERS, WEIGHTS, alone
@@ -80,6 +81,20 @@ def more(comparison: Comparison) -> dict[str, Any]:
     return {"differences": {s: difference(a.measured, b.measured) for s, (a, b) in pairs.items()}}
 
 
+def answer(result: Result) -> str:
+    """Whether the goal is reached, with which solver."""
+    keys = quality_of(result)
+    worse = [
+        SCHEDULERS[solver].split(" (")[0]
+        for solver, gaps in result["differences"].items()
+        if any(gaps[key]["sign"] < 0 for key in keys)
+    ]
+    if worse:
+        where = " and ".join(worse)
+        return f"No: with {where}, {FEW} planned steps are worse than {UNIFORM} uniform ones."
+    return f"Yes: {FEW} planned steps are at least as good as {UNIFORM} uniform ones."
+
+
 def finding(comparison: Comparison) -> str:
     """Whether eight planned steps are as good as twelve uniform ones, and who else is."""
     parts = []
@@ -125,6 +140,7 @@ STUDY = Study(
     design=design,
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
     columns={"label": "steps"},

@@ -67,6 +67,16 @@ def optimal(comparison: Comparison) -> list[Row]:
     return [row for row in comparison.rows if row["pareto"]]
 
 
+def answer(result: Result) -> str:
+    """The range of savings, and how many settings nothing beats."""
+    savings = [row["saving"] for row in result["rows"]]
+    number = sum(row["pareto"] for row in result["rows"])
+    return (
+        f"They save {min(savings):.0%} to {max(savings):.0%} of the evaluations; {number} of "
+        f"{len(savings)} settings are beaten by no other in both saving and likeness."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: the range of savings, and the settings that nothing beats."""
     savings = [line.measured.saving for line in comparison.lines]
@@ -94,6 +104,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     more=lambda comparison: {"pareto": [row["name"] for row in optimal(comparison)]},
+    answer=answer,
     finding=finding,
     figure=line_figure("saving", ("twin",), series, percent=True),
     columns={"groups": "groups"},

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sage.core.metrics import clip_score, feature_distance
+from sage.studies.engine.answers import quality_of
 from sage.studies.engine.compare import Comparison, Design, Entry
 from sage.studies.engine.figures import Bars, Figure, caption
 from sage.studies.engine.judges import METRIC
@@ -16,6 +17,8 @@ from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import NO_SOFT, RATIO, SAGE
 from sage.studies.engine.results import Result, better, difference
 from sage.studies.engine.study import Study
+
+VERBS = {1: "improves", -1: "worsens", 0: "does not visibly change"}
 
 
 def design(lab: Lab) -> Design:
@@ -61,14 +64,24 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def answer(result: Result) -> str:
+    """In which judges of quality it helps or harms."""
+    gaps = result["difference"]
+    titles = {
+        sign: [METRIC[key].title for key in quality_of(result) if gaps[key]["sign"] == sign]
+        for sign in (1, -1)
+    }
+    words = [f"{verb} {', '.join(titles[s])}" for s, verb in VERBS.items() if titles.get(s)]
+    return f"The soft target {' and '.join(words) or 'changes no judge of quality visibly'}."
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: where the soft target helps, harms or does nothing that can be seen."""
     first, second = (line.measured for line in comparison.lines)
     titles: dict[int, list[str]] = {1: [], -1: [], 0: []}
     for key in first.metrics:
         titles[better(first, second, key)].append(METRIC[key].title)
-    verbs = {1: "improves", -1: "worsens", 0: "does not visibly change"}
-    parts = [f"{verb} {', '.join(titles[sign])}" for sign, verb in verbs.items() if titles[sign]]
+    parts = [f"{verb} {', '.join(titles[sign])}" for sign, verb in VERBS.items() if titles[sign]]
     return f"At share ratio {RATIO:g} the soft target {'; '.join(parts)} (paired 95 % intervals)."
 
 
@@ -97,6 +110,7 @@ STUDY = Study(
     design=design,
     more=more,
     conditions=conditions,
+    answer=answer,
     finding=finding,
     figure=figure,
 )

@@ -5,6 +5,9 @@ groups, and over all prompts at once, whose first steps then stand for dozens. T
 Decatur et al. 2025 (arXiv 2508.21032); their models, prompts and embeddings are others.
 """
 
+from statistics import mean
+
+from sage.studies.engine.answers import first_judge
 from sage.studies.engine.compare import (
     Comparison,
     Design,
@@ -35,6 +38,20 @@ def design(lab: Lab) -> Design:
     return Design(entries, lab.prompts)
 
 
+def answer(result: Result) -> str:
+    """One level beside both kinds of trees, in the first judge."""
+    title, value = first_judge(result)
+    parts = [
+        f"{mean(value(row) for row in result['rows'] if row['name'] == name):.3g} for a {name}"
+        for name in (INSIDE, OVER_ALL)
+    ]
+    level = mean(value(row) for row in result["rows"] if row["name"] == ONE_LEVEL)
+    return (
+        f"Averaged over equal numbers of evaluations, {title} is {level:.3g} for {ONE_LEVEL}, "
+        f"{' and '.join(parts)}."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """One sentence: where each kind of tree differs from one level, beyond chance."""
     base = {line.label: line for line in comparison.all(ONE_LEVEL)}
@@ -61,6 +78,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows_with_front(),
+    answer=answer,
     finding=finding,
     figure=line_figure("evaluations", series=trained),
     defaults={"pictures": 336, "seeds": 1},

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sage.core.plan import branch_step_from_ratio, shared_plan
 from sage.core.settings import TRIED_TRUNKS, TRUNKS
+from sage.studies.engine.answers import tally
 from sage.studies.engine.compare import Comparison, Design, Entry, Line
 from sage.studies.engine.figures import QUALITY, Figure, caption, metric_panels, wanted
 from sage.studies.engine.judges import METRIC
@@ -136,6 +137,12 @@ def low_resolution(lab: Lab) -> dict[str, float]:
 # -- in words --------------------------------------------------------------------------------------
 
 
+def answer(result: Result) -> str:
+    """In how many settings a trunk wins or loses."""
+    gaps = [row["against"] for row in result["rows"] if "against" in row]
+    return f"Beside fewer steps of the same cost, trunks are {tally(gaps, JUDGES)}."
+
+
 def finding(comparison: Comparison) -> str:
     """Where each rule differs from independent sampling of the same cost, beyond chance."""
     shared = [line for line in comparison.rows if "against" in line]
@@ -199,6 +206,7 @@ STUDY = Study(
     design=design,
     rows=rows,
     more=more,
+    answer=answer,
     finding=finding,
     figure=figure,
     conditions=conditions,

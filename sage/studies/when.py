@@ -15,11 +15,12 @@ from sage.core.adaptive import AdaptiveRule, branch_step_for
 from sage.core.calibration import Calibration
 from sage.core.grouping import cosine_similarity
 from sage.core.plan import shared_plan
+from sage.studies.engine.answers import signed
 from sage.studies.engine.compare import Comparison, Design, Entry, Line, no_worse
 from sage.studies.engine.figures import line_figure
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT
-from sage.studies.engine.results import Row, row
+from sage.studies.engine.results import Result, Row, row
 from sage.studies.engine.rival import Rival, against, differences_in_words
 from sage.studies.engine.sets import sets_of
 from sage.studies.engine.study import Study
@@ -85,6 +86,17 @@ def _gain(line: Line, fixed: Sequence[Line]) -> float:
     return 0.0
 
 
+def answer(result: Result) -> str:
+    """Whether a rule saves enough beside the best fixed step."""
+    rows = [row for row in result["rows"] if "gain" in row]
+    best = max(rows, key=lambda row: row["gain"])
+    return (
+        f"{'Where they can be told apart' if best['gain'] >= GOAL else 'At a fixed step'}: the "
+        f"best rule ({best['name']}) saves {signed(best['gain'], '.0%')} beside it (goal: "
+        f"{signed(GOAL, '.0%')})."
+    )
+
+
 def finding(comparison: Comparison) -> str:
     """What each way saves or loses beside fixed branch points."""
     parts = []
@@ -113,6 +125,7 @@ STUDY = Study(
     about=__doc__,
     design=design,
     rows=rows,
+    answer=answer,
     finding=finding,
     columns={"label": "", "gain": "saved"},
     figure=line_figure("evaluations", scattered=(INFORMATION, DIRECTION, BEFORE)),

@@ -47,15 +47,17 @@ def study_names(folder: Path = FOLDER) -> list[str]:
 
 @cache
 def study_html(name: str, folder: Path = FOLDER) -> str:
-    """One study: its question, what was found, the figure, and the numbers to unfold."""
+    """One study: its question, the answer, the figure, and the numbers to unfold."""
     study = json.loads((folder / f"{name}.json").read_text("utf-8"))
     finding = escape(study["finding"].replace("*", ""))  # written for a Markdown page too
     figure = f"/gradio_api/file={folder / f'{name}.svg'}"
     return (
         f'<article class="sage-card sage-study" id="evidence-{escape(name)}">'
         f"<h3>{escape(study['title'])}</h3>"
-        f'<p class="sage-note">{escape(study["question"])}</p><p>{finding}</p>'
+        f'<p class="sage-note">{escape(study["question"])}</p>'
+        f'<p class="sage-answer">{escape(study["answer"])}</p>'
         f'<img loading="lazy" src="{escape(figure)}" alt="Figure: {escape(study["title"])}">'
+        f'<p class="sage-finding">{finding}</p>'
         f"<details><summary>Numbers and conditions</summary>{_table(study['rows'])}"
         f'<p class="sage-note">{escape(_conditions(study.get("conditions", {})))}</p></details>'
         "</article>"

@@ -19,6 +19,8 @@ def run_study(name, lab):
     assert stored is not None
     assert stored["question"].endswith("?")
     assert stored["finding"].endswith(".")
+    assert stored["answer"].endswith(".")
+    assert len(stored["answer"]) < 240
     assert set(stored["metrics"]) <= set(METRIC)
     return stored
 

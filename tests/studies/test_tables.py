@@ -54,6 +54,7 @@ def main_result():
     return {
         "study": "main-table",
         "title": "What sharing costs and saves",
+        "answer": "It saves.",
         "finding": "Sharing saves.",
         "rows": rows,
         "claims": [
@@ -96,10 +97,11 @@ def test_the_page_of_all_results_is_not_stale():
         assert f"## {study.title}\n" in text
 
 
-def test_the_figures_are_not_stale():
+def test_figures_and_answers_are_not_stale():
     for study in every():
         result = read(RESULTS, study.name)
         assert result is not None
+        assert result["answer"] == study.answer(result), "run python -m sage.studies draw"
         drawn = (RESULTS / f"{study.name}.svg").read_text("utf-8")
         assert drawn == publish.svg(study.figure(result)), "run python -m sage.studies draw"
 

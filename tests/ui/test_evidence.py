@@ -23,6 +23,7 @@ def test_a_study_shows_finding_figure_numbers_and_conditions(name):
     reader = Reader(study_html(name))
     assert reader.is_safe
     said = " ".join(reader.texts)
+    assert said.index(study["answer"]) < said.index("Numbers and conditions")
     assert study["finding"].replace("*", "") in said
     assert study["conditions"]["model"] in said
     assert reader.all("img")[0]["src"].endswith(f"{name}.svg")

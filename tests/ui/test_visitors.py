@@ -117,6 +117,23 @@ def visit(chromium, own):  # noqa: F811
         yield open_page
 
 
+# Controls of which a part lies beyond the box that holds them.
+CUT = """() => [...document.querySelectorAll(
+    '.gradio-container :is(button, input, textarea, select)')].filter(e => {
+  if (!e.checkVisibility({visibilityProperty: true})) return false;
+  const box = e.getBoundingClientRect();
+  if (box.width < 2 || box.height < 2) return false;
+  for (let p = e.parentElement; p && p !== document.body; p = p.parentElement) {
+    const style = getComputedStyle(p), outer = p.getBoundingClientRect();
+    if (style.position === 'fixed' || p.matches('.tab-container')) return false;
+    if (p.hasAttribute('tabindex')) return false;  // made to be scrolled, by keys too
+    if (style.overflowX !== 'visible' && (box.right > outer.right + 1 || box.left < outer.left - 1))
+      return true;
+  }
+  return false;
+}).map(e => e.outerHTML.slice(0, 120))"""
+
+
 def open_tab(page, name):
     page.get_by_role("tab", name=name.capitalize(), exact=True).click()
     expect(find(page, f"#tab-{name}")).to_be_visible(timeout=PATIENCE)
@@ -135,6 +152,7 @@ def test_every_tab_is_accessible_and_fits_a_phone(arrive, theme):  # noqa: F811
         if name == "evidence":
             expect(find(page, ".sage-study").first).to_be_visible(timeout=PATIENCE)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+        assert page.evaluate(CUT) == [], name
         check_accessibility(page)
 
 
@@ -198,10 +216,11 @@ def test_the_first_screen_is_plain_english(arrive, width, height):  # noqa: F811
         assert word not in said, word
 
 
-def test_no_button_is_grey_without_a_reason(arrive):  # noqa: F811
+def test_no_button_is_grey_without_a_reason_and_none_is_cut(arrive):  # noqa: F811
     """Fault 23, on arrival: what cannot be used is away, or says why beside it."""
     page = arrive()
     shows(page, "#outcome", "evaluations instead of")
+    assert page.evaluate(CUT) == []
     grey = "#tab-studio button:disabled:visible"
     expect(find(page, grey)).to_have_count(0)
     unfold(page, "fold-travel")
@@ -211,6 +230,7 @@ def test_no_button_is_grey_without_a_reason(arrive):  # noqa: F811
     open_tab(page, "explore")
     expect(find(page, "button.sage-cell")).to_have_count(12, timeout=PATIENCE)
     expect(find(page, "#tab-explore button:disabled:visible")).to_have_count(0)
+    assert page.evaluate(CUT) == []
 
 
 def test_words_are_tapped_together_and_the_fast_model_renders(visit):

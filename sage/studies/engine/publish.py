@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sage.studies.engine.figures import svg
-from sage.studies.engine.results import ROOT, read
+from sage.studies.engine.results import ROOT, read, written
 from sage.studies.engine.study import every
 from sage.studies.engine.tables import (
     main_block,
@@ -39,12 +39,15 @@ def update_all(results: Path, readme: Path = README) -> list[Path]:
 
 
 def draw_all(results: Path) -> list[Path]:
-    """Draws the figures of all results; returns the files that changed."""
+    """Draws the figures of all results, and words their answers; returns the files that changed."""
     changed = []
     for study in every():
         if result := read(results, study.name):
-            path = results / f"{study.name}.svg"
-            changed += [path] if _write(path, svg(study.figure(result))) else []
+            drawn = {
+                results / f"{study.name}.svg": svg(study.figure(result)),
+                results / f"{study.name}.json": written(study.answered(result)),
+            }
+            changed += [path for path, text in drawn.items() if _write(path, text)]
     return changed
 
 

@@ -114,10 +114,14 @@ def write(folder: Path, result: Result, figure: Figure) -> Path:
     """Writes a result and its figure, each in one piece; returns the result's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['study']}.json"
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
-    _replace(path, text + "\n")
+    _replace(path, written(result))
     _replace(path.with_suffix(".svg"), svg(figure))
     return path
+
+
+def written(result: Result) -> str:
+    """A result as the text of its file."""
+    return json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -32,7 +32,8 @@ class Study:
         title: In lists and figures.
         about: Its module's docstring; the first paragraph is the question.
         design: What is compared.
-        finding: The answer in a sentence, computed from the numbers.
+        answer: The answer in a few words, from a result: what a reader sees first.
+        finding: The answer with its numbers, computed from the numbers.
         figure: The answer as a figure.
         rows: The lines of the result.
         more: Further parts of the result.
@@ -45,6 +46,7 @@ class Study:
     title: str
     about: str | None
     design: Callable[[Lab], Design]
+    answer: Callable[[Result], str]
     finding: Callable[[Comparison], str]
     figure: Callable[[Result], Figure]
     rows: Callable[[Comparison], list[Row]] = plain_rows
@@ -64,7 +66,7 @@ class Study:
         comparison = Comparison(lab, design, measure_all(lab, design), self.rows)
         rows = comparison.rows
         used = {key for line in rows for key in line.get("metrics", {})}
-        return {
+        result = {
             "study": self.name,
             "title": self.title,
             "question": self.question,
@@ -78,6 +80,13 @@ class Study:
             },
             "conditions": conditions(lab, design.prompts, **self.conditions(comparison)),
         }
+        return self.answered(result)
+
+    def answered(self, result: Result) -> Result:
+        """A result with its answer in a few words beside the question."""
+        first = ("study", "title", "question")
+        known = {key: result[key] for key in first} | {"answer": self.answer(result)}
+        return known | {key: value for key, value in result.items() if key not in known}
 
 
 def load(name: str) -> Study:

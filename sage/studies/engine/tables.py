@@ -78,8 +78,8 @@ def summary_block(results: Path, page: Path) -> str:
         f"On the model *{result['conditions']['model']}*, sharing {RATIO:.0%} of the steps saves "
         f"{sage['saving']:.0%} of the evaluations and {1 - sage['seconds']:.0%} of the time.",
         "Independent sampling with as many evaluations (the equal-NFE baseline) is "
-        f"{_compared(result, SAGE)} sharing with the SAGE adapter, and "
-        f"{_compared(result, IN_TURN)} sharing without training whose prompts take turns as the "
+        f"{compared(result, SAGE)} sharing with the SAGE adapter, and "
+        f"{compared(result, IN_TURN)} sharing without training whose prompts take turns as the "
         "trunk.",
         f"Training with L_SAGE against standard fine-tuning: {', '.join(changes)} ({verdicts}).",
     ]
@@ -87,7 +87,7 @@ def summary_block(results: Path, page: Path) -> str:
     return "\n\n".join(part for part in (" ".join(sentences), figure) if part)
 
 
-def _compared(result: Result, method: str) -> str:
+def compared(result: Result, method: str) -> str:
     """In which judges the equal-NFE baseline differs from a method, beyond chance."""
     gap = next(
         d["metrics"]
@@ -111,7 +111,7 @@ def study_line(study: Study, results: Path, page: Path) -> str:
     links = [f"[numbers]({relative(results / f'{study.name}.json', page)})"]
     if (figure := results / f"{study.name}.svg").is_file():
         links.append(f"[figure]({relative(figure, page)})")
-    return f"* **{study.title}** ({', '.join(links)}). {result['finding']}"
+    return f"* **{study.title}** ({', '.join(links)}). {result['answer']}"
 
 
 def studies_block(results: Path, page: Path) -> str:
@@ -129,7 +129,7 @@ def study_section(study: Study, results: Path, page: Path) -> str:
         return f"{head}\n\nNot run yet: `python -m sage.studies {study.name}`."
     parts = [
         head,
-        result["finding"],
+        f"**{result['answer']}** {result['finding']}",
         picture(results, page, study.name, study.title),
         folded("Table", study_table(study, result)),
         study_conditions(result),
