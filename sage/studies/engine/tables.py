@@ -123,13 +123,14 @@ def study_section(study: Study, results: Path, page: Path) -> str:
     """A study with its question, answer, figure, table and conditions."""
     head = f"## {study.title}\n\n*{study.question}*"
     result = read(results, study.name)
-    if study.name == MAIN:
-        return f"{head}\n\n{main_block(results, page)}"
     if result is None:
         return f"{head}\n\nNot run yet: `python -m sage.studies {study.name}`."
+    head += f"\n\n**{result['answer']}**"
+    if study.name == MAIN:
+        return f"{head}\n\n{main_block(results, page)}"
     parts = [
         head,
-        f"**{result['answer']}** {result['finding']}",
+        result["finding"],
         picture(results, page, study.name, study.title),
         folded("Table", study_table(study, result)),
         study_conditions(result),
