@@ -12,7 +12,7 @@ os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
 
-from sage.jobs.models import available_models, load_model, zero_gpu
+from sage.jobs.models import available_models, device_of, load_model, zero_gpu
 from sage.sd.precision import PRECISIONS
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.server.start import prepare_process
@@ -31,6 +31,10 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--proxy", action="store_true", help="believe a proxy's X-Forwarded-*")
     parser.add_argument("--mcp", action="store_true", help="offer the endpoints as MCP tools too")
     flags = parser.parse_args()
+    try:
+        device_of(flags.device)
+    except ValueError as error:
+        parser.error(str(error))
     if flags.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs gradio's extra: pip install 'gradio[mcp]'")
     return flags

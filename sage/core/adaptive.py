@@ -9,6 +9,7 @@ two prompts apart is the squared difference of their predictions, added up over 
 (arXiv 2310.07972).
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -92,8 +93,8 @@ class AdaptiveRule:
                 f"earliest is {self.earliest} and latest is {self.latest}; "
                 "allowed are 0 <= earliest <= latest <= 1."
             )
-        if self.every < 1:
-            raise ValueError(f"every is {self.every}; allowed is 1 or more.")
+        if self.every not in range(1, sys.maxsize):
+            raise ValueError(f"every is {self.every}; allowed are whole numbers from 1.")
         if self.compare not in get_args(Compare):
             allowed = ", ".join(get_args(Compare))
             raise ValueError(f"compare is {self.compare!r}; allowed are {allowed}.")

@@ -7,7 +7,7 @@ it. Knows numbers and one file; nothing of texts, pictures or networks.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,17 +28,33 @@ def read_stored(path: Path, what: str, build: Callable[[Any], T]) -> T | None:
     Args:
         path: Of the file.
         what: It should be, with its article, for the sentence.
-        build: Makes it of the JSON's value.
+        build: Makes it of the JSON's object.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or cannot be read.
     """
-    if not path.is_file():
-        return None
     try:
-        return build(json.loads(path.read_text("utf-8")))
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        if not path.exists() and not path.is_symlink():
+            return None
+        values = json.loads(path.read_text("utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+        return build(values)
+    except (
+        *(OSError, RecursionError),
+        *(LookupError, TypeError, AttributeError, ValueError, OverflowError),  # odd values
+    ) as error:
         raise ValueError(f"{path} cannot be read as {what}: {error}") from error
+
+
+def check_conditions(conditions: Any) -> None:
+    """That what a table says of its making are names with values.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if not isinstance(conditions, Mapping):
+        raise ValueError(f"conditions is a {type(conditions).__name__}; need names with values.")
 
 
 def lowest_similarity(similarity: Tensor, group: Group) -> float:
@@ -60,7 +76,7 @@ class Calibration:
         conditions: Model, steps, guidance, seeds, number of pictures: where the numbers are from.
 
     Raises:
-        ValueError: If the table has another shape or an axis does not ascend.
+        ValueError: If the table has another shape, an axis does not ascend, or a number is none.
     """
 
     similarity: tuple[float, ...]
@@ -77,6 +93,9 @@ class Calibration:
         for name in ("similarity", "share_ratio"):
             if not (np.diff(getattr(self, name)) > 0).all():
                 raise ValueError(f"{name} is {getattr(self, name)}; it must ascend.")
+        if not np.isfinite(self.distance).all() or not 0 <= self.limit < np.inf:
+            raise ValueError("The distances must be numbers, and the limit one from 0.")
+        check_conditions(self.conditions)
 
     @classmethod
     def fit(

@@ -10,6 +10,7 @@ make them nearly the same picture. Set tau_max to 1 to let them share.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Literal
 
@@ -54,7 +55,6 @@ class Grouping:
     Attributes:
         groups: Groups of prompt indices, each ascending, ordered by their first member.
         similarity: [N, N] cosine similarities.
-        pairs: One decision for each pair, in order of (first, second).
         tau_min: Lowest similarity allowed inside a group.
         tau_max: Highest similarity allowed inside a group.
         max_group_size: Largest number of prompts in a group.
@@ -62,7 +62,6 @@ class Grouping:
 
     groups: tuple[Group, ...]
     similarity: Tensor
-    pairs: tuple[PairDecision, ...]
     tau_min: float
     tau_max: float
     max_group_size: int
@@ -71,6 +70,12 @@ class Grouping:
     def shares(self) -> bool:
         """Whether any two prompts share a trunk."""
         return any(len(group) > 1 for group in self.groups)
+
+    @cached_property
+    def pairs(self) -> tuple[PairDecision, ...]:
+        """One decision for each pair, in order of (first, second); for few prompts."""
+        reasons = _Reasons(self)
+        return tuple(reasons.decide(i, j) for i, j in combinations(range(len(self.similarity)), 2))
 
 
 def cosine_similarity(embeddings: Tensor) -> Tensor:
@@ -108,12 +113,13 @@ def group_prompts(
         ValueError: If the matrix is not square or symmetric, or the bounds make no sense.
     """
     _check_bounds(similarity, tau_min, tau_max, max_group_size)
-    # A float32 that stands for 0.6 must meet the bound 0.6: compared as decimals, in float64.
-    values = np.round(similarity.double().cpu().numpy(), 6)
-    groups = complete_linkage(values, tau_min, tau_max, max_group_size)
-    reasons = _Reasons(values.tolist(), groups, tau_min, tau_max, max_group_size)
-    pairs = tuple(reasons.decide(i, j) for i, j in combinations(range(len(values)), 2))
-    return Grouping(groups, similarity, pairs, tau_min, tau_max, max_group_size)
+    groups = complete_linkage(_decimals(similarity), tau_min, tau_max, max_group_size)
+    return Grouping(groups, similarity, tau_min, tau_max, max_group_size)
+
+
+def _decimals(similarity: Tensor) -> np.ndarray:
+    """A float32 that stands for 0.6 must meet the bound 0.6: compared as decimals, in float64."""
+    return np.round(similarity.double().cpu().numpy(), 6)
 
 
 def _check_bounds(similarity: Tensor, tau_min: float, tau_max: float, max_size: int) -> None:
@@ -129,17 +135,11 @@ def _check_bounds(similarity: Tensor, tau_min: float, tau_max: float, max_size: 
 class _Reasons:
     """Why each pair is together or apart, once the groups are known."""
 
-    def __init__(
-        self,
-        similarity: list[list[float]],
-        groups: tuple[Group, ...],
-        tau_min: float,
-        tau_max: float,
-        max_size: int,
-    ) -> None:
-        self.similarity = similarity
-        self.group_of = {n: group for group in groups for n in group}
-        self.tau_min, self.tau_max, self.max_size = tau_min, tau_max, max_size
+    def __init__(self, grouping: Grouping) -> None:
+        self.similarity = _decimals(grouping.similarity).tolist()
+        self.group_of = {n: group for group in grouping.groups for n in group}
+        self.tau_min, self.tau_max = grouping.tau_min, grouping.tau_max
+        self.max_size = grouping.max_group_size
 
     def decide(self, i: int, j: int) -> PairDecision:
         """The decision for one pair."""

@@ -27,8 +27,9 @@ class Streams:
         return torch.stack([self._one(generator) for generator in self.generators])
 
     def _one(self, generator: torch.Generator) -> Tensor:
-        # In float32 whatever the process's default is: other types have other numbers.
-        return torch.randn(self.shape, generator=generator, dtype=torch.float32)
+        # Whatever the process's defaults are: other types and devices have other numbers.
+        how = {"generator": generator, "dtype": torch.float32, "device": "cpu"}
+        return torch.randn(self.shape, **how)
 
     def skip(self, except_for: Sequence[int]) -> None:
         """Drops one draw of every other stream, so that a step's noise stays that step's."""

@@ -5,7 +5,7 @@ Independent sampling, SAGE's trunk and branches, and deeper trees are all just p
 the cost model, the figures and the tests read the same object, so they cannot disagree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -255,14 +255,17 @@ def shared_plan(groups: Sequence[Group], steps: int, branch_step: int | Sequence
     Raises:
         ValueError: If the groups are no partition or a branch point lies outside 0..steps.
     """
-    points = [branch_step] * len(groups) if isinstance(branch_step, int) else list(branch_step)
+    several = isinstance(branch_step, Iterable)
+    points = list(branch_step) if several else [branch_step] * len(groups)
     if len(points) != len(groups):
         raise ValueError(f"{len(points)} branch points were given for {len(groups)} groups.")
     segments: list[Segment] = []
     for group, point in zip(groups, points, strict=True):
-        if not 0 <= point <= steps:
-            raise ValueError(f"branch_step is {point}; allowed are 0 to {steps}.")
-        segments += _trunk_and_branches(tuple(group), steps, point, len(segments))
+        if point not in range(steps + 1):
+            raise ValueError(
+                f"branch_step is {point}; allowed are whole numbers from 0 to {steps}."
+            )
+        segments += _trunk_and_branches(tuple(group), steps, int(point), len(segments))
     return Plan(steps, tuple(segments))
 
 

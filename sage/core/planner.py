@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sage.core.calibration import read_stored
+from sage.core.calibration import check_conditions, read_stored
 from sage.core.cost import evaluations
 from sage.core.plan import Group, Plan, Row
+from sage.core.settings import settings_of
 from sage.core.timesteps import best_paths
 from sage.core.tree import dendrogram
 from sage.core.words import plural
@@ -51,7 +53,7 @@ class Planning:
         conditions: Model, prompts, teacher: where the numbers are from.
 
     Raises:
-        ValueError: If shapes disagree.
+        ValueError: If shapes disagree, or a value makes no sense.
     """
 
     levels: tuple[int, ...]
@@ -69,8 +71,23 @@ class Planning:
         for solver, rows in self.errors.items():
             if [len(row) for row in rows] != list(range(number, 0, -1)):
                 raise ValueError(f"The errors of {solver} are no triangle of {number} rows.")
+            _check_lengths(f"errors of {solver}", rows)
         if len(self.bias) != len(self.sizes) or any(len(b) != number + 1 for b in self.bias):
             raise ValueError(f"bias needs {len(self.sizes)} rows of {number + 1} numbers.")
+        _check_lengths("bias", self.bias)
+        _check_timesteps("levels", self.levels)
+        for solver, places in self.places.items():
+            for steps, timesteps in enumerate(places, 1):
+                _check_timesteps(f"places of {solver}", timesteps, steps)
+        if self.sizes[:1] != (1,) or any(a >= b for a, b in pairwise(self.sizes)):
+            raise ValueError(f"sizes are {self.sizes}; they must ascend from 1.")
+        if not self.weight >= 0 or not 0 < self.power < math.inf:
+            raise ValueError(
+                f"weight is {self.weight} and power is {self.power}; "
+                "allowed are 0 or more and more than 0."
+            )
+        settings_of()["trunk"].check(self.trunk, library=True)
+        check_conditions(self.conditions)
 
     def __hash__(self) -> int:
         return hash((self.levels, self.trunk, self.weight, self.power))
@@ -103,8 +120,16 @@ class Planning:
         return path
 
     def jumps(self, solver: str) -> Tensor:
-        """[M + 1, M + 1] price of every jump for a kind of solver, to the planner's power."""
-        rows = self.errors[solver]
+        """[M + 1, M + 1] price of every jump for a kind of solver, to the planner's power.
+
+        Raises:
+            ValueError: If nothing was measured for it.
+        """
+        if (rows := self.errors.get(solver)) is None:
+            measured = ", ".join(self.errors) or "none"
+            raise ValueError(
+                f"Nothing was measured for planning with the solver {solver}; measured: {measured}."
+            )
         prices = torch.full((len(rows) + 1,) * 2, torch.inf, dtype=torch.float64)
         for i, row in enumerate(rows):
             prices[i, i + 1 :] = torch.tensor(row, dtype=torch.float64) ** self.power
@@ -129,6 +154,20 @@ class Planning:
                 "as the plan was measured with."
             )
         return tuple(self.levels[i] for i in _paths(self, solver)[steps - 1])
+
+
+def _check_lengths(name: str, rows: Sequence[Sequence[float]]) -> None:
+    """That these are lengths of something, all of them."""
+    if not all(0 <= value < math.inf for row in rows for value in row):
+        raise ValueError(f"{name} must be finite numbers from 0.")
+
+
+def _check_timesteps(name: str, timesteps: Sequence[int], number: int | None = None) -> None:
+    """That these are so many timesteps of a run."""
+    whole = all(type(t) is int and t >= 0 for t in timesteps)
+    falls = all(a > b for a, b in pairwise(timesteps))
+    if not (whole and falls and len(timesteps) == (number or max(len(timesteps), 1))):
+        raise ValueError(f"{name} must be whole numbers from 0, descending, one a step.")
 
 
 @lru_cache(maxsize=32)
@@ -174,10 +213,11 @@ class Planned:
         steps = self.plan.steps
         if not self.shared_steps:
             return f"Take {_independent(steps)}: sharing is not expected to pay off."
+        losses = f"{self.loss:.3f}", f"{self.alone_loss:.3f}"
+        better = "better than" if losses[0] != losses[1] else "as good as"
         return (
-            f"Sharing {self.shared_steps} of {steps} steps is better than "
-            f"{_independent(self.alone)}: expected loss {self.loss:.3f} versus "
-            f"{self.alone_loss:.3f}."
+            f"Sharing {self.shared_steps} of {steps} steps is {better} "
+            f"{_independent(self.alone)}: expected loss {losses[0]} versus {losses[1]}."
         )
 
 

@@ -573,16 +573,20 @@ class Sampling:
             if name in result:
                 raise ValueError(f"{name} is given twice, also as {shortened(given)}.")
             result[name] = value
-        return cls.renamed(result)
+        return result
 
     @staticmethod
     def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values under today's names: a `budget` of up to 1 is what is called `spend` now.
+        """Values of a link or a record of version 1 under today's names.
 
-        Links and records of version 1 say so; a budget in evaluations is always more.
+        Its `budget` is what is called `spend` now, a share of up to 1. A picture takes at least 1
+        evaluation, so today's budget is 1 or more; a 1 is a share where there is a tree to spend
+        it on.
         """
         old = values.get("budget")
         if isinstance(old, bool) or not isinstance(old, int | float) or not 0 < old <= 1:
+            return dict(values)
+        if old == 1 and (values.get("sharing") != "tree" or "spend" in values):
             return dict(values)
         return {"spend": old} | {n: v for n, v in values.items() if n != "budget"}
 

@@ -65,8 +65,14 @@ def clusters(distance: Tensor, threshold: float) -> tuple[Group, ...]:
 
     Returns:
         A partition of 0..M-1, each cluster ascending, ordered by their first members.
+
+    Raises:
+        FloatingPointError: If a distance is not a number: what it was measured on has failed.
     """
-    return complete_linkage(-_distances(distance.double().cpu().numpy()), -threshold)
+    values = distance.double().cpu().numpy()
+    if np.isnan(values).any():
+        raise FloatingPointError("A distance between predictions is not a number.")
+    return complete_linkage(-_distances(values), -threshold)
 
 
 def _distances(values: np.ndarray) -> np.ndarray:

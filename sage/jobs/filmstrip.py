@@ -69,6 +69,8 @@ def filmstrip(
     """
     if job.request.sharing != "groups":
         raise ValueError("Only groups with one branch point can be shown at many branch points.")
+    if not points:
+        raise ValueError("There are no branch points; name at least one.")
     keep = StateStore() if keep is None else keep
     plain = job.loaded_sides.plain
     runs = _runs([job.at(point) for point in sorted(set(points), reverse=True)], fewer_steps)

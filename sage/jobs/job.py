@@ -26,6 +26,7 @@ from sage.core.tree import budget_plan, dendrogram
 from sage.jobs.models import LoadedModel, ModelSpec
 from sage.jobs.request import Request
 from sage.jobs.sides import Sides
+from sage.sd.arguments import check_groups
 from sage.sd.pipeline import UNPLANNED, SagePipeline
 from sage.sd.schedulers import check_timesteps, denoiser_calls, has_table, make_scheduler, steps_for
 from sage.sd.spacing import solver_key, timesteps_of
@@ -209,9 +210,12 @@ def arrange(
         groups: Groups to use instead of those found by similarity.
 
     Raises:
-        ValueError: If a tree cannot keep to the budget, or settings do not go together.
+        ValueError: If a tree cannot keep to the budget, groups do not hold each prompt once, or
+            settings do not go together.
     """
-    members = tuple(tuple(group) for group in groups or grouping.groups)
+    members = grouping.groups
+    if groups:
+        members = check_groups(groups, len(request.prompts))
     if request.budget:
         return _arrange_within(grouping, request, spec, flops, members)
     calls = calls_of(request)

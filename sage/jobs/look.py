@@ -16,6 +16,7 @@ from sage.core.lending import RULES
 from sage.core.metrics import clip_score
 from sage.core.plan import independent_plan
 from sage.core.sampling import State, moved, only
+from sage.core.settings import shortened
 from sage.jobs.compare import sharing_arguments, stage_amounts, unflagged
 from sage.jobs.conditions import run_conditions
 from sage.jobs.job import Job, prepare
@@ -204,11 +205,12 @@ def finish(model: LoadedModel, seen: Look, prompts: Sequence[int]) -> Iterator[L
     Raises:
         ValueError: If there is no such prompt, none is named, or one is finished already.
     """
+    if strange := [n for n in prompts if n not in seen.open]:
+        name = f"P{strange[0] + 1}" if isinstance(strange[0], int) else shortened(strange[0])
+        raise ValueError(f"{name} is finished already, or is no prompt of this look.")
     chosen = tuple(sorted(set(prompts)))
     if not chosen:
         raise ValueError("No prompt is ticked: tick at least one to finish.")
-    if strange := [n for n in chosen if n not in seen.open]:
-        raise ValueError(f"P{strange[0] + 1} is finished already, or is no prompt of this look.")
     job = prepare(model, seen.job.request)
     pipe, plan = job.loaded_sides.shared, independent_plan(len(chosen), job.calls)
     pipe.warm_up(len(chosen), job.request.guidance_scale)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from sage.core.settings import shortened
 from sage.core.words import plural
 from sage.sd.clip import ClipEncoder
 from sage.sd.model_settings import ModelSettings
@@ -196,11 +197,14 @@ def load_model(spec: ModelSpec, device: str = "auto", precision: str = "float32"
 
     Args:
         spec: Which one.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: As for `device_of`.
         precision: "float32", which is the same on every device, "bf16", "fp16", or "auto": what
             the device computes fastest (see `sage.sd.precision`).
+
+    Raises:
+        ValueError: If there is no such device or precision here.
     """
-    target = _device(device)
+    target = device_of(device)
     dtype = dtype_for(precision, target)
     builtin = builtin_model()
     if spec.key == builtin.key:
@@ -268,10 +272,27 @@ def _assemble(spec: ModelSpec, dtype: torch.dtype) -> SagePipeline:
     return pipe
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """A device by its name: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        ValueError: If there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        known = "auto, cpu, cuda and cuda:N"
+        raise ValueError(f"device is {shortened(name)}; allowed are {known}.") from None
+    # Where GPUs are leased there is none before the first lease.
+    if device.type == "cuda" and not zero_gpu() and not _has_gpu(device.index or 0):
+        raise ValueError(f"device is {name!r}; there is no such GPU here.")
+    return device
+
+
+def _has_gpu(number: int) -> bool:
+    return torch.cuda.is_available() and number < torch.cuda.device_count()
 
 
 def describe_device(device: torch.device) -> str:

@@ -55,10 +55,8 @@ class Request(Sampling):
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"The request is a {type(values).__name__}; need names and values.")
-        prompts, rest = (
-            values.get("prompts", ()),
-            {k: v for k, v in values.items() if k != "prompts"},
-        )
+        prompts = values.get("prompts", ())
+        rest = {k: v for k, v in cls.renamed(values).items() if k != "prompts"}
         if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
             raise ValueError("The prompts of a request must be a list of texts.")
         texts = tuple(text for prompt in prompts if (text := clean_prompt(prompt)))

@@ -64,21 +64,18 @@ def settings_for(
     Args:
         model: Its defaults stand where nothing is given.
         sampling: Settings as an object.
-        given: Settings by name; None is the default. Arguments of diffusers' own call may be among
-            them where they change nothing.
+        given: From `named_settings`; None is the default.
         planned: Whether the run has a plan or a rule. What only a job can honour went into that.
 
     Raises:
-        ValueError: If there is no such setting, a value is not allowed, or a pipeline alone cannot
-            honour it.
+        ValueError: If a value is not allowed, or a pipeline alone cannot honour it.
     """
-    named = Sampling.named(_without_diffusers(given))
-    for name in named:
+    for name in given:
         if not settings_of()[name].for_pipeline:
             raise ValueError(_job_only(name))
     if sampling is None:
         defaults = {name: one.default for name, one in settings_of().items() if not one.of_model}
-        filled = {n: defaults.get(n) if v is None else v for n, v in named.items()}
+        filled = {n: defaults.get(n) if v is None else v for n, v in given.items()}
         return Sampling.of(model, **filled)
     if not isinstance(sampling, Sampling):
         raise ValueError(f"sampling is {shortened(sampling)}; it must be a Sampling.")
@@ -86,10 +83,40 @@ def settings_for(
         unmet = not one.for_pipeline and getattr(sampling, name) != one.default
         if unmet and not planned and name not in ("spend", "scheduler"):
             raise ValueError(_job_only(name))
-    return replace(sampling, **{name: v for name, v in named.items() if v is not None})
+    return replace(sampling, **{name: v for name, v in given.items() if v is not None})
 
 
-def _without_diffusers(given: Mapping[str, Any]) -> dict[str, Any]:
+# What settings by keyword would say once more.
+_SAID_BY = {
+    "plan": ("share_ratio", "budget"),
+    "adaptive": ("share_ratio", "budget"),
+    "timesteps": ("spacing", "budget"),
+}
+
+
+def check_together(given: Mapping[str, Any], **beside: Any) -> None:
+    """That no setting contradicts a plan, a rule or timesteps, which would win without a word.
+
+    Args:
+        given: Settings by keyword; one that is off contradicts nothing.
+        beside: The arguments of `_SAID_BY`, None where they are not given.
+
+    Raises:
+        ValueError: If one does.
+    """
+    off = {"budget": 0, "spacing": settings_of()["spacing"].default}
+    for name, value in beside.items():
+        for other in _SAID_BY[name] if value is not None else ():
+            if given.get(other) not in (None, off.get(other)):
+                raise ValueError(f"{name} says what {other} would; leave one of the two out.")
+
+
+def named_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names of `Sampling`, without the arguments of diffusers' own call.
+
+    Raises:
+        ValueError: If there is no such setting, or one of those arguments would change something.
+    """
     rest = {}
     for name, value in given.items():
         if name not in DIFFUSERS_ARGUMENTS:
@@ -99,7 +126,7 @@ def _without_diffusers(given: Mapping[str, Any]) -> dict[str, Any]:
         own = list(value) if isinstance(value, tuple) else plain(value)
         if not any(type(own) is type(n) and own == n for n in neutral):
             raise ValueError(f"{name} is not supported when prompts share steps: {instead}.")
-    return rest
+    return Sampling.named(rest)
 
 
 def _job_only(name: str) -> str:

@@ -4,6 +4,7 @@ Many models share that layout and are something else: inpainting, XL, upscalers,
 named in one sentence while it is loaded, not by a failure in the middle of a run.
 """
 
+import inspect
 import json
 import math
 import os
@@ -32,6 +33,7 @@ OPTIONAL = ("safety_checker", "feature_extractor", "image_encoder")
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _NOT_FROM_NOISE = ("Inverse", "RePaint", "UnCLIP")  # by a part of a scheduler's name
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 LARGEST_LATENT = 1024  # a side; 8192 pixels
 
 # What a model is, by the names of its parts; the first that is there says it.
@@ -530,4 +532,17 @@ def _scheduler_reason(scheduler: Scheduler) -> str:
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         return f"predicts {prediction!r}; known are {', '.join(PREDICTIONS)}"
+    return _step_reason(scheduler)
+
+
+def _step_reason(scheduler: Scheduler) -> str:
+    """What a scheduler's step wants beside the prediction, its timestep and the latents."""
+    name, step = type(scheduler).__name__, inspect.signature(scheduler.step).parameters.values()
+    needed = [one.name for one in step if one.default is one.empty and one.kind not in _MANY]
+    if len(needed) > 3:
+        return f"has the scheduler {name}, whose steps also take {', '.join(needed[3:])}"
+    if str(scheduler.config.get("variance_type")).startswith("learned"):
+        return f"has the scheduler {name} with a learned variance, which its UNet does not predict"
+    if hasattr(scheduler, "noise_sampler"):
+        return f"has the scheduler {name}, which draws its noise by itself, not from seeds"
     return ""

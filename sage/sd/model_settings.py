@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from sage.core.calibration import read_stored
 from sage.core.planner import Planning
 from sage.core.settings import settings_of
 from sage.sd.preview import LatentRGB
@@ -56,20 +57,13 @@ class ModelSettings:
         Raises:
             ValueError: If the file is not JSON or a value has the wrong kind.
         """
-        path, known = Path(folder) / FILE_NAME, base or cls()
+        known = base or cls()
         if (vocabulary := Vocabulary.read(folder)) is not None:
             known = replace(known, vocabulary=vocabulary)
         if (planning := Planning.read(folder)) is not None:
             known = replace(known, planning=planning)
-        if not path.exists() and not path.is_symlink():
-            return known
-        try:
-            values = json.loads(path.read_text("utf-8"))
-            if not isinstance(values, dict):
-                raise ValueError(f"it holds a {type(values).__name__}, not an object")
-            return known._with(values)
-        except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read as settings of a model: {error}") from error
+        path = Path(folder) / FILE_NAME
+        return read_stored(path, "settings of a model", known._with) or known
 
     def write(self, folder: str | Path) -> None:
         """Writes what `read` reads; the file of a folder that has one keeps its other values."""

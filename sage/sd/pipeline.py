@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from sage.core.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
 from sage.core.cost import Cost, ModelFlops, evaluations, plan_cost
 from sage.core.grouping import Grouping, cosine_similarity, group_prompts
 from sage.core.guidance import guide
+from sage.core.lending import RULES
 from sage.core.noise import FreshNoise, Streams
 from sage.core.noise import fresh_noise as make_fresh_noise
 from sage.core.plan import (
@@ -384,7 +385,9 @@ class SagePipeline(ModelPipeline):
             prompts = settings.pop("prompt")
         listed = arguments.check_prompts(prompts)
         planned = plan is not None or adaptive is not None
-        chosen = arguments.settings_for(self.settings, sampling, settings, planned)
+        given = arguments.named_settings(settings)
+        chosen = arguments.settings_for(self.settings, sampling, given, planned)
+        arguments.check_together(given, plan=plan, adaptive=adaptive, timesteps=timesteps)
         check_components(self)
         self._check_rows()
         seeds = arguments.check_seeds(seeds, len(listed), chosen.seed)
@@ -397,14 +400,15 @@ class SagePipeline(ModelPipeline):
         arguments.check_exact(exact)
         _check_reuse(reuse)
         _check_rule(adaptive, plan, reuse)
-        _check_start(start, plan, reuse, has_table(self.scheduler))
+        tabled = has_table(self.scheduler)
+        _check_start(start, plan, reuse, tabled)
         if timesteps is not None:
             timesteps = check_timesteps(timesteps, self.scheduler)
             if plan is None:
-                chosen = replace(chosen, steps=len(timesteps), budget=0.0)
+                chosen = replace(chosen, steps=given.get("steps") or len(timesteps), budget=0.0)
         found: Planned | None = None
         if plan is not None:
-            self._check_plan(plan, groups, len(listed), Sampling.named(settings).get("steps"))
+            self._check_plan(plan, groups, len(listed), given.get("steps"))
         elif chosen.budget and adaptive is None:
             found = self.plan_within(listed, chosen, groups, seeds)
             plan, timesteps = found.plan, found.timesteps
@@ -412,8 +416,10 @@ class SagePipeline(ModelPipeline):
         else:
             plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
         placed = self._placed(timesteps, plan, chosen.spacing)
-        if chosen.fresh_noise and not has_table(self.scheduler):
-            raise ValueError(f"fresh_noise does not work with {type(self.scheduler).__name__}.")
+        informed = adaptive is not None and adaptive.compare == "information"
+        for name, wanted in {"fresh_noise": chosen.fresh_noise, "information": informed}.items():
+            if wanted and not tabled:
+                raise ValueError(f"{name} does not work with {type(self.scheduler).__name__}.")
         guided = steps_between(interval, plan.steps) if chosen.guidance_scale > 1 else range(0)
         run = _Run(
             prompts=listed,
@@ -431,6 +437,7 @@ class SagePipeline(ModelPipeline):
             exact=self.exact_by_default if exact is None else exact,
             start=start,
         )
+        _check_state(run, remembers=not isinstance(self.scheduler, DDIMScheduler))
         return self._run(run, output_type, reuse)
 
     def _check_rows(self) -> None:
@@ -900,12 +907,30 @@ def _check_start(
 ) -> None:
     if start is None:
         return
+    if not isinstance(start, State):
+        raise ValueError(f"start is a {type(start).__name__}; it must be a State.")
     if plan is None or reuse is not None:
         raise ValueError("start goes on with a plan: it needs plan, and excludes reuse.")
     if not has_table:
         raise ValueError("start does not work with this scheduler, whose counters are not kept.")
-    if start.step + 1 >= plan.steps:
+    if not 0 <= start.step < plan.steps - 1:
         raise ValueError(f"start is after step {start.step + 1} of {plan.steps}; none is left.")
+
+
+def _check_state(run: "_Run", remembers: bool) -> None:
+    """That a run can go on from its start: of the same rows, size, scheduler and kind of trunk."""
+    if (start := run.start) is None:
+        return
+    if start.rows != run.plan.rows(start.step):
+        raise ValueError(f"start is after step {start.step + 1}, with other rows than the plan.")
+    need = (len(start.rows), *run.shape)
+    for tensor in (start.x, start.denoised, *start.memory):
+        if tuple(tensor.shape) != need:
+            raise ValueError(f"start has latents of the shape {tuple(tensor.shape)}; need {need}.")
+    if len(start.memory) != remembers:
+        raise ValueError("start comes from another scheduler, which remembers something else.")
+    if run.trunk in RULES and not start.kept:
+        raise ValueError(f"start comes from a trunk of another kind than {run.trunk}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from sage.core.noise import Streams
 from sage.core.settings import SCHEDULER_KINDS, SCHEDULERS
 from sage.core.solver import DDIM, Memory, Multistep, Solver, prediction_table
+from sage.core.words import plural
 from sage.sd.arguments import whole_number
 from sage.sd.foreign import Scheduler
 
@@ -89,24 +90,23 @@ def solver_for(
     """
     if getattr(scheduler.config, "thresholding", False):
         raise ValueError("The scheduler uses thresholding, which is for pixels, not latents.")
-    # A copy: set_timesteps writes into the scheduler, which may be shared between threads.
-    levels = copy.deepcopy(scheduler)
-    levels.set_timesteps(steps)
-    if isinstance(levels, DDIMScheduler):
-        return _ddim(levels, steps, device, timesteps)
-    if timesteps is not None:
-        _place(levels, check_timesteps(timesteps, levels))
-    table = _TABLES.get(type(levels), lambda _: None)(levels)
-    if table is None:
-        return WrappedScheduler(levels, device, streams)
-    return _multistep(levels, torch.stack(table, dim=-1), device, streams)
+    with torch.device("cpu"):  # whatever the process's default is
+        levels = _with_steps(scheduler, steps)
+        if isinstance(levels, DDIMScheduler):
+            return _ddim(levels, steps, device, timesteps)
+        if timesteps is not None:
+            _place(levels, check_timesteps(timesteps, levels))
+        table = _TABLES.get(type(levels), lambda _: None)(levels)
+        if table is None:
+            return WrappedScheduler(levels, device, streams)
+        return _multistep(levels, torch.stack(table, dim=-1), device, streams)
 
 
 def denoiser_calls(scheduler: Scheduler, steps: int) -> int:
     """How many denoiser calls a scheduler makes of so many steps.
 
     Raises:
-        ValueError: If there is less than one step.
+        ValueError: If it cannot make so many steps.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; at least 1 is needed.")
@@ -115,9 +115,23 @@ def denoiser_calls(scheduler: Scheduler, steps: int) -> int:
         raise ValueError(f"steps is {steps}; this model has {levels_known} noise levels.")
     if isinstance(scheduler, DDIMScheduler):
         return steps
+    return len(_with_steps(scheduler, steps).timesteps)
+
+
+def _with_steps(scheduler: Scheduler, steps: int) -> Scheduler:
+    """A copy of a scheduler with so many steps; the scheduler may be shared between threads.
+
+    Raises:
+        ValueError: If it cannot make so many.
+    """
     levels = copy.deepcopy(scheduler)
-    levels.set_timesteps(steps)
-    return len(levels.timesteps)
+    try:
+        levels.set_timesteps(steps)
+    except (ValueError, LookupError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        name, number = type(scheduler).__name__, plural(steps, "step")
+        raise ValueError(f"{name} cannot make {number}: {reason}") from error
+    return levels
 
 
 def steps_for(scheduler: Scheduler, calls: int) -> int:
@@ -134,11 +148,10 @@ def steps_for(scheduler: Scheduler, calls: int) -> int:
 
 def has_table(scheduler: Scheduler) -> bool:
     """Whether a scheduler's solver is a table, whose whole state is in the run's."""
-    if isinstance(scheduler, DDIMScheduler):
-        return True
-    levels = copy.deepcopy(scheduler)
-    levels.set_timesteps(2)
-    return _TABLES.get(type(levels), lambda _: None)(levels) is not None
+    table = _TABLES.get(type(scheduler))
+    if table is None:
+        return isinstance(scheduler, DDIMScheduler)
+    return table(_with_steps(scheduler, 2)) is not None
 
 
 def check_timesteps(timesteps: Sequence[int], scheduler: Scheduler) -> list[int]:
@@ -316,12 +329,15 @@ class WrappedScheduler:
         self.timesteps = levels.timesteps
         self.steps = len(levels.timesteps)
         self.init_noise_sigma = float(levels.init_noise_sigma)
-        self._random = "generator" in inspect.signature(levels.step).parameters
+        taken = inspect.signature(levels.step).parameters
+        self._random = "generator" in taken
+        # As diffusers' pipeline says it; by themselves some take another one (TCD).
+        self._how = {"return_dict": False} | ({"eta": 0.0} if "eta" in taken else {})
 
     @property
     def after(self) -> Tensor:
         """Not known: a scheduler may hold on to the latent it began a step with (Heun, UniPC)."""
-        raise ValueError(f"fresh_noise does not work with {type(self._levels).__name__}.")
+        raise ValueError(f"{type(self._levels).__name__} does not say what its steps lead to.")
 
     def start(self, x: Tensor) -> Memory:
         """A scheduler that has not stepped yet remembers nothing."""
@@ -345,10 +361,10 @@ class WrappedScheduler:
     def _advance(self, output: Tensor, t: Tensor, x: Tensor, prompts: list[int]) -> Tensor:
         """The scheduler's own step, with noise from the streams of the rows' first members."""
         if not self._random:
-            return self._levels.step(output, t, x, return_dict=False)[0]
+            return self._levels.step(output, t, x, **self._how)[0]
         own = [self._streams.generators[n] for n in prompts]
         before = own[0].get_state()
-        after = self._levels.step(output, t, x, generator=own, return_dict=False)[0]
+        after = self._levels.step(output, t, x, generator=own, **self._how)[0]
         if not torch.equal(before, own[0].get_state()):  # not every call draws
             self._streams.skip(except_for=prompts)
         return after

@@ -3,10 +3,12 @@
 Only a model that was trained on few words has such a file; one of the open web has none.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sage.core.calibration import read_stored
 
 FILE_NAME = "words.json"
 
@@ -30,19 +32,16 @@ class Vocabulary:
         Raises:
             ValueError: If the file is damaged.
         """
-        path = Path(folder) / FILE_NAME
-        if not path.exists() and not path.is_symlink():
-            return None
-        try:
-            record = json.loads(path.read_text("utf-8"))
-            things, places = record["things"], record["places"]
-            topics = {
-                category: tuple(t["name"] for t in things if t["category"] == category)
-                for category in record["categories"]
-            }
-            topics["place"] = tuple(place["phrases"][0] for place in places)
-            emoji = {thing["emoji"]: thing["name"] for thing in things if thing.get("emoji")}
-            emoji |= {p["emoji"]: p["phrases"][0] for p in places if p.get("emoji")}
-        except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a list of words: {error}") from error
+        return read_stored(Path(folder) / FILE_NAME, "a list of words", cls._of_json)
+
+    @classmethod
+    def _of_json(cls, record: dict[str, Any]) -> "Vocabulary":
+        things, places = record["things"], record["places"]
+        topics = {
+            category: tuple(t["name"] for t in things if t["category"] == category)
+            for category in record["categories"]
+        }
+        topics["place"] = tuple(place["phrases"][0] for place in places)
+        emoji = {thing["emoji"]: thing["name"] for thing in things if thing.get("emoji")}
+        emoji |= {p["emoji"]: p["phrases"][0] for p in places if p.get("emoji")}
         return cls({title: names for title, names in topics.items() if names}, emoji)

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return _train(Trainer(settings, resume))
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

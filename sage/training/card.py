@@ -1,12 +1,11 @@
 """Writes a trained adapter's model card and its record."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from sage.jobs.conditions import versions
-from sage.training.data import PromptGroups
+from sage.training.data import PromptGroups, write_whole
 from sage.training.settings import TrainSettings
 
 CARD = """\
@@ -86,8 +85,9 @@ def _more_versions() -> dict[str, str]:
 
 def write(folder: Path, settings: TrainSettings, about: dict[str, Any]) -> None:
     """Write README.md and training.json into the adapter's folder, each in one piece."""
-    replace_text(folder / "training.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-    replace_text(folder / "README.md", card(settings, about))
+    record = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    for name, text in {"training.json": record, "README.md": card(settings, about)}.items():
+        write_whole(folder / name, lambda new, text=text: new.write_text(text, "utf-8"))
 
 
 def card(settings: TrainSettings, about: dict[str, Any]) -> str:
@@ -135,10 +135,3 @@ def _loss_row(settings: TrainSettings) -> str:
             f"held with weight {config.lambda_shared:g}, weighting {config.weighting}"
         )
     return f"ordinary fine-tuning (the baseline), weighting {config.weighting}"
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file in one piece."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

@@ -15,7 +15,7 @@ from importlib import import_module
 from itertools import count, islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -148,6 +148,11 @@ class PromptGroups:
     groups: tuple[Group, ...]
     latents: np.ndarray
     skips: Skips
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The captions of each group."""
+        return [[self.captions[n] for n in group] for group in self.groups]
 
     def batch(self, seed: int, number: int, size: int) -> list[Group]:
         """The groups of batch `number`; the same whether or not the ones before were asked for."""
@@ -319,37 +324,43 @@ def _encode_all(
 ) -> dict[int, str]:
     broken: dict[int, str] = {}
     shape = (pipe.unet.config.in_channels, *(pipe.unet.config.sample_size,) * 2)
-    scratch = path.with_suffix(f".{os.getpid()}.tmp")
-    store = np.lib.format.open_memmap(scratch, "w+", np.float16, (len(needed), *shape))
-    written = 0
     starts = range(0, len(needed), ENCODE_BATCH)
-    for start in tqdm(starts, "pictures", disable=not progress, mininterval=1):
-        images = []
-        for index in needed[start : start + ENCODE_BATCH]:
-            try:
-                images.append(squared(source.picture(index), picture_side(pipe)))
-            except Exception as error:  # whatever a source meets, it costs one picture
-                broken[index] = str(error) or type(error).__name__
-        if images:
-            store[written : written + len(images)] = encode_pictures(images, pipe).numpy()
-            written += len(images)
-    store.flush()
-    # Rows of broken pictures are left over at the end; the file keeps those that were written.
-    write_whole(path, lambda new: _save(new, store[:written]))
-    scratch.unlink()
+
+    def write(new: Path) -> None:
+        # Not through a memory map: on a full disk that ends the process without a word.
+        with new.open("wb") as file:
+            _write_header(file, (len(needed), *shape))
+            for start in tqdm(starts, "pictures", disable=not progress, mininterval=1):
+                images = []
+                for index in needed[start : start + ENCODE_BATCH]:
+                    try:
+                        images.append(squared(source.picture(index), picture_side(pipe)))
+                    except Exception as error:  # whatever a source meets, it costs one picture
+                        broken[index] = str(error) or type(error).__name__
+                if images:
+                    file.write(encode_pictures(images, pipe).numpy().tobytes())
+            file.seek(0)  # as many rows as there are pictures that could be read
+            _write_header(file, (len(needed) - len(broken), *shape))
+
+    write_whole(path, write)
     return broken
 
 
-def _save(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save would append a suffix to a name
-        np.save(file, array)
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The beginning of a .npy file of float16; as long for any number of rows."""
+    described = {"descr": np.dtype(np.float16).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file in one piece: a reader sees none or the whole."""
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    write(new)
-    os.replace(new, path)
+    try:
+        write(new)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
 
 
 def picture_side(pipe: SagePipeline) -> int:

@@ -81,7 +81,7 @@ def roll_out(
     """
     splits = branch_steps(pipe, settings)
     key = cache_key(
-        [[data.captions[n] for n in group] for group in data.groups],
+        data.texts,
         settings.rollout_steps, splits, pipe.settings.guidance_scale, settings.precision,
         weights_digest(pipe.unet, pipe.text_encoder), tokenizer_key(pipe.tokenizer),
         type(pipe.scheduler).__name__, sorted(pipe.scheduler.config.items(), key=str),

@@ -6,14 +6,17 @@ Knows names, defaults and what is allowed; imports no network.
 # ruff: noqa: RUF009 -- `_say` makes a field, as `dataclasses.field` does.
 import argparse
 import json
+import math
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from sage.core.losses import LossConfig
+from sage.core.places import cache_folder
+from sage.core.settings import real_number, shortened
 
-DEFAULT_OUT = Path.home() / ".cache" / "sage-studio" / "training"
+DEFAULT_OUT = cache_folder() / "training"
 SCENES = "scenes"
 LossKind = Literal["sage", "standard", "twins"]
 Precision = Literal["no", "fp16", "bf16"]
@@ -80,19 +83,22 @@ class TrainSettings:
             raise ValueError(
                 f"steps is {self.steps} and minutes is {self.minutes}; give exactly one of them."
             )
+        for f in fields(self):
+            _check_number(f, getattr(self, f.name))
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it must be positive.")
         for name, high in _SHARES.items():
             if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}; allowed are 0 to {high}.")
+                allowed = "is 0 or more" if high == math.inf else f"are 0 to {high}"
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed {allowed}.")
         for f in fields(self):
             choices = get_args(f.type) if get_origin(f.type) is Literal else None
             if choices and getattr(self, f.name) not in choices:
                 raise ValueError(f"{f.name} is {getattr(self, f.name)!r}; allowed are {choices}.")
-        if not self.targets:
-            raise ValueError("targets is empty; name at least one layer.")
+        if not self.targets or isinstance(self.targets, str):
+            raise ValueError(f"targets is {self.targets!r}; give at least one name of a layer.")
 
     @property
     def folder(self) -> Path:
@@ -115,7 +121,20 @@ _POSITIVE = (
 )  # fmt: skip
 # Where a run is kept, how often it reports and what it runs on.
 _HARMLESS = ("out", "cache", "save_every", "log_every", "sample_every", "device")
-_SHARES = {"ema": 1, "caption_dropout": 1, "last_rate": 1, "sample_every": float("inf")}
+_SHARES = {"ema": 1, "caption_dropout": 1, "last_rate": 1, "seed": 2**62}
+_SHARES |= {"sample_every": math.inf, "decay": math.inf}
+
+
+def _check_number(f: Field, value: Any) -> None:
+    """That a field of numbers holds one of its kind; None where that is allowed."""
+    kinds = get_args(f.type) if isinstance(f.type, UnionType) else (f.type,)
+    if value is None and type(None) in kinds:
+        return
+    if int in kinds and type(value) is not int:
+        raise ValueError(f"{f.name} is {shortened(value)}; a whole number is needed.")
+    if float in kinds and not math.isfinite(real_number(value)):
+        raise ValueError(f"{f.name} is {shortened(value)}; a number is needed.")
+
 
 _LOSS_HELP = {
     "lambda_shared": "λ1, weight of L_shared",

@@ -8,7 +8,6 @@ not. A trainer is a generator of records: progress bars and tests loop over it.
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,10 +38,12 @@ from sage.training.adapter import Adapter
 from sage.training.data import (
     OpenSource,
     PromptGroups,
+    cache_key,
     in_a_row,
     open_source,
     picture_side,
     prepare,
+    write_whole,
 )
 from sage.training.rollouts import Rollouts, roll_out
 from sage.training.settings import TrainSettings
@@ -107,14 +108,14 @@ class Trainer:
             project_dir=str(self.folder),
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PREPARING)],
         )
-        _check_folder(self.folder, resume, settings)
+        before = _checkpoint_of(self.folder, resume, settings)
         self.pipe = open_pipeline(settings.model, accelerator.device)[1]
         self._open_data(data_from)
         self._freeze()
         self._open_adapter()
         self.step, self.seconds = 0, 0.0
-        if resume:
-            self._restore()
+        if before is not None:
+            self._restore(before)
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             _cut_log(self.folder / LOG, self.step)
@@ -342,6 +343,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint and the adapter, each in one piece."""
+        if not all(bool(torch.isfinite(value).all()) for value in self.adapter.values):
+            raise FloatingPointError(
+                f"Step {self.step} has made weights that are not numbers; the run stops, and its "
+                "last checkpoint stays as it is."
+            )
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -351,15 +357,14 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "settings": json.dumps(self.settings.record()),
+            "data": cache_key(self.data.texts),
         }
-        new = self.folder / f"{CHECKPOINT}.new"
-        torch.save(state, new)
-        os.replace(new, self.folder / CHECKPOINT)
+        write_whole(self.folder / CHECKPOINT, lambda new: _save(new, state))
         self.adapter.save(self.folder)
 
-    def _restore(self) -> None:
-        path = self.folder / CHECKPOINT
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state.get("data", data := cache_key(self.data.texts)) != data:
+            raise ValueError(f"The run in {self.folder} learns from other groups of captions.")
         self.adapter.restore(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
@@ -395,27 +400,49 @@ def _has_tensorboard() -> bool:
     return find_spec("tensorboard") is not None or find_spec("tensorboardX") is not None
 
 
-def _check_folder(folder: Path, resume: bool, settings: TrainSettings) -> None:
+def _checkpoint_of(folder: Path, resume: bool, settings: TrainSettings) -> dict[str, Any] | None:
+    """What a run goes on from, of the same settings; None for a new one."""
     path = folder / CHECKPOINT
     if not resume:
         if path.exists():
             raise ValueError(
                 f"{folder} holds a run already; go on with --resume or choose another --out."
             )
-        return
+        return None
     if not path.exists():
         raise ValueError(f"{folder} has no checkpoint to resume from.")
-    before = json.loads(torch.load(path, map_location="cpu", weights_only=True)["settings"])
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        before = json.loads(state["settings"])
+        if missing := {"values", "average", "optimizer", "scaler", "step"} - state.keys():
+            raise ValueError(f"it has no {min(missing)}")
+    except Exception as error:  # a file that is cut makes torch raise nearly anything
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise ValueError(f"{path} is damaged, or no checkpoint: {reason}.") from error
     now = settings.record()
     changed = sorted(name for name in now if now[name] != before.get(name))
     if changed:
         raise ValueError(f"The run in {folder} had other settings: {', '.join(changed)}.")
+    return state
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # what torch says of a disk that is full
+        raise OSError(f"The checkpoint {path} cannot be written: {error}") from error
 
 
 def _cut_log(path: Path, step: int) -> None:
     """Drop what was logged after the checkpoint: those steps will be done again."""
-    lines: list[dict[str, Any]] = []
-    if path.exists() and step:
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
-    kept = "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step)
-    card.replace_text(path, kept)
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() and step else []
+    kept = "".join(line + "\n" for line in lines if _step_of(line) <= step)
+    write_whole(path, lambda new: new.write_text(kept, "utf-8"))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinite for half a line, as a full disk leaves it."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf

@@ -253,6 +253,7 @@ def test_a_rule_excludes_a_plan_and_stored_states(tiny, other):
         ({"earliest": 0.7}, "earliest is 0.7 and latest is 0.6"),
         ({"latest": 1.1}, "latest is 1.1"),
         ({"every": 0}, "every is 0"),
+        ({"every": 1.5}, "every is 1.5"),
         ({"compare": "noise"}, "compare is 'noise'"),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sage.core import grouping as grouping_module
 from sage.core.grouping import cosine_similarity, group_prompts
 
 PAPER = {"tau_min": 0.6, "tau_max": 0.9}
@@ -141,3 +142,12 @@ def test_pairs_know_when_they_are_together():
 def test_bad_input_says_what_is_allowed(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_pairs_are_decided_when_they_are_asked_for(monkeypatch):
+    """There are 50 million of 10,000 prompts."""
+    monkeypatch.setattr(grouping_module, "_Reasons", None)
+    grouping = group_prompts(matrix(3, s01=0.7), **PAPER)
+    assert grouping.groups == ((0, 1), (2,))
+    with pytest.raises(TypeError):
+        _ = grouping.pairs

@@ -1,5 +1,7 @@
 """Predictions from a calibration: monotone, bounded, and silent where nothing was measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -120,6 +122,11 @@ def test_a_file_gives_back_what_was_written(tmp_path):
 def test_a_table_that_is_none_says_so(table, words):
     with pytest.raises(ValueError, match=words):
         Calibration(*table, **WORDS)
+    for change in ({"limit": float("nan")}, {"distance": ((float("inf"),),)}):
+        with pytest.raises(ValueError, match="must be numbers"):
+            replace(Calibration((0.4,), (0.0,), ((0.1,),), **WORDS), **change)
+    with pytest.raises(ValueError, match="conditions is a int; need names"):
+        replace(TABLE, conditions=3)
 
 
 def test_a_ratio_outside_its_bounds_says_so():

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +92,8 @@ def test_the_branch_step_is_the_rounded_share_of_steps(ratio, steps, expected):
         (lambda: branch_step_from_ratio(1.2, 30), "share_ratio is 1.2"),
         (lambda: branch_step_from_ratio(float("nan"), 30), "share_ratio is nan"),
         (lambda: shared_plan([(0, 1)], 10, 11), "branch_step is 11"),
+        (lambda: shared_plan([(0, 1)], 10, 2.5), "branch_step is 2.5; allowed are whole numbers"),
+        (lambda: shared_plan([(0, 1)], 10, float("nan")), "branch_step is nan"),
         (lambda: shared_plan([(0, 1)], 10, [1, 2]), "2 branch points"),
         (lambda: shared_plan([(0,), (0, 1)], 10, 2), "each of 0..N-1 once"),
         (lambda: shared_plan([(0, 2)], 10, 2), "each of 0..N-1 once"),
@@ -180,3 +183,9 @@ def test_an_interval_is_rounded_as_branch_points_are(one, other, steps):
 def test_an_interval_that_cannot_be_says_why(interval):
     with pytest.raises(ValueError, match=f"The interval is {interval[0]} to {interval[1]}"):
         steps_between(interval, 30)
+
+
+def test_numbers_of_other_libraries_are_branch_points():
+    wanted = shared_plan([(0, 1), (2, 3)], 10, 4)
+    assert shared_plan([(0, 1), (2, 3)], 10, np.int64(4)) == wanted
+    assert shared_plan([(0, 1), (2, 3)], 10, np.array([4, 4])) == wanted

@@ -136,7 +136,12 @@ def test_a_planning_is_read_as_it_was_written(tmp_path):
         known.write(tmp_path)
         assert Planning.read(tmp_path) == known
     assert Planning.read(tmp_path / "nothing") is None
-    (tmp_path / FILE_NAME).write_text('{"levels": [1]}')
+    for text in ('{"levels": [1]}', "", "[]", "null", "[" * 100_000, "\ufeff{}"):
+        (tmp_path / FILE_NAME).write_text(text)
+        with pytest.raises(ValueError, match="cannot be read as a planning"):
+            Planning.read(tmp_path)
+    (tmp_path / FILE_NAME).unlink()
+    (tmp_path / FILE_NAME).symlink_to("nowhere")
     with pytest.raises(ValueError, match="cannot be read as a planning"):
         Planning.read(tmp_path)
 
@@ -193,4 +198,22 @@ def test_bias_lies_between_the_sizes_that_were_measured(power):
 ])  # fmt: skip
 def test_tables_of_another_shape_are_refused(change):
     with pytest.raises(ValueError, match=r"no triangle of 6 rows|bias needs 3 rows of 7 numbers"):
+        replace(planning(), **change)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    *(({"errors": {"ddim": tuple((v,) * n for n in range(M, 0, -1))}}, "errors of ddim must")
+      for v in (math.nan, math.inf, -1.0)),
+    ({"bias": ((math.nan,) * (M + 1),) * 3}, "bias must be finite"),
+    ({"levels": tuple(range(M))}, "levels must be whole numbers from 0, descending"),
+    ({"levels": tuple(n + 0.5 for n in range(M, 0, -1))}, "levels must be whole"),
+    ({"places": {"ddim": ((9,), (5, 5))}}, "places of ddim must be whole"),
+    ({"places": {"ddim": ((9, 5),)}}, "places of ddim must be whole"),
+    ({"sizes": (4, 2, 1)}, "must ascend from 1"),
+    ({"weight": math.nan}, "weight is nan"),
+    ({"power": 0.0}, "power is 0"),
+    ({"trunk": "median"}, "'median'; allowed are mean"),
+])  # fmt: skip
+def test_values_without_a_meaning_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
         replace(planning(), **change)

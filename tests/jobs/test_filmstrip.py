@@ -80,5 +80,7 @@ def test_branch_points_are_spread_over_all_steps(steps, points):
 def test_only_groups_have_a_filmstrip(model):
     with pytest.raises(ValueError, match="Only groups"):
         next(filmstrip(job(model, sharing="tree"), [1]))
+    with pytest.raises(ValueError, match="no branch points"):
+        next(filmstrip(job(model), []))
     with pytest.raises(ValueError, match="branch point is 7; allowed are 0 to 6"):
         next(filmstrip(job(model), [7]))

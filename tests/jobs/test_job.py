@@ -53,6 +53,9 @@ def test_groups_have_one_branch_point(arranged):
 
 def test_groups_can_be_given(arranged):
     assert arranged(groups=[[0, 1], [2, 3]]).groups == ((0, 1), (2, 3))
+    for groups in ([[0, 1]], [[0, 1], [1, 2, 3]], [[0, 1], [2, 4]]):
+        with pytest.raises(ValueError, match=r"each of 0 to 3 once|allowed are 0 to 3"):
+            arranged(groups=groups)
 
 
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.7, 1.0])

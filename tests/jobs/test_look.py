@@ -49,7 +49,7 @@ def whole(job):
         {},
         {"scheduler": "dpm++2m", "trunk": "alternate"},
         {"scheduler": "euler_a", "fresh_noise": 0.4},
-        {"sharing": "tree", "budget": 0.7},
+        {"sharing": "tree", "spend": 0.7},
         {"share_ratio": 0.0},
         *({"trunk": trunk} for trunk in TRUNKS),
         *({"trunk": trunk, "fresh_noise": 0.5} for trunk in TRUNKS),
@@ -105,7 +105,9 @@ def test_what_cannot_be_looked_at_says_why(model, settings, words):
         next(look(job_of(model, **settings)))
 
 
-@pytest.mark.parametrize(("prompts", "words"), [((), "tick at least one"), ((3,), "P4 is")])
+@pytest.mark.parametrize(("prompts", "words"), [
+    ((), "tick at least one"), ((3,), "P4 is"), (("0",), "'0' is finished already, or is no"),
+])  # fmt: skip
 def test_only_open_prompts_of_the_look_can_be_finished(model, prompts, words):
     *_, seen = look(job_of(model))
     with pytest.raises(ValueError, match=words):

@@ -141,3 +141,9 @@ def test_a_tokenizer_without_words_is_refused(tiny_folder, tmp_path):
         (folder / "tokenizer" / name).unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"has no words: tokenizer/ holds neither"):
         models.open_pipeline(str(folder), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cuda:99", "cuda:x", 5])
+def test_a_device_that_is_not_there_is_one_sentence(name):
+    with pytest.raises(ValueError, match=r"^device is .*(allowed are|no such GPU here)"):
+        load_model(models.builtin_model(), device=name)

@@ -145,6 +145,18 @@ def test_a_request_survives_json():
     assert Request.from_dict(json.loads(json.dumps(request.to_dict()))) == request
 
 
+@pytest.mark.parametrize("sharing", ["groups", "tree"])
+def test_a_budget_is_a_share_only_where_it_was_one(sharing):
+    """Records of version 1 call a share of up to 1 so; today's budget is 1 or more."""
+    one = parse_request(TWO, budget=1.0, sharing=sharing)
+    assert (one.budget, one.spend) == (1.0, 0.7)
+    assert Request.from_dict(one.to_dict()) == one
+    old = {"prompts": TWO.split("\n"), "sharing": sharing, "budget": 0.5}
+    assert Request.from_dict(old) == parse_request(TWO, spend=0.5, sharing=sharing)
+    whole = Request.from_dict(old | {"budget": 1.0})
+    assert (whole.budget, whole.spend) == ((0.0, 1.0) if sharing == "tree" else (1.0, 0.7))
+
+
 def test_what_a_dict_leaves_out_is_default():
     assert Request.from_dict({"prompts": TWO.split("\n")}) == parse_request(TWO)
     assert Request.from_dict({"prompts": ["a\nfox", "a dog"]}).prompts == ("a fox", "a dog")

@@ -1,6 +1,7 @@
 """Every argument of a run is checked before anything is computed, in one sentence."""
 
 import copy
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from sage.core.adaptive import AdaptiveRule
-from sage.core.plan import independent_plan
+from sage.core.plan import independent_plan, shared_plan
 from sage.core.settings import Sampling
 from sage.sd.pipeline import SagePipeline
 from sage.sd.schedulers import make_scheduler
@@ -89,6 +90,15 @@ WRONG = [
         ({"timesteps": v}, "need whole numbers from 999 to 0, descending")
         for v in (5, "ab", [True, False], np.array(3), {901: 1}, [901.0, 1.0], [1000], [5, 5], [])
     ],
+    *[
+        ({"plan": independent_plan(3, 4), name: 0.2 + 3}, f"plan says what {name} would")
+        for name in ("share_ratio", "budget")
+    ],
+    ({"adaptive": AdaptiveRule(), "budget": 3.0}, "adaptive says what budget would"),
+    ({"timesteps": [900, 50], "budget": 3.0}, "timesteps says what budget would"),
+    ({"timesteps": [900, 50], "spacing": "karras"}, "timesteps says what spacing would"),
+    ({"timesteps": [9, 5], "steps": 3, "groups": [(0, 1, 2)]}, "2 timesteps were given for 3"),
+    ({"start": 3}, "start is a int; it must be a State"),
     ({"groups": [(0, 1, 2), ()]}, "each of 0 to 2 once"),
     ({"groups": [[(0, 1)], (2,)]}, "a whole number is needed"),
     ({"groups": "012"}, "each of 0 to 2 once"),
@@ -152,6 +162,40 @@ def test_fresh_noise_needs_a_table(idle, monkeypatch):
     monkeypatch.setattr(idle, "scheduler", make_scheduler("unipc", like=idle.scheduler))
     with pytest.raises(ValueError, match="fresh_noise does not work with UniPC"):
         idle.stream(PROMPTS, fresh_noise=0.5, groups=[(0, 1, 2)])
+
+
+def test_information_needs_a_table(idle, monkeypatch):
+    monkeypatch.setattr(idle, "scheduler", make_scheduler("heun", like=idle.scheduler))
+    with pytest.raises(ValueError, match="information does not work with HeunDiscreteScheduler"):
+        idle.stream(PROMPTS, adaptive=AdaptiveRule(compare="information"), groups=[(0, 1, 2)])
+
+
+PLAN = shared_plan([(0, 1), (2,)], 4, 3)
+
+
+@pytest.fixture(scope="module")
+def begun(pipe):
+    """The state of a run after two steps."""
+    step, begun = (item for _, item in zip(range(2), pipe.stream(PROMPTS, plan=PLAN), strict=False))
+    assert step.state.rows == begun.state.rows
+    return begun.state
+
+
+WRONG_STATES = {
+    "other rows": (lambda s: s, {"plan": shared_plan([(0, 2), (1,)], 4, 3)}, "with other rows"),
+    "another size": (lambda s: s, {"height": 24}, r"shape \(2, 4, 8, 8\); need \(2, 4, 12, 8\)"),
+    "fewer rows": (lambda s: replace(s, denoised=s.denoised[:1]), {}, r"shape \(1, 4, 8, 8\)"),
+    "a solver's memory": (lambda s: replace(s, memory=(s.x,)), {}, "from another scheduler"),
+    "no memory of a rule": (lambda s: s, {"trunk": "control_once"}, "another kind than control_"),
+    "before the first step": (lambda s: replace(s, step=-1), {}, "start is after step 0 of 4"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_STATES)
+def test_a_state_of_another_run_is_refused(begun, idle, name):
+    change, how, words = WRONG_STATES[name]
+    with pytest.raises(ValueError, match=words):
+        idle.stream(PROMPTS, **({"plan": PLAN, "start": change(begun)} | how))
 
 
 def test_more_steps_than_the_model_has_levels_are_refused(idle, monkeypatch):
@@ -239,6 +283,8 @@ def test_other_kinds_of_the_same_argument_are_the_same(pipe):
         assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, negative_prompt=negative)
     neutral = {"eta": 0.0, "num_images_per_prompt": 1, "return_dict": True, "generator": None}
     assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, **neutral)
+    assert same(pipe, PROMPTS, wanted, seeds=seeds, plan=shared_plan(groups, 2, 1), steps=None,
+                budget=0, eta=0.0)  # fmt: skip
     neutral = {"eta": np.float32(0), "num_images_per_prompt": np.int64(1), "guidance_rescale": -0.0}
     neutral |= {"callback_on_step_end_tensor_inputs": ("latents",), "return_dict": np.True_}
     assert same(pipe, PROMPTS, wanted, seeds=seeds, groups=groups, **neutral)

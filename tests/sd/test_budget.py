@@ -44,6 +44,20 @@ def test_a_budget_that_pays_no_sharing_is_planned_independent_sampling(planned):
     assert alone.timesteps == planning().timesteps(3, "ddim")
 
 
+def test_the_least_budget_is_one_step(planned):
+    output = planned(PROMPTS, budget=1, groups=GROUPS, guidance_scale=1, output_type="latent")
+    assert (output.plan.steps, output.cost.evaluations) == (1, 4)
+
+
+@pytest.mark.parametrize("how", [{"budget": 3.0}, {"spacing": "planned", "steps": 3}])
+def test_a_solver_that_was_not_measured_is_refused(planned, how):
+    errors = {"ddim": planning().errors["ddim"]}
+    planned.settings = replace(planned.settings, planning=replace(planning(), errors=errors))
+    planned.scheduler = make_scheduler("dpm++2m", like=planned.scheduler)
+    with pytest.raises(ValueError, match=r"with the solver dpm\+\+2m; measured: ddim"):
+        planned.stream(PROMPTS, groups=GROUPS, **how)
+
+
 @pytest.mark.parametrize("key", ["ddim", "dpm++2m"])
 def test_states_are_not_taken_from_a_run_with_other_places(tiny, key):
     tiny.scheduler = make_scheduler(key, like=tiny.scheduler)
@@ -79,7 +93,8 @@ def test_what_cannot_be_placed_is_refused(tiny, how, words):
 
 
 def test_a_share_is_no_budget_and_a_filmstrip_takes_none(planned):
-    sampling = Sampling.of(planned.settings, budget=0.5)
-    assert (sampling.budget, sampling.spend) == (0.0, 0.5)  # the former meaning of the name
+    for budget in (0.5, Sampling(budget=0.5).budget):
+        with pytest.raises(ValueError, match=r"budget is 0\.5; a picture takes at least 1"):
+            planned(PROMPTS, budget=budget, groups=GROUPS)
     with pytest.raises(ValueError, match="budget is not for a filmstrip"):
         planned.filmstrip(PROMPTS, [0.5], budget=5.0)

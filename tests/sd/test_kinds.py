@@ -47,6 +47,12 @@ def with_scheduler(name, **options):
     return with_part(scheduler=getattr(diffusers, name)(**options))
 
 
+class _OwnNoise(diffusers.EulerDiscreteScheduler):
+    """As DPMSolverSDEScheduler, which needs torchsde."""
+
+    noise_sampler = None
+
+
 def with_text(kind, **options):
     config = build_tiny_pipeline().text_encoder.config.to_dict()
     return with_part(text_encoder=kind(CLIPTextConfig(**(config | options))))
@@ -90,6 +96,15 @@ WRONG = {
         lambda: with_scheduler("RePaintScheduler"),
         "does not go from noise to a picture",
     ),
+    "a scheduler of two steps": (
+        lambda: with_scheduler("CogVideoXDPMScheduler"),
+        "whose steps also take timestep_back, sample",
+    ),
+    "a scheduler that learns": (
+        lambda: with_scheduler("DDPMScheduler", variance_type="learned_range"),
+        "a learned variance",
+    ),
+    "a scheduler with noise of its own": (lambda: with_part(scheduler=_OwnNoise()), "by itself"),
     "no noise": (
         lambda: with_scheduler("DDIMScheduler", beta_start=0.0, beta_end=0.0),
         "noise does not rise",

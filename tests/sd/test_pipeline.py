@@ -6,6 +6,7 @@ import torch
 from diffusers import DDIMScheduler, PNDMScheduler
 from PIL import Image
 
+from sage.core.adaptive import AdaptiveRule
 from sage.sd.pipeline import SageOutput, SagePipeline
 from tests.conftest import build_tiny_pipeline
 from tests.core.test_sampling import NoScalarReads
@@ -168,6 +169,10 @@ def test_a_value_that_is_not_a_number_is_never_shown(tiny):
         tiny.unet.conv_out.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not a number"):
         tiny(PROMPTS, num_inference_steps=2)
+    for compare in ("direction", "clean", "information"):
+        rule = AdaptiveRule(earliest=0.0, latest=1.0, compare=compare)
+        with pytest.raises(FloatingPointError, match="not a number"):
+            tiny(PROMPTS, num_inference_steps=2, groups=[(0, 1, 2)], adaptive=rule)
 
 
 def test_long_prompts_are_reported(tiny):

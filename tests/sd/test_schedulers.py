@@ -38,6 +38,8 @@ WRAPPED = {
     "DPM-Solver++ 3M": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
     "DPM-Solver SDE": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "DDPM": ("DDPMScheduler", {}),
+    "PNDM, Runge-Kutta": ("PNDMScheduler", {"skip_prk_steps": False}),
+    "TCD": ("TCDScheduler", {}),  # diffusers' pipeline sets its share of noise to 0
 }
 ALL = TABLES | WRAPPED
 STEPS = 9
@@ -91,6 +93,24 @@ def test_a_number_of_calls_that_cannot_be_is_refused():
     _, pipe = pipeline("Heun")
     with pytest.raises(ValueError, match="HeunDiscreteScheduler cannot make exactly 4"):
         steps_for(pipe.scheduler, 4)
+
+
+def test_a_number_of_steps_that_cannot_be_is_refused():
+    _, pipe = pipeline("PNDM, Runge-Kutta")
+    with pytest.raises(ValueError, match=r"^PNDMScheduler cannot make 2 steps: .+$"):
+        pipe.stream(["a fox"], num_inference_steps=2)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_process_s_default_device_changes_nothing(name):
+    _, pipe = pipeline(name)
+    streams, again = Streams([0], (4, 8, 8)), Streams([0], (4, 8, 8))
+    wanted = solver_for(pipe.scheduler, STEPS, "cpu", streams)
+    with torch.device("meta"):
+        found = solver_for(pipe.scheduler, STEPS, "cpu", again)
+        drawn = again.draw()
+    assert torch.equal(found.table, wanted.table)
+    assert torch.equal(drawn, streams.draw())
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -56,12 +56,31 @@ def test_help_names_every_setting(capsys):
         ("--steps 5 --share-ratio 0.5 0.2", "share_ratio"),
         ("--steps 5 --loss other", "invalid choice"),
         ("--stepz 5", "unrecognized"),
+        *((f"--steps 5 --rate {rate}", "rate is") for rate in ("0", "-1", "nan", "inf")),
+        ("--steps 5 --decay -1", "decay is -1.0; allowed is 0 or more"),
+        ("--steps 5 --seed -1", "seed is -1; allowed are 0 to"),
+        ("--steps 5 --alpha inf", "alpha is 'inf'; a number is needed"),
+        ("--minutes inf", "minutes is 'inf'; a number is needed"),
     ],
 )
 def test_nonsense_is_refused_with_a_sentence(flags, word, capsys):
     with pytest.raises(SystemExit):
         parse(flags.split())
     assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        *(({"steps": steps}, "steps is '.*'; a whole number") for steps in ("10", 1.5, True)),
+        ({"steps": 1, "seed": None}, "seed is 'None'; a whole number"),
+        ({"steps": 1, "rate": "1e-3"}, "rate is '1e-3'; a number"),
+        ({"steps": 1, "targets": "to_q"}, "targets is 'to_q'; give at least one name"),
+    ],
+)
+def test_values_of_another_kind_are_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        TrainSettings(**given)
 
 
 def test_what_a_run_is_like_does_not_depend_on_where_it_is_kept():

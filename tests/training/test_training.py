@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from sage.core.losses import LossConfig
 from sage.sd.pipeline import SagePipeline
 from sage.training import data as data_module
 from sage.training import samples
+from sage.training import trainer as trainer_module
 from sage.training.__main__ import main
 from sage.training.coco import read_coco
 from sage.training.data import FileSource, encode_pictures, open_source, prepare
@@ -274,6 +277,60 @@ def test_runs_do_not_overwrite_each_other(whole, settings, tmp_path, capsys):
         Trainer(replace(done, rank=3, seed=5), resume=True)
     assert main(["--steps", "1", "--model", str(tmp_path), "--out", str(tmp_path / "x")]) == 2
     assert "cannot be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99, "a list"])
+def test_a_damaged_checkpoint_is_refused(whole, settings, tmp_path, kept):
+    content = (whole[1].folder / CHECKPOINT).read_bytes()
+    if kept == "a list":
+        torch.save([1], tmp_path / CHECKPOINT)
+    else:
+        (tmp_path / CHECKPOINT).write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is damaged, or no checkpoint") as error:
+        Trainer(replace(settings, out=tmp_path), resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_log_of_which_the_end_is_lost_is_read(whole, settings, tmp_path):
+    shutil.copytree(whole[1].folder, tmp_path, dirs_exist_ok=True)
+    log = tmp_path / LOG
+    log.write_bytes(log.read_bytes()[:-20] + b"\n[1]\n\xff\n")
+    records, _ = run(settings, tmp_path, resume=True)
+    assert records == []
+    assert [line["step"] for line in log_of(tmp_path)] == list(range(1, 8))
+
+
+def test_a_run_goes_on_with_its_own_captions_only(whole, settings, tmp_path):
+    out, data = tmp_path / "run", tmp_path / "other" / "data"
+    shutil.copytree(whole[1].folder, out)
+    write_coco(data, [[f"two {word}", f"{word} at night"] for word in WORDS])
+    data = data.rename(data.with_name(Path(settings.data).name))
+    with pytest.raises(ValueError, match="learns from other groups of captions"):
+        Trainer(replace(settings, out=out, data=str(data)), resume=True)
+
+
+def test_weights_that_are_not_numbers_are_not_kept(settings, tmp_path):
+    trainer = Trainer(replace(settings, out=tmp_path, save_every=2))
+    steps = iter(trainer)
+    next(steps)
+    trainer.save()
+    trainer.adapter.values[0].register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError, match="Step 2 has made weights that are not numbers"):
+        next(steps)
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 1
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path):
+    with pytest.raises(OSError, match="cannot be written"):
+        trainer_module._save(Path("/dev/full"), {"a": torch.zeros(100_000)})
+
+    def write(new):
+        new.write_text("half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        data_module.write_whole(tmp_path / "file", write)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_baseline_sees_the_same_groups(whole, settings, tmp_path):

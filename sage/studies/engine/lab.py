@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from sage.core.adaptive import AdaptiveRule
 from sage.core.metrics import feature_distance
+from sage.core.places import cache_folder
 from sage.core.plan import Plan
 from sage.core.settings import Sampling
 from sage.jobs.models import ASSETS, describe_device, open_pipeline
@@ -50,7 +51,7 @@ from sage.studies.engine.prompts import (
 from sage.training.data import picture_side
 from sage.training.settings import DEFAULT_OUT as TRAINING
 
-CACHE = Path.home() / ".cache" / "sage-studio" / "experiments"
+CACHE = cache_folder() / "experiments"
 RESULTS = ASSETS / "results"
 CHECKED = 12  # pictures rendered in float32 too, to see what half precision changes
 

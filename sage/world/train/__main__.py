@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModel
 
+from sage.core.places import cache_folder
 from sage.sd.foreign import Network
 from sage.world import probe
 from sage.world.scenes import Scene
@@ -27,7 +28,7 @@ from sage.world.train import calibrate, card, data, evaluate, export, learner, n
 from sage.world.train.table import Table
 from sage.world.words import MODEL_FOLDER, Words, world_words
 
-DEFAULT_OUT = Path.home() / ".cache" / "sage-studio" / "world-128"
+DEFAULT_OUT = cache_folder() / "world-128"
 ENCODED = {"cpu": 200_000, "cuda": 300_000}  # scenes that the denoiser learns from
 CHUNK = 2000  # of them in one piece of the latents' file
 CAPTIONS = 60_000  # to learn the tokenizer from
