@@ -115,12 +115,6 @@ class Comparison:
         return self.outputs.get("fewer")
 
     @property
-    def clip_scores(self) -> dict[str, tuple[float | None, ...]] | None:
-        """The CLIP scores of each side; None without a CLIP image encoder."""
-        clips = {side: s.clip for side, s in self.scores.items() if s.clip is not None}
-        return clips if len(clips) == len(self.scores) else None
-
-    @property
     def twin_distance(self) -> tuple[float | None, ...]:
         """Distance of each shared picture to its independent one."""
         return self.scores["shared"].twin

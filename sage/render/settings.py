@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage.core.settings import Sampling, Switch, settings_of
+from sage.core.settings import Sampling, Switch, real_number, settings_of
 
 if TYPE_CHECKING:
     from sage.jobs.models import ModelSpec
@@ -174,7 +174,8 @@ def _settings(values: dict[str, Any], sampling: dict[str, Any]) -> RenderSetting
     check_file(values["prompts"])
     if values["out"].exists() and not values["out"].is_dir():
         raise ValueError(f"--out is {values['out']}, a file; name a folder.")
-    sampling = Sampling.renamed(sampling)
+    if 0 < real_number(sampling.get("budget", 0)) < 1:
+        raise ValueError(f"--budget is {sampling['budget']:g}; a picture takes at least 1.")
     if sampling.get("budget") and (idle := {"share_ratio", "steps", "spend"} & sampling.keys()):
         flag = min(idle).replace("_", "-")
         raise ValueError(f"--budget finds steps and branch points itself; leave out --{flag}.")

@@ -83,12 +83,10 @@ class Known:
         row_bytes: Memory that a row takes while its network runs, by network and shape of a row.
         same_rows: Whether a batch of a size gives the rows that the exact size gives, by network,
             shape and size.
-        free_exact: Whether they all do, by network.
     """
 
     row_bytes: dict[Hashable, float] = field(default_factory=dict)
     same_rows: dict[Hashable, bool] = field(default_factory=dict)
-    free_exact: dict[Hashable, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

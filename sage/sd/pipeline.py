@@ -6,7 +6,7 @@ show a preview of every step. It draws no progress bars and opens no pages. Load
 prompts, previews, counts and the checks of arguments are modules of their own beside this one.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, cast
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sage.core.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
-from sage.core.cost import Cost, ModelFlops, evaluations, plan_cost
+from sage.core.cost import Cost, ModelFlops, Probed, evaluations, plan_cost
 from sage.core.grouping import Grouping, cosine_similarity, group_prompts
 from sage.core.guidance import guide
 from sage.core.lending import RULES
@@ -42,7 +42,7 @@ from sage.sd import arguments
 from sage.sd import prompts as texts
 from sage.sd.adapters import plain_network
 from sage.sd.arguments import OutputType
-from sage.sd.execution import Execution, Known, Part, structure
+from sage.sd.execution import Execution, Known, Part
 from sage.sd.flops import count_bytes, model_flops_once
 from sage.sd.identity import arithmetic, digest, fingerprint
 from sage.sd.kinds import check_components
@@ -416,10 +416,8 @@ class SagePipeline(ModelPipeline):
         else:
             plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
         placed = self._placed(timesteps, plan, chosen.spacing)
-        informed = adaptive is not None and adaptive.compare == "information"
-        for name, wanted in {"fresh_noise": chosen.fresh_noise, "information": informed}.items():
-            if wanted and not tabled:
-                raise ValueError(f"{name} does not work with {type(self.scheduler).__name__}.")
+        if not tabled:
+            self._check_untabled(chosen, adaptive)
         guided = steps_between(interval, plan.steps) if chosen.guidance_scale > 1 else range(0)
         run = _Run(
             prompts=listed,
@@ -439,6 +437,13 @@ class SagePipeline(ModelPipeline):
         )
         _check_state(run, remembers=not isinstance(self.scheduler, DDIMScheduler))
         return self._run(run, output_type, reuse)
+
+    def _check_untabled(self, sampling: Sampling, rule: AdaptiveRule | None) -> None:
+        """That nothing is asked for which needs to know where a step leads."""
+        informed = rule is not None and rule.compare == "information"
+        for name, wanted in {"fresh_noise": sampling.fresh_noise, "information": informed}.items():
+            if wanted:
+                raise ValueError(f"{name} does not work with {type(self.scheduler).__name__}.")
 
     def _check_rows(self) -> None:
         arguments.check_count("max_rows", self.max_rows)
@@ -531,23 +536,7 @@ class SagePipeline(ModelPipeline):
         draft, execution = self._draft(run, parts, reuse), parts.execution
         state = draft.latest() if draft else run.start and moved(run.start, parts.noise.device)
         first = 0 if state is None else state.step + 1
-        done = Adapted(cast(State, state), run.plan)  # without one there is a first step
-        walk, probes = self._walk(run, parts, state), []
-        for i in range(first, run.plan.steps):
-            shares: dict[str, float] = {}  # known after the step: a probe may split rows
-            with torch.inference_mode(), clock.measure(shares):
-                done = next(walk)
-            shares |= _step_shares(done.state.rows)
-            probes += [done.probed] if done.probed else []
-            # Other rows at once, other last bits: not what a run from the start would give.
-            if draft is not None and (run.exact or not execution.retries):
-                draft.add(done.state, execution.finite)
-            try:
-                yield SageStep(i + 1, run.plan.steps, done.state, self.preview, self.has_checker)
-            except GeneratorExit:  # stopped: what was done is good for a later run
-                if draft is not None:
-                    draft.publish()
-                raise
+        done, probes = yield from self._steps(run, parts, draft, state, clock)
         # 3. Pictures.
         latents = in_prompt_order(done.state)
         with torch.inference_mode(), clock.measure({"decode": 1.0}):
@@ -572,6 +561,34 @@ class SagePipeline(ModelPipeline):
             timesteps=tuple(parts.solver.timesteps.tolist()),
             planned=run.planned,
         )
+
+    def _steps(
+        self,
+        run: "_Run",
+        parts: "_Parts",
+        draft: Draft | None,
+        state: State | None,
+        clock: StageClock,
+    ) -> Generator[SageStep, None, tuple[Adapted, list[Probed]]]:
+        """All steps after a state, each noted in the draft; returns the last one and the probes."""
+        done = Adapted(cast(State, state), run.plan)  # without one there is a first step
+        walk, probes = self._walk(run, parts, state), []
+        for i in range(0 if state is None else state.step + 1, run.plan.steps):
+            shares: dict[str, float] = {}  # known after the step: a probe may split rows
+            with torch.inference_mode(), clock.measure(shares):
+                done = next(walk)
+            shares |= _step_shares(done.state.rows)
+            probes += [done.probed] if done.probed else []
+            # Other rows at once, other last bits: not what a run from the start would give.
+            if draft is not None and (run.exact or not parts.execution.retries):
+                draft.add(done.state, parts.execution.finite)
+            try:
+                yield SageStep(i + 1, run.plan.steps, done.state, self.preview, self.has_checker)
+            except GeneratorExit:  # stopped: what was done is good for a later run
+                if draft is not None:
+                    draft.publish()
+                raise
+        return done, probes
 
     def _draft(self, run: "_Run", parts: "_Parts", reuse: StateStore | None) -> Draft | None:
         """Where a run keeps its states; a wrapped scheduler's are not whole: its counters lack."""
@@ -665,31 +682,6 @@ class SagePipeline(ModelPipeline):
         compiled = plain_network(self.unet) is not self.unet
         on_cpu = self._execution_device.type == "cpu"
         return on_cpu and self.unet.dtype is torch.bfloat16 and not compiled
-
-    def exact_costs_nothing(self) -> bool:
-        """Whether `exact` runs at the batch sizes that it would run at without; found out once.
-
-        So it is where batches of all sizes give the same rows, and where one pass fills the device.
-        """
-        if self.is_heavy:
-            return True
-        key = structure(self.unet)
-        if key not in self._known.free_exact:
-            execution, fresh = self._execution(exact=True), Known()
-            execution.known = fresh  # as the network is now: others' sizes have no say
-            generator = torch.Generator().manual_seed(0)
-            x, t, cond = (
-                torch.randn(16, *self._latent_shape(), generator=generator),
-                torch.arange(16) * 50,
-                torch.randn(16, *self._cond_shape, generator=generator),
-            )
-            x, t, cond = (r.to(self._execution_device) for r in (x, t, cond))
-            with torch.inference_mode():
-                for size in (1, 4, 6, 8, 16):
-                    self._predict(x[:size], t[:size], cond[:size], execution)
-            self._known.same_rows |= fresh.same_rows
-            self._known.free_exact[key] = all(fresh.same_rows.values())
-        return self._known.free_exact[key]
 
     # -- parts -------------------------------------------------------------------------------
 
@@ -785,10 +777,6 @@ class SagePipeline(ModelPipeline):
         )
         # Latents stay float32 between steps; the network runs in its own precision.
         return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
-
-    @property
-    def _cond_shape(self) -> tuple[int, int]:
-        return self.tokenizer.model_max_length, self.text_encoder.config.hidden_size
 
     @property
     def is_heavy(self) -> bool:

@@ -457,6 +457,7 @@ def test_contact_sheets_show_every_picture(render):
         (["--spend", "0.5", "--sharing", "groups"], "--spend is for --sharing tree"),
         (["--rows", "0"], "--rows is 0; allowed is 1 or more."),
         (["--ray", ""], "--ray is empty; allowed are local, auto"),
+        (["--budget", "0.5"], "--budget is 0.5; a picture takes at least 1."),
         (["--budget", "5", "--share-ratio", "0.3"], "leave out --share-ratio."),
         (["--budget", "5", "--steps", "8"], "leave out --steps."),
         (["--budget", "5", "--spend", "0.5"], "leave out --spend."),

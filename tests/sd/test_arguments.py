@@ -91,7 +91,7 @@ WRONG = [
         for v in (5, "ab", [True, False], np.array(3), {901: 1}, [901.0, 1.0], [1000], [5, 5], [])
     ],
     *[
-        ({"plan": independent_plan(3, 4), name: 0.2 + 3}, f"plan says what {name} would")
+        ({"plan": independent_plan(3, 4), name: 1.0}, f"plan says what {name} would")
         for name in ("share_ratio", "budget")
     ],
     ({"adaptive": AdaptiveRule(), "budget": 3.0}, "adaptive says what budget would"),

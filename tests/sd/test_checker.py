@@ -193,7 +193,7 @@ def test_a_comparison_shows_nothing_unchecked_and_scores_nothing_flagged(compare
 @pytest.mark.parametrize("compared", [(1,)], indirect=True)
 def test_what_is_not_flagged_is_scored(compared):
     _, last = compared
-    (twin, no_twin), clips = last.twin_distance, last.clip_scores
+    (twin, no_twin), clips = last.twin_distance, last.report["clip_score"]
     assert twin > 0
     assert no_twin is None
     assert clips["shared"][0] > 0

@@ -422,13 +422,6 @@ def test_a_hook_that_is_made_anew_for_every_run_is_one_hook(tiny):
         tiny.known_sizes = known
 
 
-def test_what_costs_nothing_is_asked_of_the_network_as_it_is_now(tiny):
-    tiny._known.same_rows["another network's"] = False
-    first = tiny.exact_costs_nothing()
-    sizes = {key[-1]: same for key, same in tiny._known.same_rows.items() if key[0] == "denoiser"}
-    assert first is all(sizes.values())
-
-
 # -- faults leave nothing ------------------------------------------------------------------------
 
 
