@@ -283,11 +283,13 @@ def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         known = "auto, cpu, cuda and cuda:N"
-        raise ValueError(f"device is {shortened(name)}; allowed are {known}.") from None
+        raise ValueError(f"The device is {shortened(name)}; allowed are {known}.")
     # Where GPUs are leased there is none before the first lease.
     if device.type == "cuda" and not zero_gpu() and not _has_gpu(device.index or 0):
-        raise ValueError(f"device is {name!r}; there is no such GPU here.")
+        raise ValueError(f"The device is {shortened(name)}, but there is no such GPU.")
     return device
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from sage.jobs.models import device_of
 from sage.render.work import DIED, STRIKES, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory, Recipe, Worker
 
@@ -37,18 +38,12 @@ def devices(device: str, workers: int | None, threads: int) -> list[str]:
     Raises:
         ValueError: If there is no such device.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device == "auto":
-        device = "cuda" if gpus else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(f"The device is {device!r}; allowed are auto, cpu, cuda and cuda:N.")
-    if kind == "cuda" and not gpus:
-        raise ValueError(f"The device is {device!r}, but there is no GPU.")
-    if kind == "cpu":
+    found = device_of(device)
+    if found.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return ["cpu"] * (workers or max(1, (cores or 1) // threads))
-    names = [device] if index else [f"cuda:{n}" for n in range(gpus)]
+    every = range(torch.cuda.device_count()) if found.index is None else [found.index]
+    names = [f"cuda:{n}" for n in every]
     return [names[n % len(names)] for n in range(workers or len(names))]
 
 

@@ -145,5 +145,5 @@ def test_a_tokenizer_without_words_is_refused(tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["tpu", "", "cuda:99", "cuda:x", 5])
 def test_a_device_that_is_not_there_is_one_sentence(name):
-    with pytest.raises(ValueError, match=r"^device is .*(allowed are|no such GPU here)"):
+    with pytest.raises(ValueError, match=r"^The device is .*(allowed are|no such GPU)"):
         load_model(models.builtin_model(), device=name)

@@ -21,7 +21,7 @@ from sage.core.metrics import feature_distance
 from sage.core.places import cache_folder
 from sage.core.plan import Plan
 from sage.core.settings import Sampling
-from sage.jobs.models import ASSETS, describe_device, open_pipeline
+from sage.jobs.models import ASSETS, describe_device, device_of, open_pipeline
 from sage.sd.store import StateStore
 from sage.studies.engine.cells import (
     WHOLE_RUN,
@@ -128,7 +128,7 @@ class Lab:
             ValueError: If it cannot be loaded; there is no falling back to another one.
         """
         self.settings = settings
-        self.device = _device(settings.device)
+        self.device = device_of(settings.device)
         spec, self.pipe = open_pipeline(settings.model, self.device)
         self.title, self.source = spec.title, spec.source
         usual = "fp16" if self.device.type == "cuda" else "bf16"
@@ -385,9 +385,3 @@ class Lab:
 
 def _digest(pictures: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pictures).tobytes()).hexdigest()[:24]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
