@@ -9,7 +9,6 @@ two prompts apart is the squared difference of their predictions, added up over 
 (arXiv 2310.07972).
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -93,7 +92,7 @@ class AdaptiveRule:
                 f"earliest is {self.earliest} and latest is {self.latest}; "
                 "allowed are 0 <= earliest <= latest <= 1."
             )
-        if self.every not in range(1, sys.maxsize):
+        if not (self.every >= 1 and float(self.every).is_integer()):
             raise ValueError(f"every is {self.every}; allowed are whole numbers from 1.")
         if self.compare not in get_args(Compare):
             allowed = ", ".join(get_args(Compare))

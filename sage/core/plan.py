@@ -261,7 +261,7 @@ def shared_plan(groups: Sequence[Group], steps: int, branch_step: int | Sequence
         raise ValueError(f"{len(points)} branch points were given for {len(groups)} groups.")
     segments: list[Segment] = []
     for group, point in zip(groups, points, strict=True):
-        if point not in range(steps + 1):
+        if not (0 <= point <= steps and float(point).is_integer()):
             raise ValueError(
                 f"branch_step is {point}; allowed are whole numbers from 0 to {steps}."
             )
