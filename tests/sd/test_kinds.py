@@ -104,7 +104,6 @@ WRONG = {
         lambda: with_scheduler("DDPMScheduler", variance_type="learned_range"),
         "a learned variance",
     ),
-    "a scheduler with noise of its own": (lambda: with_part(scheduler=_OwnNoise()), "by itself"),
     "no noise": (
         lambda: with_scheduler("DDIMScheduler", beta_start=0.0, beta_end=0.0),
         "noise does not rise",
@@ -406,6 +405,11 @@ def test_what_is_no_path_is_one_sentence(name):
     with pytest.raises((ValueError, OSError), match=r"give a folder|cannot be read") as error:
         SagePipeline.from_pretrained(name)
     assert len(str(error.value)) < 300
+
+
+def test_a_scheduler_with_noise_of_its_own_is_refused():
+    with pytest.raises(ValueError, match="which draws its noise by itself, not from seeds"):
+        SagePipeline.from_pipe(with_part(scheduler=_OwnNoise()))
 
 
 @pytest.mark.parametrize("thing", [None, "a folder", object()])
