@@ -51,6 +51,7 @@ SCHEMA = pa.schema(
 NAME_BYTES = 150  # of a file's name, without its ending
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # names on Windows
 FULL = (errno.ENOSPC, errno.EDQUOT)
+UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # where folders cannot be synced
 
 
 class StoreError(Exception):
@@ -121,6 +122,12 @@ class Store:
             except BlockingIOError:
                 self._lock.close()
                 raise StoreError(f"Another process is rendering into {self.folder}.") from None
+            except OSError as error:
+                self._lock.close()
+                raise StoreError(
+                    f"The file system of {self.folder} has no locks ({error.strerror}); choose a "
+                    "folder on another one."
+                ) from error
             for left in (self.inside / "new").iterdir():
                 left.unlink()
         return self
@@ -311,5 +318,8 @@ def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in UNSYNCED:
+            raise
     finally:
         os.close(handle)

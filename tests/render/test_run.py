@@ -341,8 +341,18 @@ def test_a_disk_without_locks_is_not_another_process(render, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(store_module.fcntl, "flock", lock)
-    with pytest.raises(StoreError, match=r"cannot be used: .*No locks available"):
+    with pytest.raises(StoreError, match=r"has no locks \(No locks available\); choose a folder"):
         render()
+
+
+def test_a_file_system_that_does_not_sync_folders_will_do(tmp_path, monkeypatch):
+    def unable(handle):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(store_module.os, "fsync", unable)
+    store_module._sync(tmp_path)
+    with Store(tmp_path / "out") as store, pytest.raises(StoreError, match="Invalid argument"):
+        store.write_sheet("sheet.png", b"a file has to be synced")
 
 
 def test_a_name_that_is_no_utf8_is_recorded(render, rows, tmp_path):
