@@ -97,6 +97,8 @@ class TrainSettings:
             choices = get_args(f.type) if get_origin(f.type) is Literal else None
             if choices and getattr(self, f.name) not in choices:
                 raise ValueError(f"{f.name} is {getattr(self, f.name)!r}; allowed are {choices}.")
+        if self.loss == "twins" and self.rollout_steps < 2:
+            raise ValueError(f"rollout_steps is {self.rollout_steps}; twins need 2 or more.")
         if not self.targets or isinstance(self.targets, str):
             raise ValueError(f"targets is {self.targets!r}; give at least one name of a layer.")
 

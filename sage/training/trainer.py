@@ -109,6 +109,8 @@ class Trainer:
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PREPARING)],
         )
         before = _checkpoint_of(self.folder, resume, settings)
+        if accelerator.is_main_process:  # before the data are prepared, which may take hours
+            _open_folder(self.folder, 0 if before is None else before["step"])
         self.pipe = open_pipeline(settings.model, accelerator.device)[1]
         self._open_data(data_from)
         self._freeze()
@@ -116,9 +118,6 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         if before is not None:
             self._restore(before)
-        if accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _cut_log(self.folder / LOG, self.step)
         if _has_tensorboard():
             accelerator.init_trackers("log")
 
@@ -424,6 +423,15 @@ def _checkpoint_of(folder: Path, resume: bool, settings: TrainSettings) -> dict[
     if changed:
         raise ValueError(f"The run in {folder} had other settings: {', '.join(changed)}.")
     return state
+
+
+def _open_folder(folder: Path, step: int) -> None:
+    """Makes a run's folder, with the log of so many steps."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _cut_log(folder / LOG, step)
+    except OSError as error:
+        raise ValueError(f"out is {folder}, which cannot be written: {error.strerror}.") from error
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def test_help_names_every_setting(capsys):
         ("--steps 5 --decay -1", "decay is -1.0; allowed is 0 or more"),
         ("--steps 5 --seed -1", "seed is -1; allowed are 0 to"),
         ("--steps 5 --alpha inf", "alpha is 'inf'; a number is needed"),
+        ("--steps 5 --loss twins --rollout-steps 1", "rollout_steps is 1; twins need 2 or more"),
         ("--minutes inf", "minutes is 'inf'; a number is needed"),
     ],
 )

@@ -320,6 +320,13 @@ def test_weights_that_are_not_numbers_are_not_kept(settings, tmp_path):
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 1
 
 
+@pytest.mark.parametrize("place", ["/proc/run", __file__])
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_prepared(settings, place):
+    nothing = replace(settings, out=Path(place), data="nothing that could be prepared")
+    with pytest.raises(ValueError, match=r"^out is .+, which cannot be written: .+\.$"):
+        Trainer(nothing)
+
+
 def test_a_full_disk_is_said_and_leaves_nothing_behind(tmp_path):
     with pytest.raises(OSError, match="cannot be written"):
         trainer_module._save(Path("/dev/full"), {"a": torch.zeros(100_000)})
