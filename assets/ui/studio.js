@@ -21,6 +21,18 @@
   window.addEventListener("hashchange", openTab);
   openTab();
 
+  // -- the pictures come into view when they are rendered, as far as "Stop" stays in view ---------
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("#render, #look");
+    const card = one("#card-compare");
+    if (!button || button.disabled || !card) return;
+    const lowest = button.getBoundingClientRect().bottom + 60 - innerHeight; // the row of "Stop"
+    const hidden = Math.max(card.getBoundingClientRect().top, lowest);
+    if (hidden >= 0) return; // all there is room for is seen
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    scrollBy({ top: hidden, behavior: calm ? "instant" : "smooth" });
+  });
+
   // -- linked highlighting: data-p names the prompts that an element stands for ------------------
   const STUDIO = "#tab-studio";
   const promptsOf = (element) => element.dataset.p.split(" ");

@@ -245,7 +245,13 @@ def test_words_are_tapped_together_and_the_fast_model_renders(visit):
     expect(find(page, ".sage-pair")).to_have_count(2)
     find(page, "#other-model").tap()
     shows(page, "#branch output", "of 4 steps shared")
+    # From below, the pictures come into view, and what stops them stays there.
+    page.evaluate("document.querySelector('#render').scrollIntoView()")
     render(page)
+    page.wait_for_function(
+        """() => { const place = name => document.querySelector(name).getBoundingClientRect();
+          return place('.sage-pair').top >= 0 && place('#look').bottom <= innerHeight; }"""
+    )
     shows(page, "#outcome", "evaluations instead of 8")
     expect(find(page, "#tools")).to_be_visible()
 
