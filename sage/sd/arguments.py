@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from sage.core.plan import Group, Plan
+from sage.core.sampling import State
 from sage.core.settings import (
     ModelDefaults,
     Sampling,
@@ -252,19 +253,27 @@ def _whole(what: str, value: Any, low: int, high: int) -> int:
     return number
 
 
-def check_groups(groups: Any, num_prompts: int) -> tuple[Group, ...]:
+def check_groups(groups: Any, num_prompts: int | None = None) -> tuple[Group, ...]:
     """Groups that hold each prompt once.
+
+    Args:
+        groups: Any values in any order that can be read as such.
+        num_prompts: How many prompts there are; None for as many as the groups hold.
 
     Raises:
         ValueError: If they do not.
     """
-    need = f"need tuples that hold each of 0 to {num_prompts - 1} once"
-    largest, found = max(num_prompts - 1, 0), []
-    for group in _listed("groups", groups, need, sets=True):
-        members = _listed("a group in groups", group, need, sets=True)
-        found.append(tuple(_whole("a prompt in groups", n, 0, largest) for n in members))
+    last = "N-1" if num_prompts is None else num_prompts - 1
+    need = f"need tuples that hold each of 0 to {last} once"
+    listed = [
+        _listed("a group in groups", group, need, sets=True)
+        for group in _listed("groups", groups, need, sets=True)
+    ]
+    num_prompts = sum(map(len, listed)) if num_prompts is None else num_prompts
+    largest = max(num_prompts - 1, 0)
+    found = [tuple(_whole("a prompt in groups", n, 0, largest) for n in one) for one in listed]
     members = sorted(n for group in found for n in group)
-    if members != list(range(num_prompts)) or not all(found):
+    if members != list(range(num_prompts)) or not found or not all(found):
         raise ValueError(
             f"groups is {shortened(found)}: such a plan has {len(members)} prompts for "
             f"{num_prompts}; {need}."
@@ -283,6 +292,17 @@ def check_plan(plan: Any, num_prompts: int | None = None) -> Plan:
     if num_prompts is not None and plan.num_prompts != num_prompts:
         raise ValueError(f"The plan has {plan.num_prompts} prompts, but {num_prompts} were given.")
     return plan
+
+
+def check_state(name: str, state: Any) -> State:
+    """A state of a run.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not isinstance(state, State):
+        raise ValueError(f"{name} is a {type(state).__name__}; it must be a State.")
+    return state
 
 
 def check_output_type(output_type: Any) -> OutputType:

@@ -224,7 +224,8 @@ class SagePipeline(ModelPipeline):
         """One trunk for each group up to share_ratio of the steps, then one branch a prompt."""
         calls = self.denoiser_calls(num_inference_steps)
         ratio = PAPER["share_ratio"].check(share_ratio, library=True)
-        return shared_plan(groups, calls, branch_step_from_ratio(ratio, calls))
+        members = arguments.check_groups(groups)
+        return shared_plan(members, calls, branch_step_from_ratio(ratio, calls))
 
     def denoiser_calls(self, num_inference_steps: int) -> int:
         """Calls of the denoiser, the steps of a plan: more than asked for with Heun or PNDM."""
@@ -794,6 +795,7 @@ class SagePipeline(ModelPipeline):
 
         Costs as much as the finished pictures' decoding, and is checked as they are.
         """
+        arguments.check_state("state", state)
         clean = state.denoised[prompt_rows(state.rows, state.denoised.device)]
         with torch.inference_mode():
             images, flagged = self._decode(clean, "pil", self._execution(exact=False))
@@ -895,8 +897,7 @@ def _check_start(
 ) -> None:
     if start is None:
         return
-    if not isinstance(start, State):
-        raise ValueError(f"start is a {type(start).__name__}; it must be a State.")
+    arguments.check_state("start", start)
     if plan is None or reuse is not None:
         raise ValueError("start goes on with a plan: it needs plan, and excludes reuse.")
     if not has_table:
