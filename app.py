@@ -52,8 +52,7 @@ def main() -> None:
     where = {"server_name": flags.host, "server_port": flags.port, "share": flags.share}
     own = launch_settings(flags.proxy, flags.host)
     demo.launch(**where, mcp_server=flags.mcp or None, prevent_thread_lock=True, **own)
-    if not zero_gpu():  # the page answers meanwhile
-        threading.Thread(target=shelf.warm_up, daemon=True).start()
+    threading.Thread(target=shelf.warm_up, daemon=True).start()  # the page answers meanwhile
     demo.block_thread()
 
 

@@ -287,9 +287,10 @@ class Renderer:
         """
         recipe, prompts = cell.recipe, cell.prompts
         planned = recipe.plan is not None
+        told = planned or recipe.adaptive is not None  # where the groups branch
         stream = self.pipeline(recipe).stream(
             prompts.texts,
-            share_ratio=recipe.sampling.share_ratio,
+            share_ratio=None if told else recipe.sampling.share_ratio,
             num_inference_steps=recipe.sampling.steps,
             guidance_scale=recipe.sampling.guidance_scale,
             seeds=cell.noise_seeds,
