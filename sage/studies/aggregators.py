@@ -7,8 +7,8 @@ what the soft target of L_SAGE trains the first one to be.
 
 from sage.core.settings import TRUNKS
 from sage.studies.engine.answers import first_judge
-from sage.studies.engine.compare import QUALITY, Comparison, Design, Entry, rows_with_front
-from sage.studies.engine.figures import Bars, Figure, by_key, caption, metric_title, wanted
+from sage.studies.engine.compare import Comparison, Design, Entry, rows_with_front
+from sage.studies.engine.figures import QUALITY, Bars, Figure, by_key, caption, metric_title, wanted
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.methods import INDEPENDENT
 from sage.studies.engine.results import Result

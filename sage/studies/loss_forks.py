@@ -101,7 +101,8 @@ def more(comparison: Comparison) -> dict[str, Any]:
 def answer(result: Result) -> str:
     """How many variants win or lose."""
     gaps = [row["difference"] for row in result["rows"] if row["name"] != result["base"]]
-    return f"Beside “{result['base']}”, the other choices are {tally(gaps, quality_of(result))}."
+    verdict = tally(gaps, quality_of(result["metrics"]))
+    return f"Beside “{result['base']}”, the other choices are {verdict}."
 
 
 def finding(comparison: Comparison) -> str:

@@ -102,9 +102,9 @@ def _span(span: tuple[float, float]) -> str:
 
 def answer(result: Result) -> str:
     """How many ways on the front of every judge share."""
-    keys, rows = quality_of(result), result["rows"]
+    keys, rows = quality_of(result["metrics"]), result["rows"]
     front = [row for row in rows if set(keys) <= set(row["front"])]
-    share = sum("shared_steps" in row or bool(row["share_ratio"]) for row in front)
+    share = sum(bool(row["share_ratio"] or row["saving"]) for row in front)
     return (
         f"Of {len(rows)} ways, {len(front)} are the best at their cost in every judge; "
         f"{share} of these share."

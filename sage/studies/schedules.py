@@ -83,7 +83,7 @@ def more(comparison: Comparison) -> dict[str, Any]:
 
 def answer(result: Result) -> str:
     """Whether the goal is reached, with which solver."""
-    keys = quality_of(result)
+    keys = quality_of(result["metrics"])
     worse = [
         SCHEDULERS[solver].split(" (")[0]
         for solver, gaps in result["differences"].items()

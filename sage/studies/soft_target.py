@@ -66,10 +66,9 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
 
 def answer(result: Result) -> str:
     """In which judges of quality it helps or harms."""
-    gaps = result["difference"]
+    gaps, keys = result["difference"], quality_of(result["metrics"])
     titles = {
-        sign: [METRIC[key].title for key in quality_of(result) if gaps[key]["sign"] == sign]
-        for sign in (1, -1)
+        sign: [METRIC[key].title for key in keys if gaps[key]["sign"] == sign] for sign in (1, -1)
     }
     words = [f"{verb} {', '.join(titles[s])}" for s, verb in VERBS.items() if titles.get(s)]
     return f"The soft target {' and '.join(words) or 'changes no judge of quality visibly'}."

@@ -1,6 +1,6 @@
 """What the short answers have in common: numbers and verdicts out of the rows of a result."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from sage.studies.engine.figures import QUALITY, Result, Row
 from sage.studies.engine.judges import METRIC
@@ -8,14 +8,14 @@ from sage.studies.engine.judges import METRIC
 Gaps = Mapping[str, Mapping[str, float]]
 
 
-def quality_of(result: Result) -> tuple[str, ...]:
+def quality_of(metrics: Container[str]) -> tuple[str, ...]:
     """The metrics that say how good pictures are, of those that were measured."""
-    return tuple(key for key in QUALITY if key in result["metrics"]) or ("pixels",)
+    return tuple(key for key in QUALITY if key in metrics) or ("pixels",)
 
 
 def first_judge(result: Result) -> tuple[str, Callable[[Row], float]]:
     """The title of the first of them, and how to read it in a row."""
-    key = quality_of(result)[0]
+    key = quality_of(result["metrics"])[0]
     return METRIC[key].title, lambda row: row["metrics"][key]["value"]
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from sage.studies.engine.answers import quality_of
 from sage.studies.engine.cells import Recipe
-from sage.studies.engine.figures import QUALITY
 from sage.studies.engine.judges import METRIC
 from sage.studies.engine.lab import Lab
 from sage.studies.engine.measure import Measured
@@ -129,8 +129,7 @@ class Comparison:
     @property
     def quality(self) -> tuple[str, ...]:
         """The metrics that say how good pictures are, of those that were measured."""
-        known = self.lines[0].measured.metrics
-        return tuple(key for key in QUALITY if key in known) or ("pixels",)
+        return quality_of(self.lines[0].measured.metrics)
 
     def summary(self, line: Line) -> str:
         """A line's quality in words."""

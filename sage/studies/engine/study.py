@@ -33,7 +33,7 @@ class Study:
         about: Its module's docstring; the first paragraph is the question.
         design: What is compared.
         answer: The answer in a few words, from a result: what a reader sees first.
-        finding: The answer with its numbers, computed from the numbers.
+        finding: The answer with its numbers, computed from the comparison.
         figure: The answer as a figure.
         rows: The lines of the result.
         more: Further parts of the result.
