@@ -651,6 +651,28 @@
   document.addEventListener("input", (event) => {
     if (event.isTrusted && event.target.closest?.("#sage-main, #sage-folds")) keepField(event.target);
   });
+  const choices = (id) => one(`#${CSS.escape(id)} [role=combobox]`);
+  const keepChoice = (event) => {
+    const id = event.isTrusted && event.target.closest?.("#sage-main div[id], #sage-folds div[id]")?.id;
+    const before = opening && id && choices(id)?.value; // its box shows the title of what is chosen
+    if (before === undefined || before === false) return;
+    setTimeout(() => {
+      const held = choices(id)?.value;
+      if (held !== before) keep(id, () => choose(id, held));
+    });
+  };
+  /** Chooses by title: a list is there once its box has the focus, and hears the mouse. */
+  const choose = async (id, title) => {
+    const box = choices(id);
+    if (!box || box.value === title) return;
+    box.focus();
+    await new Promise(requestAnimationFrame);
+    const option = all(`#${CSS.escape(id)} [role=option]`).find((each) => each.ariaLabel === title);
+    option?.dispatchEvent(new MouseEvent("mousedown", { bubbles: true }));
+    box.blur();
+  };
+  document.addEventListener("mousedown", keepChoice, true);
+  document.addEventListener("keydown", keepChoice, true);
   document.addEventListener("click", (event) => {
     const example = event.isTrusted && event.target.closest?.("#sage-examples button");
     if (example) keep("prompts", () => example.click());

@@ -80,24 +80,34 @@ def test_a_link_fills_the_page_and_names_what_it_cannot_use(visit):
     expect(find(page, "#seed input")).to_have_value("9")
 
 
-def test_what_is_typed_while_a_link_opens_is_not_lost(visit, server):
-    """The link fills everything else; its answers are held back until something is typed."""
-    page, held, typed = visit(), [], []
+@pytest.fixture
+def opening(visit, server):
+    """A page whose link has not been answered yet, and what lets the answers through."""
+    page, held, free = visit(), [], []
 
     def hold(route):
         link = "seed=9" in (route.request.post_data or "")
-        return held.append(route) if link and not typed else route.continue_()
+        return held.append(route) if link and not free else route.continue_()
+
+    def let_through():
+        free.append(True)
+        for route in held:
+            route.continue_()
 
     page.route(re.compile("run/predict"), hold)
     page.goto(f"{server}/?{LINK}")
     shows(page, "#similarity", "P2")
     page.wait_for_function("document.querySelector('#render:not(:disabled)')")
+    return page, let_through
+
+
+def test_what_is_typed_while_a_link_opens_is_not_lost(opening):
+    """The link fills everything else."""
+    page, let_through = opening
     find(page, "#prompts textarea").fill("a cat in the snow\na whale under water")
     shows(page, "#prompts-note", "2 prompts")
     assert "seed=9" in page.url  # the address of the link, until it is open
-    typed.append(True)
-    for route in held:
-        route.continue_()
+    let_through()
     shows(page, "#opened", "guidance could not be used")
     expect(find(page, "#seed input")).to_have_value("9")
     prompts = find(page, "#prompts textarea")
@@ -106,6 +116,19 @@ def test_what_is_typed_while_a_link_opens_is_not_lost(visit, server):
         "location.search.includes('whale') && location.search.includes('seed=9')"
     )
     shows(page, "#pictures", "a whale under water")
+
+
+def test_what_is_chosen_while_a_link_opens_is_not_lost(opening):
+    page, let_through = opening
+    unfold(page, "advanced")
+    pick(page, "#scheduler", "Heun")
+    let_through()
+    shows(page, "#opened", "guidance could not be used")
+    expect(find(page, "#seed input")).to_have_value("9")
+    expect(find(page, "#scheduler input")).to_have_value(re.compile("Heun"))
+    page.wait_for_function(
+        "location.search.includes('scheduler=heun') && location.search.includes('seed=9')"
+    )
 
 
 def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
