@@ -24,7 +24,7 @@ from sage.core.plan import Group, Plan, Row, branch_step_from_ratio
 from sage.core.sampling import State, sample
 from sage.core.solver import Solver
 from sage.core.tree import clusters
-from sage.core.trunk import Denoiser, Trunk
+from sage.core.trunk import Denoiser, Trunk, beside
 
 Compare = Literal["direction", "clean", "information"]
 # (x [R, ...], steps [R], conditions [Q, ...], row of each condition [Q]) ->
@@ -155,6 +155,7 @@ def sample_adaptively(  # noqa: PLR0913
     rule: AdaptiveRule,
     trunk: Trunk = "mean",
     fresh: FreshNoise | None = None,
+    base: Tensor | None = None,
 ) -> Iterator[Adapted]:
     """Runs groups that split when their predictions disagree.
 
@@ -172,6 +173,7 @@ def sample_adaptively(  # noqa: PLR0913
         rule: When to probe and who parts.
         trunk: What a trunk follows between probes.
         fresh: Noise that rows exchange where they branch; deep enough for any split.
+        base: As in `sample`; probes take pairs then, too.
 
     Yields:
         One Adapted a step.
@@ -185,7 +187,8 @@ def sample_adaptively(  # noqa: PLR0913
         before, rows = [plan.rows(k) for k in range(i)], plan.rows(i)
         if i in probed_steps and any(len(row) > 1 for row in rows):
             x = noise[[row[0] for row in rows]] if state is None else state.x
-            asked = _Asked.at(rows, i, x, cond, probe=probe(i), solver=solver)
+            pairs = beside(base, cond)
+            asked = _Asked.at(rows, i, x, pairs, probe=probe(i), solver=solver)
             rows = asked.parted(rule) if told is None else told.parted_by(asked, rule.threshold)
         elif told is not None and i < rule.latest_step(solver.steps):
             rows = told.parted(rows, i, rule.threshold)
@@ -199,7 +202,8 @@ def sample_adaptively(  # noqa: PLR0913
             told.add(i)
         if here is not used or plan is not planned:
             planned = plan
-            states = sample(here, solver, plan, cond, noise, trunk=trunk, fresh=fresh, start=state)
+            ways = (here, solver, plan, cond, noise)
+            states = sample(*ways, trunk=trunk, fresh=fresh, start=state, base=base)
         assert states is not None  # `here` was another one, or there was none before
         state, used = next(states), here
         yield Adapted(state, plan, answers and answers.cost)

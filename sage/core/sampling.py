@@ -16,7 +16,7 @@ from sage.core.lending import RULES, Answered, Exchange, Kept, Lending
 from sage.core.noise import FreshNoise
 from sage.core.plan import Plan, Row
 from sage.core.solver import Memory, Solver
-from sage.core.trunk import Denoiser, Trunk, changes_by_step, question
+from sage.core.trunk import Denoiser, Trunk, beside, changes_by_step, question
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class State:
     kept: Kept = ()
 
 
-def sample(
+# As many arguments as there are things that meet on a walk.
+def sample(  # noqa: PLR0913
     denoise: Denoiser,
     solver: Solver,
     plan: Plan,
@@ -51,6 +52,7 @@ def sample(
     trunk: Trunk = "mean",
     fresh: FreshNoise | None = None,
     start: State | None = None,
+    base: Tensor | None = None,
 ) -> Iterator[State]:
     """Runs a plan and yields the state after every step.
 
@@ -65,6 +67,8 @@ def sample(
             `sage.core.lending`.
         fresh: Noise that rows exchange for their own where they branch; None leaves them alike.
         start: A state of a run that began like this one, to go on from; None begins at noise.
+        base: [N, ...] what each prompt is guided away from, the same one for all that share; the
+            denoiser then takes pairs, `sage.core.trunk.beside`. None where it knows.
 
     Yields:
         One State a step after `start`; `in_prompt_order` of the last one is the result.
@@ -75,14 +79,14 @@ def sample(
     _check(solver, plan, len(cond), len(noise), start)
     first = 0 if start is None else start.step + 1
     if trunk in RULES:
-        prompts = _Prompts(denoise, solver, plan, cond, RULES[trunk], fresh)
+        prompts = _Prompts(denoise, solver, plan, cond, RULES[trunk], fresh, base)
         yield from prompts.sample(noise, start)
         return
     # Everything that comes from the host is on the device before the loop begins.
     remaining = range(first, plan.steps)
     moves = {i: _Move.at(plan, i, cond) for i in remaining if i == first or plan.splits_at(i)}
     asked = (i for i in remaining if i in moves or changes_by_step(trunk))
-    questions = {i: question(trunk, cond, plan.rows(i), i) for i in asked}
+    questions = {i: question(trunk, cond, plan.rows(i), i, base) for i in asked}
     if start is None:
         x = denoised = noise[moves[0].lead]  # (R, ...)
         memory = solver.start(x)
@@ -147,6 +151,7 @@ class _Prompts:
     cond: Tensor  # [N, ...]
     rule: Lending
     fresh: FreshNoise | None
+    base: Tensor | None = None  # [N, ...]
 
     def sample(self, noise: Tensor, start: State | None) -> Iterator[State]:
         """All steps after `start`, or all."""
@@ -170,7 +175,9 @@ class _Prompts:
                 x = self.fresh.exchange(x, denoised, solver.after[i - 1], turn.parted, turn.lead)
             index = turn.index
             seen = solver.scale_input(x, index)[turn.asked]
-            answers = self.denoise(seen, index[turn.asked], self.cond[turn.asked])
+            base = None if self.base is None else self.base[turn.asked]
+            asked = beside(base, self.cond[turn.asked])
+            answers = self.denoise(seen, index[turn.asked], asked)
             output, kept = turn.exchange(Answered(answers, x, index, solver), kept)
             x, denoised, memory = solver.step(x, output, index, memory, turn.lead)
             of, held = turn.rows, (x, denoised, *memory, *kept)

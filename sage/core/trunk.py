@@ -5,7 +5,7 @@ conditions, rows and tensors; nothing of texts, networks or plans.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from sage.core.settings import TRUNKS
 
 Trunk = str  # a key of TRUNKS
 # (x [Q, ...], step of each [Q], condition of each [Q, ...]) -> prediction [Q, ...]
+# Conditions are pairs [Q, 2, ...] where prompts have bases of their own, see `beside`.
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -28,6 +29,7 @@ class Question:
         asks: [Q] the row that each query concerns; None if query q concerns row q.
         answers: [R, M] queries of each row, padded with its first one.
         weights: [R, M] their weights in the row's answer.
+        base: [Q, ...] what each query is guided away from; None where that is common to all.
     """
 
     cond: Tensor
@@ -35,10 +37,11 @@ class Question:
     asks: Tensor | None = None
     answers: Tensor | None = None
     weights: Tensor | None = None
+    base: Tensor | None = None
 
     def __call__(self, denoise: Denoiser, x: Tensor, index: Tensor) -> Tensor:
         """The prediction of every row [R, ...] at x [R, ...] and steps index [R]."""
-        cond = self.cond if self.pick is None else self.cond[self.pick]
+        cond = beside(self.base, self.cond if self.pick is None else self.cond[self.pick])
         if self.asks is None or self.weights is None:
             return denoise(x, index, cond)
         each = denoise(x[self.asks], index[self.asks], cond)[self.answers]  # (R, M, ...)
@@ -46,7 +49,14 @@ class Question:
         return (each * weights).sum(1)
 
 
-def question(trunk: Trunk, cond: Tensor, rows: Sequence[Row], step: int) -> Question:
+def beside(base: Tensor | None, cond: Tensor) -> Tensor:
+    """Conditions [Q, ...] as a denoiser takes them: with bases [Q, ...] as pairs [Q, 2, ...]."""
+    return cond if base is None else torch.stack([base, cond], 1)
+
+
+def question(
+    trunk: Trunk, cond: Tensor, rows: Sequence[Row], step: int, base: Tensor | None = None
+) -> Question:
     """What to ask at a step in which these rows are alive.
 
     Args:
@@ -59,10 +69,19 @@ def question(trunk: Trunk, cond: Tensor, rows: Sequence[Row], step: int) -> Ques
         cond: [N, ...] one condition for each prompt.
         rows: R tuples of prompt indices.
         step: The step; only "alternate" depends on it.
+        base: [N, ...] what each prompt is guided away from, the same one for all of a row.
 
     Raises:
         ValueError: If there is no such rule.
     """
+    asked = _question(trunk, cond, rows, step)
+    if base is None:
+        return asked
+    of = [n for row in rows for n in row] if asked.asks is not None else [row[0] for row in rows]
+    return replace(asked, base=base[of])
+
+
+def _question(trunk: Trunk, cond: Tensor, rows: Sequence[Row], step: int) -> Question:
     if trunk == "mean":
         return Question(group_mean(cond, rows))
     if trunk == "norm_mean":

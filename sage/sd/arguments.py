@@ -6,7 +6,7 @@ the arguments of diffusers' own call that mean nothing for a run that shares ste
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -177,22 +177,34 @@ def _readable(what: str, text: str) -> str:
     return text
 
 
-def check_negative_prompt(negative: Any, num_prompts: int) -> str:
-    """The one negative prompt of a run; None is the empty one.
+def check_negative_prompt(negative: Any, num_prompts: int) -> tuple[str, ...]:
+    """The negative prompt of each prompt; None is the empty one, and a text is that of all.
 
     Raises:
-        ValueError: If it is no text, or prompts have different ones.
+        ValueError: If it is no text, and not a text for each prompt.
     """
-    if negative is None:
-        return ""
-    if isinstance(negative, str):
-        return _readable("negative_prompt", str(negative))
-    need = "negative_prompt must be one text, or the same one for each prompt: a trunk shares it"
+    if negative is None or isinstance(negative, str):
+        return (_readable("negative_prompt", str(negative or "")),) * num_prompts
+    need = "negative_prompt must be one text, or one for each prompt"
     listed = _listed("negative_prompt", negative, need)
     texts = [str(text) for text in listed if isinstance(text, str)]
-    if len(texts) != len(listed) or len(texts) != num_prompts or len(set(texts)) != 1:
+    if len(texts) != len(listed) or len(texts) != num_prompts:
         raise ValueError(f"negative_prompt is {shortened(negative)}; {need}.")
-    return _readable("negative_prompt", texts[0])
+    return tuple(_readable(f"negative_prompt[{n}]", text) for n, text in enumerate(texts))
+
+
+def check_guided_alike(negatives: Sequence[str], plan: Plan) -> None:
+    """That prompts which share have one negative prompt: a trunk is guided away from one.
+
+    Raises:
+        ValueError: If they have different ones.
+    """
+    for row in plan.rows(0):
+        if len({negatives[n] for n in row}) > 1:
+            raise ValueError(
+                f"negative_prompt differs among prompts that share, {', '.join(map(str, row))}; "
+                "a trunk is guided away from one, so give groups or a plan that keep them apart."
+            )
 
 
 def check_seeds(seeds: Any, num_prompts: int, first: int) -> tuple[int, ...]:

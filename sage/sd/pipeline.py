@@ -320,7 +320,7 @@ class SagePipeline(ModelPipeline):
         plan: Plan | None = None,
         timesteps: Sequence[int] | None = None,
         seeds: Sequence[int] | None = None,
-        negative_prompt: str | None = "",
+        negative_prompt: str | Sequence[str] | None = "",
         output_type: OutputType = "pil",
         reuse: StateStore | None = None,
         start: State | None = None,
@@ -347,7 +347,8 @@ class SagePipeline(ModelPipeline):
                 does not depend on the other prompts. A trunk starts from the noise of its member
                 with the smallest seed (the first one, with the default seeds): so the order of the
                 prompts has no effect.
-            negative_prompt: What to guide away from, for all prompts.
+            negative_prompt: What to guide away from: one text for all prompts, or one for each, the
+                same for those who share.
             output_type: "pil", "np", "pt" or "latent".
             reuse: Keeps the states of runs and goes on from those of a run that began alike, so
                 that moving the branch point costs the branches only. Bitwise equal to a run from
@@ -392,7 +393,7 @@ class SagePipeline(ModelPipeline):
         check_components(self)
         self._check_rows()
         seeds = arguments.check_seeds(seeds, len(listed), chosen.seed)
-        negative = arguments.check_negative_prompt(negative_prompt, len(listed))
+        negatives = arguments.check_negative_prompt(negative_prompt, len(listed))
         output_type = arguments.check_output_type(output_type)
         interval = arguments.check_interval(guidance_interval)
         layers = getattr(self.text_encoder.config, "num_hidden_layers", 1)
@@ -416,6 +417,7 @@ class SagePipeline(ModelPipeline):
             chosen = replace(chosen, trunk=found.trunk)
         else:
             plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
+        arguments.check_guided_alike(negatives, plan)
         placed = self._placed(timesteps, plan, chosen.spacing)
         if not tabled:
             self._check_untabled(chosen, adaptive)
@@ -429,7 +431,7 @@ class SagePipeline(ModelPipeline):
             planned=found,
             guided=guided,
             seeds=seeds,
-            negative_prompt=negative,
+            negative_prompts=negatives,
             adaptive=adaptive,
             shape=shape,
             clip_skip=skip,
@@ -599,7 +601,7 @@ class SagePipeline(ModelPipeline):
 
     def _walk(self, run: "_Run", parts: "_Parts", state: State | None) -> Iterator[Adapted]:
         """All steps after a state, by a plan or by a rule."""
-        options = {"trunk": run.trunk, "fresh": parts.fresh}
+        options = {"trunk": run.trunk, "fresh": parts.fresh, "base": parts.base}
         if run.adaptive is not None:
             inputs = (parts.solver, run.plan.rows(0), parts.cond, parts.noise)
             options |= {"probe": parts.probe, "rule": run.adaptive}
@@ -624,7 +626,7 @@ class SagePipeline(ModelPipeline):
         encoder = Part("text encoder", encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
             cond = execution.encode(encoder, run.prompts)  # (N, L, D)
-            uncond = encode([run.negative_prompt], clip_skip=None) if needed else None  # (1, L, D)
+            uncond = _for_each(run.negative_prompts, encode) if needed else None
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
         solver = solver_for(self.scheduler, run.asked, device, streams, run.timesteps)
@@ -735,6 +737,9 @@ class SagePipeline(ModelPipeline):
     ) -> Tensor:
         """The UNet as the sampler wants it, with classifier-free guidance (arXiv 2207.12598)."""
         t = timesteps[index]
+        if cond.ndim == 4:  # (R, 2, L, D): rows with bases of their own
+            own, cond = cond.unbind(1)
+            uncond = None if uncond is None else own
         if uncond is None:
             return self._predict(x, t, cond, execution)
         both = torch.cat([uncond.expand_as(cond), cond])  # (2R, L, D), both halves in one batch
@@ -760,7 +765,12 @@ class SagePipeline(ModelPipeline):
         if uncond is None:
             return ask(x[of], index[of], cond), None
         where = torch.cat([torch.arange(len(x), device=of.device), of])
-        both = torch.cat([uncond.expand(len(x), -1, -1), cond])
+        if cond.ndim == 4:  # (Q, 2, L, D): rows with bases of their own, alike for all of a row
+            own, cond = cond.unbind(1)
+            bases = own.new_empty(len(x), *own.shape[1:]).index_copy_(0, of, own)
+        else:
+            bases = uncond.expand(len(x), -1, -1)
+        both = torch.cat([bases, cond])
         base, output = ask(x[where], index[where], both).tensor_split([len(x)])
         return guide(base[of], output, guidance), base
 
@@ -932,7 +942,7 @@ class _Run:
     asked: int  # steps that the scheduler is asked for, so that it makes the plan's calls
     guided: range  # the steps with guidance
     seeds: tuple[int, ...]
-    negative_prompt: str
+    negative_prompts: tuple[str, ...]
     adaptive: AdaptiveRule | None
     shape: tuple[int, int, int]  # of a latent
     clip_skip: int | None
@@ -961,13 +971,28 @@ class _Parts:
     """What a run needs, on its device."""
 
     cond: Tensor  # (N, L, D)
-    uncond: Tensor | None  # (1, L, D)
+    uncond: Tensor | None  # (1, L, D), or (N, L, D) where prompts have their own
     noise: Tensor  # (N, C, h, w)
     solver: Solver
     denoise: Callable[[int], Denoiser]
     probe: Callable[[int], Probe]
     execution: Execution
     fresh: FreshNoise | None
+
+    @property
+    def base(self) -> Tensor | None:
+        """What each prompt is guided away from [N, L, D], where it is not the same for all."""
+        return self.uncond if self.uncond is not None and len(self.uncond) > 1 else None
+
+
+def _for_each(negatives: Sequence[str], encode: Callable[..., Tensor]) -> Tensor:
+    """Conditions (N, L, D) of negative prompts, or (1, L, D) if all are the same.
+
+    Each is encoded by itself, so that its last bits do not depend on the others.
+    """
+    known = {text: encode([text], clip_skip=None) for text in dict.fromkeys(negatives)}
+    several = len(known) > 1
+    return torch.cat([known[text] for text in (negatives if several else known)])
 
 
 def _step_shares(rows: Sequence[Row]) -> dict[str, float]:

@@ -119,7 +119,10 @@ WRONG = [
     ({"reuse": {}}, "must be a StateStore"),
     ({"exact": "yes"}, "exact is 'yes'"),
     ({"negative_prompt": ["rain"]}, "negative_prompt must be one text"),
-    ({"negative_prompt": ["rain", "snow", "rain"]}, "negative_prompt must be one text"),
+    (
+        {"negative_prompt": ["rain", "snow", "rain"], "groups": [(0, 1, 2)]},
+        "negative_prompt differs among prompts that share, 0, 1, 2; a trunk",
+    ),
     ({"negative_prompt": 3}, "negative_prompt must be one text"),
     ({"height": 20}, "multiple of 8"),
     ({"width": 0}, "width is 0"),

@@ -250,6 +250,37 @@ def test_a_group_too_is_the_same_in_any_company(tiny, trunk):
     assert torch.equal(alone.images, company.images[:3])
 
 
+RULE = AdaptiveRule(threshold=0.3, earliest=0.2, latest=0.8, every=2)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"trunk": trunk} for trunk in ("mean", "alternate", "prediction", "control")),
+        {"guidance_interval": (0.2, 0.6)},
+        {"adaptive": RULE},
+        {"adaptive": RULE, "trunk": "prediction", "guidance_interval": (0.2, 0.6)},
+    ],
+)
+def test_groups_with_negative_prompts_of_their_own_are_as_by_themselves(tiny, how):
+    """Bit for bit: beside each other they fill calls that they would not fill alone."""
+    how = {"num_inference_steps": 5, "output_type": "latent", "exact": True} | how
+    negatives = ["rain", "rain", "rain", "", "snow", "snow"]
+    whole = tiny(PROMPTS, groups=GROUPS, seeds=range(6), negative_prompt=negatives, **how)
+    for members in GROUPS:
+        alone = tiny(
+            [PROMPTS[n] for n in members],
+            groups=[tuple(range(len(members)))],
+            seeds=members,
+            negative_prompt=negatives[members[0]],
+            **how,
+        )
+        assert torch.equal(alone.latents, whole.latents[list(members)])
+    common = tiny(PROMPTS, groups=GROUPS, seeds=range(6), negative_prompt="rain", **how)
+    same = [torch.equal(common.latents[n], whole.latents[n]) for n in range(6)]
+    assert same == [True] * 3 + [False] * 3
+
+
 def test_company_does_change_the_last_bits_without(tiny, monkeypatch):
     """The reason for all this: so it is with plain layers, as on a GPU; packed ones may not."""
     monkeypatch.setattr(packed, "PACKABLE", ())
