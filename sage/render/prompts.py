@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from sage.jobs.request import clean_prompt
 
 COLUMNS = ("id", "prompt", "seed", "negative_prompt")
 DELIMITERS = (",", ";", "\t")
+_TOLD = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 # A quoted field that goes on for more lines than this is a quotation mark that was never closed.
 QUOTED_LINES = 100
 ID_CHARS = 1000
@@ -154,17 +157,26 @@ class _Names:
         """Our name of a column, "" if it is none of ours."""
         return self.ours.get(_simple(name), "")
 
-    def check(self, path: Path, columns: Sequence[object], table: bool = True) -> None:
-        """Whether a file's columns are enough; those of a table must hold prompts.
+    def check(
+        self, path: Path, columns: Sequence[object], table: bool = True, needed: bool = True
+    ) -> None:
+        """Whether a file's columns are enough and, in a table, each is there once.
 
         Raises:
-            ValueError: If one is missing.
+            ValueError: If one is missing, or there twice.
         """
-        found = {_simple(column) for column in columns}
-        prompts = [name for name, ours in self.ours.items() if ours == "prompt" and table]
+        found = Counter(_simple(column) for column in columns)
+        prompts = [name for name, ours in self.ours.items() if ours == "prompt" and needed]
         if missing := [name for name in (*self.asked, *prompts) if name not in found]:
             shown = ", ".join(str(column).strip()[:40] for column in columns[:10])
-            raise ValueError(f"{path} has the columns {shown}; a column {missing[0]!r} is needed.")
+            other = "" if missing[0] in self.asked else "; --columns prompt=NAME reads another"
+            raise ValueError(
+                f"{path} has the columns {shown}; a column {missing[0]!r} is needed{other}."
+            )
+        if twice := [name for name in self.ours if found[name] > 1 and table]:
+            raise ValueError(
+                f"{path} has {found[twice[0]]} columns {twice[0]!r}; rename all but one."
+            )
 
 
 def _simple(name: object) -> str:
@@ -216,6 +228,8 @@ def _id(value: Any) -> str:
     """An id as a text: 100, 100.0 and "100" are the same; "" if there is none."""
     if not _given(value):
         return ""
+    if isinstance(value, (bool, list, dict)):
+        raise _BadRowError(f"The id is {shortened(value)}; a text or a number is needed.")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
@@ -278,12 +292,14 @@ def _lines(path: Path, names: _Names) -> Iterator[_Raw]:
 
 def _json_lines(path: Path, names: _Names) -> Iterator[_Raw]:
     seen: dict[str, None] = {}  # keys, in their order
+    texts = False  # whether a line is a prompt without a key
     with _open(path) as file:
         for row, line in enumerate(file, start=1):
             if line.strip():
+                texts |= line.lstrip()[0] == '"'
                 yield row, _json_row(line, names, seen)
     if seen:  # a key that no line has is a slip, not a gap
-        names.check(path, list(seen), table=False)
+        names.check(path, list(seen), table=False, needed=not texts)
 
 
 def _json_row(line: str, names: _Names, seen: dict[str, None]) -> Mapping[str, Any] | _BadRowError:
@@ -297,7 +313,11 @@ def _json_row(line: str, names: _Names, seen: dict[str, None]) -> Mapping[str, A
     if not isinstance(value, dict):
         return _BadRowError(f"The line is {shortened(line.strip())}; an object is needed.")
     seen |= dict.fromkeys(value)
-    return {ours: item for key, item in value.items() if (ours := names.get(key))}
+    ours = [(name, key) for key in value if (name := names.get(key))]
+    if len(dict(ours)) < len(ours):
+        keys = ", ".join(key for _, key in ours)
+        return _BadRowError(f"The line has one column twice among {keys}; name each once.")
+    return {name: value[key] for name, key in ours}
 
 
 def _table(path: Path, names: _Names) -> Iterator[_Raw]:
@@ -306,8 +326,12 @@ def _table(path: Path, names: _Names) -> Iterator[_Raw]:
     at = next((n for n, line in enumerate(lines) if line.strip()), len(lines))
     if at == len(lines):
         raise ValueError(f"{path} is empty; its first line must name the columns.")
-    delimiter, header, used = _header(path, lines, at, names)
-    row, at = 0, at + used
+    likely = DELIMITERS[::-1] if path.suffix.lower() == ".tsv" else DELIMITERS
+    if told := _TOLD.fullmatch(lines[at]):  # by a spreadsheet, to spreadsheets
+        likely, at = (told[1],), at + 1
+    header_at = next((n for n, line in enumerate(lines[at:], at) if line.strip()), at)
+    delimiter, header, used = _header(path, lines[header_at:], likely, names)
+    row, at = 0, header_at + used
     while at < len(lines):
         if not lines[at].strip():
             at += 1
@@ -317,17 +341,18 @@ def _table(path: Path, names: _Names) -> Iterator[_Raw]:
         at += used
         if isinstance(cells, _BadRowError):
             yield row, cells
-        elif len(cells) > len(header):
+        elif any(cell.strip() for cell in cells[len(header) :]):
             yield row, _BadRowError(f"The row has {len(cells)} cells; allowed are {len(header)}.")
         else:
             yield row, {n: c for n, c in zip(header, cells, strict=False) if n and c.strip()}
 
 
-def _header(path: Path, lines: Sequence[str], at: int, names: _Names) -> tuple[str, list[str], int]:
+def _header(
+    path: Path, lines: Sequence[str], likely: Sequence[str], names: _Names
+) -> tuple[str, list[str], int]:
     """Delimiter, our names of the columns ("" for others), and how many lines they take."""
-    likely = DELIMITERS[::-1] if path.suffix.lower() == ".tsv" else DELIMITERS
     # The one that finds most of our columns; of a single column, the likely one.
-    found = [(d, *_record(lines, at, d)) for d in likely]
+    found = [(d, *_record(lines, 0, d)) for d in likely]
     delimiter, cells, used = max(found, key=lambda f: _known(f[1], names))
     if isinstance(cells, _BadRowError):
         raise ValueError(f"The first line of {path} cannot be read: {cells}")

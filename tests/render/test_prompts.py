@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -296,10 +297,19 @@ def test_every_row_is_there_once_with_an_id_of_its_own(tmp_path):
         ("p.jsonl", '{"prompt": "a fo', [(1, "The line is not JSON")]),
         ("p.jsonl", '{"prompt": ["a fox"]}', [(1, "The prompt is")]),
         ("p.jsonl", '{"prompt": "a fox", "negative_prompt": 3}', [(1, "The negative prompt is")]),
-        ("p.jsonl", '{"text": "a fox"}', [(1, "The prompt is empty.")]),
+        ("p.jsonl", '{"text": "a fox"}\n"a dog"', [(1, "The prompt is em"), ("row-2", "a dog")]),
+        ("p.jsonl", '{"prompt": "a fox", "id": ["x"]}', [(1, "The id is \"['x']\"; a text or a")]),
+        ("p.jsonl", '{"prompt": "a fox", "id": {"x": 1}}', [(1, "The id is ")]),
+        ("p.jsonl", '{"prompt": "a fox", "id": true}', [(1, "The id is 'True'; a text or a n")]),
+        ("p.jsonl", '{"prompt": {"text": "a fox"}}', [(1, "The prompt is ")]),
+        ("p.jsonl", '{"prompt": "a", "PROMPT": null}', [(1, "The line has one column twice")]),
+        ("p.csv", "sep=;\r\nid;prompt\r\n1;a fox, red\r\n", [("1", "a fox, red")]),
+        ("p.csv", "\ufeffSEP=|\n\nid|prompt\n1|a fox\n", [("1", "a fox")]),
+        ("p.csv", "id,prompt\n1,a fox,,\n2,a dog, \n", [("1", "a fox"), ("2", "a dog")]),
+        ("p.csv", "id;prompt;;\n1;a fox;;\n", [("1", "a fox")]),
+        ("p.csv", 'id;prompt\r\n"1";"a\r\nfox; a dog"\r\n', [("1", "a fox; a dog")]),
         ("p.jsonl", '{"prompt": "a fox", "id": "\\udcff"}', [(1, "The id is not valid UTF-8.")]),
         ("p.csv", "prompt,id\na fox,１\na dog,1\n", [("１", "a fox"), ("1", "a dog")]),
-        ("p.csv", "prompt,prompt\na fox,a dog\n", [("row-1", "a dog")]),
     ],
 )
 def test_odd_files_have_their_rows_or_their_sentence(tmp_path, name, content, words):
@@ -320,6 +330,53 @@ def test_a_seed_of_another_type_is_refused_or_counted_on(tmp_path, seed):
         assert found.seed == 9
     else:
         assert found.error.startswith("The seed is ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("p.csv", "prompt,prompt\na fox,a dog\n", "has 2 columns 'prompt'; rename all but one"),
+        ("p.csv", "Prompt,id,prompt,prompt \na,1,b,c\n", "has 3 columns 'prompt'; rename"),
+        ("p.csv", "prompt,Id,ID\na fox,1,2\n", "has 2 columns 'id'; rename"),
+        ("p.csv", "caption\na fox\n", "a column 'prompt' is needed; --columns prompt=NAME reads"),
+        ("p.jsonl", '{"text": "a"}\n{"t": 1}\n', "has the columns text, t; a column 'prompt' is"),
+    ],
+)
+def test_columns_that_are_missing_or_there_twice_are_a_sentence(tmp_path, name, text, words):
+    with pytest.raises(ValueError, match=words):
+        rows(written(tmp_path, name, text))
+
+
+def test_parquet_of_other_peoples_types(tmp_path):
+    """What pandas, Arrow and databases write for ids, prompts and seeds."""
+    big = 2**63 - 1
+    columns = {
+        "id": pa.array([big, 7, None, 8, 9], pa.int64()),
+        "prompt": pa.array(["a fox", None, "a cat", "a dog", "an owl"], pa.large_string()),
+        "seed": pa.array([2**31 - 1, 1, None, 2**32 - 1, 3], pa.uint32()),
+        "negative_prompt": pa.nulls(5),
+    }
+    assert read(parquet(tmp_path, columns), seed=5) == [
+        Prompt(1, str(big), "a fox", 2**31 - 1),
+        Refused(2, "7", "", "The prompt is empty."),
+        Prompt(3, "row-3", "a cat", 7, named=False),
+        Refused(4, "8", "a dog", "The seed is 4294967295; allowed are 0 to 2147483647."),
+        Prompt(5, "9", "an owl", 3),
+    ]
+    columns = {
+        "prompt": pa.array(["a fox", "a dog", "a cat"]).dictionary_encode(),
+        "id": pa.array(["x", "y", "x"]).dictionary_encode(),
+        "seed": pa.array([Decimal("7"), Decimal("7.5"), None], pa.decimal128(5, 1)),
+    }
+    assert read(parquet(tmp_path, columns)) == [
+        Prompt(1, "x", "a fox", 7),
+        Refused(2, "y", "a dog", "The seed is 7.5; a whole number is needed."),
+        Refused(3, "row-3", "a cat", "The id 'x' is also that of row 1."),
+    ]
+    twice = pa.table([["a"], ["b"]], names=["prompt", "Prompt"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    with pytest.raises(ValueError, match="has 2 columns 'prompt'; rename all but one"):
+        read(tmp_path / "twice.parquet")
 
 
 def test_parquet_without_rows_or_with_nested_texts(tmp_path):
