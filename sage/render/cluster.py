@@ -2,11 +2,14 @@
 
 A unit is one row of a data set, so no group is ever torn apart, and goes through `map_batches` with
 an actor pool; Ray sends the rows of a lost actor or node again, and holds back what the writing
-process cannot yet take. Pictures come back to that process: the nodes need no common disk.
+process cannot yet take. It would do so without end for a unit that ends its actor: so actors tell a
+register what they begin, and do not begin it once more than STRIKES times; what was lost goes
+through again in pieces. Pictures come back to the writing process: the nodes need no common disk.
 """
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ import numpy as np
 
 import sage
 from sage.core.words import plural
-from sage.render.work import DamagedError, Rendered, Unit
-from sage.render.worker import Recipe, Worker
+from sage.render.pieces import IN_VAIN, STRIKES_IN_VAIN, Pieces, Register
+from sage.render.work import DIED, DamagedError, Rendered, Unit, failed
+from sage.render.worker import OutOfMemory, Recipe, Worker
 
 ROOT = Path(sage.__file__).resolve().parents[1]
 NOT_SHIPPED = (".git", ".cache", "tests", "assets/results", "assets/ui", "**/__pycache__")
@@ -111,25 +115,34 @@ def run_on_cluster(
 
     Raises:
         DamagedError: If a unit arrives damaged again and again.
+        OutOfMemory: If actors die of everything.
         RuntimeError: If no actor can be started or Ray gives up.
     """
-    left = list(messages)
-    for _ in range(ATTEMPTS):
-        arrived = set()
+    left, pieces, outcomes = list(messages), Pieces(messages), Counter[str]()
+    while left:
+        waiting = {Unit.from_bytes(message).number: message for message in left}
+        torn: list[Unit] = []
         for rendered in _pass(recipe, device, number, left):
-            if not rendered.damaged:
-                arrived.add(rendered.number)
-                yield rendered
-        left = [message for message in left if Unit.from_bytes(message).number not in arrived]
-        if not left:
-            return
-    raise DamagedError(f"{len(left)} units of work arrived damaged {ATTEMPTS} times.")
+            if rendered.damaged:
+                continue
+            unit = Unit.from_bytes(waiting.pop(rendered.number))
+            outcomes["lost" if rendered.lost else "finished"] += 1
+            if not outcomes["finished"] and outcomes["lost"] >= STRIKES_IN_VAIN * number:
+                raise OutOfMemory(IN_VAIN)
+            instead = pieces.tear(unit) if rendered.lost else []
+            torn += instead
+            if not instead:
+                yield from pieces.whole(rendered)
+        outcomes["damaged"] += bool(waiting)
+        if outcomes["damaged"] >= ATTEMPTS:
+            raise DamagedError(f"{len(waiting)} units of work arrived damaged {ATTEMPTS} times.")
+        left = [*waiting.values(), *(unit.to_bytes() for unit in torn)]
 
 
 def _pass(
     recipe: Recipe, device: str, number: int, messages: Sequence[bytes]
 ) -> Generator[Rendered, None, None]:
-    """All units through the cluster once."""
+    """All units through the cluster once; those that end their actors come back as lost."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -143,7 +156,7 @@ def _pass(
         batch_size=1,
         num_cpus=cores,
         num_gpus=gpus,
-        fn_constructor_args=(recipe, device),
+        fn_constructor_args=(recipe, device, _register()),
         # From one on: a cluster that has lost a node goes on with fewer.
         compute=ray.data.ActorPoolStrategy(
             min_size=1, max_size=number, max_tasks_in_flight_per_actor=2
@@ -159,14 +172,44 @@ def _pass(
         raise RuntimeError(f"Ray gave up: {reason[:300]}") from error
 
 
+def _register() -> Any:
+    """A register as an actor of Ray, on this process's node, where no unit is rendered beside."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    remote: Any = ray.remote(Register)
+    return remote.options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+    ).remote()
+
+
 class _Actor:
     """A worker as Ray Data wants it."""
 
-    def __init__(self, recipe: Recipe, device: str) -> None:
+    def __init__(self, recipe: Recipe, device: str, register: Any) -> None:
+        import ray
+
+        self.register, self.get = register, ray.get
+        if not self.get(register.may_load.remote(ray.get_runtime_context().get_actor_id())):
+            raise OutOfMemory(IN_VAIN)
         self.worker = Worker(recipe, device)  # Ray shows an actor its own GPU only, as cuda:0
+        self.get(register.loaded.remote())
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         answers = np.empty(len(batch["unit"]), object)
         for n, message in enumerate(batch["unit"]):
-            answers[n] = self.worker.answer(bytes(message))
+            answers[n] = self._answer(bytes(message))
         return {"pictures": answers}
+
+    def _answer(self, message: bytes) -> bytes:
+        """As `Worker.answer`; of a unit that has ended too many actors, that it is lost."""
+        try:
+            unit = Unit.from_bytes(message)
+        except DamagedError:
+            return self.worker.answer(message)
+        if not self.get(self.register.may_begin.remote(unit.number)):
+            return failed(unit, DIED).to_bytes()
+        answer = self.worker.answer(message)
+        self.get(self.register.ended.remote(unit.number))
+        return answer

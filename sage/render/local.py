@@ -2,7 +2,7 @@
 
 Children compute and send back; they write nothing, and end when this process does, however it
 ends. If one of them dies, the units that were on their way are sent again, one at a time, so that a
-unit that kills its process is found, and only its own prompts fail.
+unit that kills its process is found, and then in pieces, so that only a prompt that does fails.
 """
 
 import multiprocessing
@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from sage.jobs.models import device_of
+from sage.render.pieces import IN_VAIN, STRIKES_IN_VAIN, Pieces
 from sage.render.work import DIED, STRIKES, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory, Recipe, Worker
 
 AHEAD = 2  # units for each process that are sent before they are needed
-HOPELESS = 3  # units lost before any was finished: it is not theirs
 
 
 def devices(device: str, workers: int | None, threads: int) -> list[str]:
@@ -113,7 +113,7 @@ class _Dispatch:
     """Which units wait, which are on their way, and which are suspected of killing processes."""
 
     def __init__(self, pool: _Pool, messages: Sequence[bytes]) -> None:
-        self.pool = pool
+        self.pool, self.pieces = pool, Pieces(messages)
         self.waiting, self.suspects = deque(messages), deque[bytes]()
         self.strikes: dict[bytes, int] = {}
         self.flying: dict[Future[bytes], bytes] = {}
@@ -128,7 +128,7 @@ class _Dispatch:
                     rendered = Rendered.from_bytes(future.result())
                     del self.flying[future]
                     self.finished += 1
-                    yield rendered
+                    yield from self.pieces.whole(rendered)
             except BrokenProcessPool:
                 yield from self._after_a_death()
 
@@ -156,7 +156,7 @@ class _Dispatch:
         for future, message in self.flying.items():
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.finished += 1
-                yield Rendered.from_bytes(future.result())
+                yield from self.pieces.whole(Rendered.from_bytes(future.result()))
             else:
                 lost.append(message)
         self.flying.clear()
@@ -164,14 +164,20 @@ class _Dispatch:
             # Whoever is alone is to blame.
             self.strikes[message] = self.strikes.get(message, 0) + (len(lost) == 1)
             if self.strikes[message] >= STRIKES:
-                self.lost += 1
-                yield failed(Unit.from_bytes(message), DIED)
+                yield from self._lost(Unit.from_bytes(message))
             else:
                 self.suspects.append(message)
-        if not self.finished and self.lost >= HOPELESS:
-            raise OutOfMemory("Workers die before they finish anything, perhaps for want of "
-                              "memory; fewer --workers need less.")  # fmt: skip
+        if not self.finished and self.lost >= STRIKES_IN_VAIN:
+            raise OutOfMemory(IN_VAIN)
         self.pool.restart()
+
+    def _lost(self, unit: Unit) -> Generator[Rendered, None, None]:
+        """Its pieces are suspects now; a single prompt has failed."""
+        self.lost += 1
+        pieces = self.pieces.tear(unit)
+        self.suspects.extend(piece.to_bytes() for piece in pieces)
+        if not pieces:
+            yield from self.pieces.whole(failed(unit, DIED))
 
 
 # -- in a child ----------------------------------------------------------------------------------

@@ -345,10 +345,10 @@ def units_of(prompts: Sequence[Prompt], shared: Shared, size: int) -> Iterator[U
         size: Most prompts in a unit; a larger group is a unit of its own.
     """
     files = picture_names(prompts)
-    sets: dict[Any, list[int]] = {}  # of groups that have a negative prompt and steps in common
-    for number, members in enumerate(shared.groups):
+    sets: dict[Any, list[int]] = {}  # of groups that have their steps in common
+    for number in range(len(shared.groups)):
         steps = shared.timesteps[number] if shared.timesteps else None
-        sets.setdefault((prompts[members[0]].negative_prompt, steps), []).append(number)
+        sets.setdefault(steps, []).append(number)
     fillings = (filling for numbers in sets.values() for filling in _fill(numbers, shared, size))
     for number, filling in enumerate(fillings):
         members = [n for g in filling for n in shared.groups[g]]
@@ -360,7 +360,7 @@ def units_of(prompts: Sequence[Prompt], shared: Shared, size: int) -> Iterator[U
             tuple(prompts[n].seed for n in members),
             tuple(g for g in filling for _ in shared.groups[g]),
             tuple(files[n] for n in members),
-            prompts[members[0]].negative_prompt,
+            tuple(prompts[n].negative_prompt for n in members),
             side_by_side([shared.plans[g] for g in filling]),
             shared.timesteps[filling[0]] if shared.timesteps else None,
             shared.trunk,

@@ -140,9 +140,10 @@ class _Run:
     def _summary(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """What the plan says, made now or when the run was begun."""
         saved = self.store.saved_plan()
-        if saved is None:
+        different = differences(saved[0], identity) if saved else []
+        if saved is None or (different and not self.store.is_begun()):  # as after dry runs
             return self._plan(identity)
-        if different := differences(saved[0], identity):
+        if different:
             raise StoreError(
                 f"{self.settings.out} holds another run: {'; '.join(different)}. "
                 "Choose another folder, or give the command as it was."
@@ -198,18 +199,19 @@ class _Run:
         if not messages:
             return
         by_number = {Unit.from_bytes(m).number: m for m in messages}
-        with closing(self._rendered(messages)) as finished:
+        with self.store.rendering() as died, closing(self._rendered(messages, died)) as finished:
             for rendered in finished:
                 unit = Unit.from_bytes(by_number.pop(rendered.number))
                 self.store.write(unit, rendered)
                 yield len(unit.rows)
 
-    def _rendered(self, messages: Sequence[bytes]) -> Generator[Rendered, None, None]:
+    def _rendered(self, messages: Sequence[bytes], died: bool) -> Generator[Rendered, None, None]:
+        """By whoever renders; where a process died of it, no longer in this one."""
         devices = self.workers.devices
         if self.workers.cluster is not None:
             self.worker = None
             return cluster.run_on_cluster(self.recipe, devices[0], len(devices), messages)
-        if len(devices) == 1:
+        if len(devices) == 1 and not died:
             return local.run_here(self.worker or Worker(self.recipe, devices[0]), messages)
         self.worker = None  # its memory is theirs
         return local.run_in_processes(self.recipe, devices, messages)
@@ -240,7 +242,7 @@ def _expected_seconds(worker: Worker, shared: Shared) -> float:
 def _blank(number: int, calls: int) -> Unit:
     places, empty = tuple(range(number)), ("",) * number
     plan = independent_plan(number, calls)
-    return Unit(0, places, empty, empty, places, places, empty, "", plan)
+    return Unit(0, places, empty, empty, places, places, empty, empty, plan)
 
 
 def summarise(

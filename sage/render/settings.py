@@ -202,7 +202,10 @@ def _columns(pairs: str | None) -> dict[str, str]:
     parts = [pair.partition("=") for pair in pairs.split(",")]
     if bad := [name for name, sign, value in parts if not (name and sign and value)]:
         raise ValueError(f"--columns has {bad[0]!r}; write our name = the file's, prompt=caption.")
-    return {name.strip(): value.strip() for name, _, value in parts}
+    named = [(name.strip(), value.strip()) for name, _, value in parts]
+    if len(dict(named)) < len(named):
+        raise ValueError(f"--columns is {pairs}; it names a column of ours twice.")
+    return dict(named)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sage.render.prompts import Prompt, Refused
-from sage.render.work import DIED, Rendered, Unit
+from sage.render.work import Rendered, Unit, is_lost
 
 SCHEMA = pa.schema(
     [
@@ -152,7 +152,8 @@ class Store:
                     f"The disk of {self.folder} is full. What is finished is kept: make room "
                     "and give the same command again."
                 ) from error
-            raise StoreError(f"{self.folder} cannot be used: {error}") from error
+            reason = error.strerror or error
+            raise StoreError(f"{self.folder} cannot be used: {reason}.") from error
 
     def _write(self, path: Path, data: bytes) -> None:
         """A file that is there whole or not at all."""
@@ -202,6 +203,22 @@ class Store:
             head = json.loads((pq.read_schema(self.plan_file).metadata or {}).get(b"run", b""))
         return head["identity"], head["summary"]
 
+    def is_begun(self) -> bool:
+        """Whether anything was rendered; a plan alone may be replaced by another one."""
+        return any(any(folder.iterdir()) for folder in (self.parts, self.folder / "pictures"))
+
+    @contextmanager
+    def rendering(self) -> Iterator[bool]:
+        """Around all rendering; tells whether the last process that was in it did not live on."""
+        mark = self.inside / "rendering"
+        died = mark.exists()
+        with self._errors():
+            mark.touch()
+        try:
+            yield died
+        finally:
+            mark.unlink(missing_ok=True)
+
     def units(self) -> Iterator[tuple[int, int, bytes]]:
         """Number, prompts and message of every unit, in order."""
         with self._errors(), pq.ParquetFile(self.plan_file) as file:
@@ -231,7 +248,7 @@ class Store:
         try:
             rows = pq.read_table(part, columns=["file", "bytes", "error"]).to_pylist()
             return all(
-                row["error"] != DIED if row["file"] is None
+                not is_lost(row["error"]) if row["file"] is None
                 else (self.folder / row["file"]).stat().st_size == row["bytes"]
                 for row in rows
             )  # fmt: skip
@@ -251,7 +268,7 @@ class Store:
                     "row": unit.rows[n],
                     "id": unit.ids[n],
                     "prompt": unit.prompts[n],
-                    "negative_prompt": unit.negative_prompt,
+                    "negative_prompt": unit.negative_prompts[n],
                     "seed": unit.seeds[n],
                     "group": unit.groups[n],
                     "plan": picture.plan or None,

@@ -8,14 +8,23 @@ not read it.
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from sage.core.plan import Plan, Segment
 
 STRIKES = 2  # processes that a unit may take with it
-DIED = f"The process that rendered it died {STRIKES} times, perhaps for want of memory."
+_DEATHS = f"The process that rendered it died {STRIKES} times"
+DIED = (
+    f"{_DEATHS} while it rendered nothing else, perhaps for want of memory. The same command "
+    "tries it again; fewer --workers on a machine leave more for each."
+)
+
+
+def is_lost(error: str | None) -> bool:
+    """Whether an error means that a process was lost: memory, or a library, may do next time."""
+    return (error or "").startswith(_DEATHS)
 
 
 class DamagedError(ValueError):
@@ -34,7 +43,7 @@ class Unit:
         seeds: One for each prompt.
         groups: Number of each prompt's group in the run.
         files: Name of each picture.
-        negative_prompt: What all of them guide away from.
+        negative_prompts: What each is guided away from; the same in a group.
         plan: Who shares with whom, over all members.
         timesteps: Where the steps lie; None leaves it to the settings.
         trunk: What trunks follow; None leaves it to the settings.
@@ -47,10 +56,18 @@ class Unit:
     seeds: tuple[int, ...]
     groups: tuple[int, ...]
     files: tuple[str, ...]
-    negative_prompt: str
+    negative_prompts: tuple[str, ...]
     plan: Plan
     timesteps: tuple[int, ...] | None = None
     trunk: str | None = None
+
+    def part(self, number: int, places: Sequence[int], plan: Plan) -> "Unit":
+        """A unit of some of the prompts, with a number and a plan of its own."""
+        chosen = {
+            name: tuple(getattr(self, name)[n] for n in places)
+            for name in ("rows", "ids", "prompts", "seeds", "groups", "files", "negative_prompts")
+        }
+        return replace(self, number=number, plan=plan, **chosen)
 
     def to_bytes(self) -> bytes:
         """The unit as JSON behind its checksum."""
@@ -76,6 +93,8 @@ class Unit:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         fields["plan"] = plan
+        if "negative_prompt" in fields:  # of a run that was begun when units had one in common
+            fields["negative_prompts"] = (fields.pop("negative_prompt"),) * len(fields["rows"])
         return cls(**fields)
 
 
@@ -122,6 +141,11 @@ class Rendered:
         """Whether the unit could not be read and is to be sent again."""
         return self.number < 0
 
+    @property
+    def lost(self) -> bool:
+        """Whether it took its process with it as often as it may."""
+        return any(is_lost(picture.error) for picture in self.pictures)
+
     def to_bytes(self) -> bytes:
         """For the way back; read only from workers of one's own."""
         return pickle.dumps(self, protocol=5)
@@ -135,3 +159,18 @@ class Rendered:
 def failed(unit: Unit, error: str) -> Rendered:
     """A unit of which nothing could be rendered."""
     return Rendered(unit.number, tuple(Picture(None, "", 0.0, 0.0, (), error) for _ in unit.rows))
+
+
+def part_of(plan: Plan, places: Sequence[int]) -> Plan:
+    """The plan of some of its prompts, which share with no others."""
+    new = {n: number for number, n in enumerate(places)}
+    kept = [k for k, s in enumerate(plan.segments) if s.members[0] in new]
+    place = {k: number for number, k in enumerate(kept)} | {None: None}
+    segments = (plan.segments[k] for k in kept)
+    return Plan(
+        plan.steps,
+        tuple(
+            replace(s, members=tuple(new[n] for n in s.members), parent=place[s.parent])
+            for s in segments
+        ),
+    )

@@ -29,7 +29,7 @@ from sage.jobs.job import adaptive_rule
 from sage.jobs.models import LoadedModel, available_models, describe_device, open_pipeline
 from sage.jobs.sides import variant
 from sage.render.settings import ROWS, RenderSettings
-from sage.render.work import DamagedError, Picture, Rendered, Unit
+from sage.render.work import DamagedError, Picture, Rendered, Unit, part_of
 from sage.sd.allocator import MEBIBYTE, keep_memory
 from sage.sd.execution import is_out_of_memory
 from sage.sd.pipeline import SageOutput, SagePipeline
@@ -198,7 +198,7 @@ class Worker:
             groups.setdefault(unit.groups[n], []).append(place)
         if problem and len(groups) > 1:  # one of them is to blame: the others keep their way
             for places in groups.values():
-                found |= self._sample(unit, [members[p] for p in places], _part(plan, places))
+                found |= self._sample(unit, [members[p] for p in places], part_of(plan, places))
             return found
         for place, n in enumerate(members):
             # Who was alone from the start would fail again.
@@ -231,7 +231,7 @@ class Worker:
             [unit.prompts[n] for n in members],
             guidance_scale=sampling.guidance_scale,
             seeds=[unit.seeds[n] for n in members],
-            negative_prompt=unit.negative_prompt,
+            negative_prompt=[unit.negative_prompts[n] for n in members],
             output_type="latent",
             exact=True,
             trunk=unit.trunk or sampling.trunk,
@@ -287,21 +287,6 @@ class Worker:
             images += cast("list[Image.Image]", some)[: len(part)]
             flagged += flags[: len(part)]
         return images, flagged, finite
-
-
-def _part(plan: Plan, places: Sequence[int]) -> Plan:
-    """The plan of some of its prompts, which share with no others."""
-    new = {n: number for number, n in enumerate(places)}
-    kept = [k for k, s in enumerate(plan.segments) if s.members[0] in new]
-    place = {k: number for number, k in enumerate(kept)} | {None: None}
-    segments = (plan.segments[k] for k in kept)
-    return Plan(
-        plan.steps,
-        tuple(
-            replace(s, members=tuple(new[n] for n in s.members), parent=place[s.parent])
-            for s in segments
-        ),
-    )
 
 
 def _finite_rows(run: _Sampled | None, number: int) -> list[bool]:

@@ -2,12 +2,14 @@
 
 import signal
 
+import pyarrow.parquet as pq
 import pytest
 
-from sage.render import cluster
-from sage.render.work import DamagedError, Rendered, Unit
+from sage.render import cluster, run
+from sage.render.work import DIED, DamagedError, Rendered, Unit
 from sage.render.worker import Worker
 
+from . import test_processes
 from .conftest import Quiet, content, descendants
 
 ray = pytest.importorskip("ray")
@@ -16,45 +18,8 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 NODE = {"object_store_memory": 100 * 2**20, "num_cpus": 1}
 
 
-@pytest.fixture
-def two_nodes():
-    """A head without cores, which writes, and two nodes of one core that render."""
-    made = cluster_utils.Cluster(
-        initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False}
-    )
-    made.workers = [made.add_node(**NODE) for _ in range(2)]
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_a_lost_actor_and_a_lost_node_change_no_byte(render, rows, two_nodes, tmp_path):
-    rows[3]["prompt"] = None
-    whole = render("whole", workers=1, unit=2)
-    done = []
-
-    def disturb(finished):
-        if finished == 2:
-            actor = descendants("ray::MapWorker")[0]
-            actor.send_signal(signal.SIGKILL)
-            done.append("actor")
-        if finished == 5:
-            two_nodes.remove_node(two_nodes.workers[0], allow_graceful=False)
-            done.append("node")
-
-    console = Quiet(disturb)
-    out = render("cluster", console=console, unit=2, workers=None, ray=two_nodes.address)
-    assert done == ["actor", "node"]
-    assert any("Ray cluster of 3 nodes, 2 cores" in line for line in console.said)
-    assert content(out) == content(whole)
-
-
 def test_a_unit_that_arrives_damaged_is_sent_again(monkeypatch):
-    from .test_processes import unit
-
-    messages = [unit(n, ["a fox", "a dog"]).to_bytes() for n in range(3)]
+    messages = [test_processes.unit(n, ["a fox", "a dog"]).to_bytes() for n in range(3)]
     sent = []
 
     def once_damaged(recipe, device, number, left):
@@ -70,9 +35,7 @@ def test_a_unit_that_arrives_damaged_is_sent_again(monkeypatch):
 
 
 def test_a_unit_that_is_always_damaged_ends_the_run(monkeypatch):
-    from .test_processes import unit
-
-    message = unit(0, ["a fox"]).to_bytes()
+    message = test_processes.unit(0, ["a fox"]).to_bytes()
     monkeypatch.setattr(cluster, "_pass", lambda *_: iter([Rendered(-1, ())]))
     with pytest.raises(DamagedError, match="1 units of work arrived damaged 3 times"):
         list(cluster.run_on_cluster(None, "cpu", 1, [message]))
@@ -129,3 +92,68 @@ def test_a_cluster_that_may_have_asked_for_a_token_says_how_to_bring_it(monkeypa
     with pytest.raises(ValueError, match=r"at '10\.0\.0\.1:6379'") as caught:
         cluster.connect("10.0.0.1:6379")
     assert ("RAY_AUTH_MODE=token" in str(caught.value)) is hinted
+
+
+# -- a real cluster, which the last test damages ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A head without cores, which writes, and two nodes of one core that render."""
+    made = cluster_utils.Cluster(
+        initialize_head=True, head_node_args=NODE | {"num_cpus": 0, "include_dashboard": False}
+    )
+    made.workers = [made.add_node(**NODE) for _ in range(2)]
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def by_value():
+    """Actors cannot import the tests."""
+    ray.cloudpickle.register_pickle_by_value(test_processes)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(test_processes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_prompt_that_ends_its_actors_fails_alone_and_is_tried_again(
+    render, rows, two_nodes, by_value, monkeypatch
+):
+    del rows[4:]
+    rows[1]["prompt"] = "a deadly fox"
+    alone = {"max_group_size": 1}
+    whole = render("whole", sampling=alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Recipe", test_processes.Deadly)
+        out = render("cluster", sampling=alone, ray=two_nodes.address)
+    lines = pq.read_table(out / "manifest.parquet").to_pylist()
+    assert [line["error"] for line in lines] == [None, DIED, None, None]
+    wanted = pq.read_table(whole / "manifest.parquet").to_pylist()
+    assert [n for n in range(4) if lines[n] == wanted[n]] == [0, 2, 3]
+    assert content(render("cluster", sampling=alone)) == content(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_actor_and_a_lost_node_change_no_byte(render, rows, two_nodes, tmp_path):
+    rows[3]["prompt"] = None
+    whole = render("whole", workers=1, unit=2)
+    done = []
+
+    def disturb(finished):
+        if finished == 2:
+            actor = descendants("ray::MapWorker")[0]
+            actor.send_signal(signal.SIGKILL)
+            done.append("actor")
+        if finished == 5:
+            two_nodes.remove_node(two_nodes.workers[0], allow_graceful=False)
+            done.append("node")
+
+    console = Quiet(disturb)
+    out = render("cluster", console=console, unit=2, workers=None, ray=two_nodes.address)
+    assert done == ["actor", "node"]
+    assert any("Ray cluster of 3 nodes, 2 cores" in line for line in console.said)
+    assert content(out) == content(whole)

@@ -1,8 +1,11 @@
 """Groups, plans and units of bulk runs."""
 
+import hashlib
+import json
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +29,7 @@ from sage.render.planning import (
     units_of,
 )
 from sage.render.prompts import Prompt
+from sage.render.settings import RenderSettings
 from sage.render.store import NAME_BYTES, picture_names
 from sage.render.work import DamagedError, Unit
 from tests.core.test_planner import planning
@@ -98,19 +102,58 @@ def test_units_hold_whole_groups_and_every_prompt_once(size):
     assert sum(evaluations(u.plan) for u in units) == shared.evaluations("mean")
 
 
-def test_a_unit_has_one_negative_prompt():
-    made = [replace(p, negative_prompt="rain" if n % 3 else "") for n, p in enumerate(prompts(60))]
-    embeddings = unit_vectors(60, width=2)
-    groups = group(made, embeddings, Sampling(tau_min=0.0, tau_max=1.0))
-    units = list(units_of(made, plans_of(groups, embeddings, Sampling(), 10), 16))
+def filled_up(units, rows):
+    """Rows that fill up last calls, where only full ones give the same bits; and all others."""
+    counts = [len(unit.plan.rows(step)) for unit in units for step in range(unit.plan.steps)]
+    return sum(-count % rows for count in counts), sum(counts)
+
+
+def test_negative_prompts_of_their_own_fill_calls_as_a_common_one_does():
+    """Of 200 prompts with 20 negative prompts, each of which had units of its own before."""
+    made = [replace(p, negative_prompt=f"no {n % 20}") for n, p in enumerate(prompts(200))]
+    embeddings = unit_vectors(200, width=2)
+    groups = group(made, embeddings, Sampling(tau_min=0.8, tau_max=1.0))
+    shared = plans_of(groups, embeddings, Sampling(), 30)
+    size = RenderSettings(Path(), Path(), Sampling(), "").unit_size(200)
+    units = list(units_of(made, shared, size))
     for u in units:
-        assert {made[row - 1].negative_prompt for row in u.rows} == {u.negative_prompt}
+        assert u.negative_prompts == tuple(made[row - 1].negative_prompt for row in u.rows)
+        pairs = set(zip(u.groups, u.negative_prompts, strict=True))
+        assert len(pairs) == len(set(u.groups))
+    common = list(units_of(prompts(200), shared, size))
+    assert [u.rows for u in units] == [u.rows for u in common]
+    padding, rows = filled_up(units, size)
+    apart = [
+        u
+        for negative in {p.negative_prompt for p in made}
+        for u in units_of(made, only(shared, made, negative), size)
+    ]
+    before, same_rows = filled_up(apart, size)
+    print(f"{rows} rows are filled up with {padding}; in units by negative prompt, {before}")
+    assert rows == same_rows
+    assert before > 2 * padding
+
+
+def only(shared, made, negative):
+    """The groups of one negative prompt."""
+    kept = [n for n, g in enumerate(shared.groups) if made[g[0]].negative_prompt == negative]
+    chosen = (tuple(values[n] for n in kept) for values in (shared.groups, shared.plans))
+    return Shared(*chosen, Counter())
+
+
+def test_a_unit_of_an_older_plan_is_read():
+    unit = Unit(0, (1, 2), *[("a", "b")] * 2, (0, 1), (0, 1), ("a", "b"), ("rain", "rain"),
+                shared_plan([(0, 1)], 4, 2))  # fmt: skip
+    body = json.loads(unit.to_bytes()[32:])
+    body["negative_prompt"] = body.pop("negative_prompts")[0]
+    older = json.dumps(body).encode()
+    assert Unit.from_bytes(hashlib.sha256(older).digest() + older) == unit
 
 
 def test_a_unit_travels_as_bytes_and_notices_damage():
     plan = shared_plan([(0, 1), (2,)], 10, 4)
     texts = ("a fox", "snö", "a 🦊")
-    unit = Unit(3, (1, 2, 3), texts, texts, (7, 8, 9), (0, 0, 1), texts, "rain", plan)
+    unit = Unit(3, (1, 2, 3), texts, texts, (7, 8, 9), (0, 0, 1), texts, ("rain", "rain", ""), plan)
     message = unit.to_bytes()
     assert Unit.from_bytes(message) == unit
     for place in (0, 40, len(message) - 1):

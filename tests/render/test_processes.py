@@ -72,7 +72,8 @@ def test_a_killed_worker_costs_nothing_but_time(render):
 def unit(number, prompts):
     places, names = tuple(range(len(prompts))), tuple(f"{n}.png" for n in range(len(prompts)))
     plan = independent_plan(len(prompts), 2)
-    return Unit(number, places, names, tuple(prompts), places, places, names, "", plan)
+    texts, nothing = tuple(prompts), ("",) * len(prompts)
+    return Unit(number, places, names, texts, places, places, names, nothing, plan)
 
 
 class Deadly(Recipe):
@@ -92,16 +93,17 @@ class Deadly(Recipe):
 
 
 @pytest.mark.slow
-def test_a_unit_that_kills_its_process_fails_alone(tiny_folder):
+def test_a_prompt_that_kills_its_process_fails_alone(tiny_folder):
     recipe = Deadly(str(tiny_folder), None, Sampling(steps=2), "float32", 4, 1)
     units = [unit(n, ["a deadly fox" if n == 1 else "a fox", "a dog"]) for n in range(4)]
     messages = [u.to_bytes() for u in units]
     results = {r.number: r for r in local.run_in_processes(recipe, ["cpu"], messages)}
     assert sorted(results) == [0, 1, 2, 3]
     assert all(isinstance(r, Rendered) for r in results.values())
-    for number, result in results.items():
-        errors = {picture.error for picture in result.pictures}
-        assert errors == ({DIED} if number == 1 else {None})
+    errors = [[picture.error for picture in results[n].pictures] for n in range(4)]
+    assert errors == [[None, None], [DIED, None], [None, None], [None, None]]
+    # Who was in the unit with it has the picture that others with this text and seed have.
+    assert results[1].pictures[1].png == results[0].pictures[1].png
 
 
 class Dead:
@@ -119,7 +121,7 @@ class Dead:
 def test_workers_that_finish_nothing_end_the_run():
     """Where memory does not even suffice for the model, no prompt is to blame."""
     results = local._Dispatch(Dead(), [unit(n, ["a fox"]).to_bytes() for n in range(9)]).results()
-    for _ in range(local.HOPELESS):
+    for _ in range(local.STRIKES_IN_VAIN):
         assert next(results).pictures[0].error == DIED
     with pytest.raises(OutOfMemory, match="fewer --workers need less"):
         next(results)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from sage.core.plan import independent_plan, shared_plan
 from sage.core.settings import Sampling
 from sage.jobs import conditions, models
+from sage.render import local
 from sage.render import run as run_module
 from sage.render import store as store_module
 from sage.render.command import Unbroken, main
@@ -156,7 +157,8 @@ def test_members_of_a_trunk_that_is_not_a_number_are_rendered_alone(tiny_folder,
         number = len(prompts)
         names = tuple(f"{n}.png" for n in range(number))
         places = tuple(range(number))
-        return Unit(0, places, names, tuple(prompts), places, places, names, "", plan)
+        nothing = ("",) * number
+        return Unit(0, places, names, tuple(prompts), places, places, names, nothing, plan)
 
     recipe = Recipe(broken_letter, None, Sampling(steps=3, guidance_scale=2.0), "float32", 4, 1)
     worker = Worker(recipe, "cpu")
@@ -212,6 +214,19 @@ def test_prompts_with_other_negative_prompts_do_not_share(render, rows):
     assert all(len(negatives) == 1 for negatives in by_group.values())
     assert {line["negative_prompt"] for line in lines} == {"", "rain"}
     assert any(len([m for m in lines if m["group"] == g]) > 1 for g in by_group)
+
+
+def test_a_negative_prompt_has_no_effect_on_other_groups_of_its_unit(render, rows):
+    """Bit for bit, although they fill calls together."""
+    for n, row in enumerate(rows):
+        row["negative_prompt"] = ("rain", "", "snow")[n % 3]
+    together = manifest(render("together", unit=24))
+    assert manifest(render("apart", unit=3)) == together
+    assert {line["error"] for line in together} == {None}
+    rows[:] = [row for row in rows if row["negative_prompt"] == "rain"]
+    sums = {line["id"]: line["sha256"] for line in together}
+    for line in manifest(render("one", unit=24)):
+        assert line["sha256"] == sums[line["id"]]
 
 
 def test_a_picture_depends_on_its_group_alone(render, rows):
@@ -284,6 +299,26 @@ def test_a_stopped_run_goes_on_and_renders_nothing_twice(render, monkeypatch):
     assert "Going on: 12 of 24 prompts are finished." in console.said
     assert sorted(rendered) == [0, 1, 2, 3]
     assert content(folder) == whole
+
+
+def test_where_a_process_died_the_next_one_has_another_render(render, tmp_path, monkeypatch):
+    """A prompt that ends its process would otherwise end the run whenever it goes on."""
+    whole, seen = content(render("whole")), []
+
+    def in_processes(recipe, devices, messages):
+        seen.append(devices)
+        return local.run_here(Worker(recipe, devices[0]), messages)
+
+    monkeypatch.setattr(local, "run_in_processes", in_processes)
+    for units in (1, 1):  # it was stopped, which is not dying
+        with pytest.raises(Stop):
+            render("out", console=stop_after(units))
+    assert not seen
+    mark = tmp_path / "out" / ".render" / "rendering"
+    mark.touch()
+    assert content(render("out")) == whole
+    assert seen == [("cpu",)]
+    assert not mark.exists()
 
 
 def test_a_finished_run_does_nothing_again(render, monkeypatch):
@@ -413,6 +448,39 @@ def test_a_dry_run_stops_at_the_plan(render, tmp_path):
     assert len(manifest(render())) == 24  # the run then takes that plan
 
 
+def test_a_plan_of_which_nothing_is_rendered_may_be_replaced(render, rows):
+    """Dry runs with one setting and another are how one finds out what to choose."""
+    said = []
+    for ratio in (0.3, 0.9):
+        console = Quiet()
+        folder = render(console=console, dry_run=True, sampling={"share_ratio": ratio})
+        said.append(next(line for line in console.said if line.startswith("Evaluations: ")))
+    assert said[0] != said[1]
+    rows[0]["prompt"] = "a ship 9"  # and another file
+    with pytest.raises(Stop):
+        render(console=stop_after(1), sampling={"share_ratio": 0.9})
+    with pytest.raises(StoreError, match=r"holds another run: share_ratio was 0.9, now 0.3"):
+        render(dry_run=True, sampling={"share_ratio": 0.3})
+    assert manifest(render(sampling={"share_ratio": 0.9}))[0]["prompt"] == "a ship 9"
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("place", ["prompts.jsonl/out", "prompts.jsonl/a/b"])
+def test_a_folder_that_cannot_be_made_is_a_sentence(render, place):
+    with pytest.raises(StoreError, match=r"(out|b) cannot be used: Not a directory\.$"):
+        render(place)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_a_sentence(render, monkeypatch, code):
+    def refuse(*_, **how):
+        raise OSError(code, os.strerror(code), "out")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(StoreError, match=rf"out cannot be used: {os.strerror(code)}\.$"):
+        render()
+
+
 def test_what_the_plan_says_is_what_the_run_spends(render):
     console = Quiet()
     folder = render(console=console)
@@ -475,6 +543,7 @@ def test_contact_sheets_show_every_picture(render):
         (["--out", os.devnull], "a file; name a folder."),
         (["--out", __file__], "a file; name a folder."),
         (["--columns", "prompt"], "--columns has 'prompt'"),
+        (["--columns", "prompt=a,prompt=b"], "it names a column of ours twice."),
         (["--adapter", "nowhere"], "There is no adapter nowhere."),
         (["--device", "tpu"], "The device is 'tpu'; allowed are"),
         (["--model", "nowhere"], "cannot be loaded"),
@@ -499,6 +568,8 @@ def test_a_command_that_makes_no_sense_is_answered_in_a_sentence(
         ("a.txt", "", "holds no prompt."),
         ("a.txt", "\n \n", "holds no prompt."),
         ("a.csv", "prompt\n", "holds no prompt."),
+        ("a.csv", "caption\na fox\n", "a.csv has the columns caption; a column 'prompt' is needed"),
+        ("a.jsonl", '{"text": "a fox"}\n', "has the columns text; a column 'prompt' is needed"),
     ],
 )
 def test_a_file_without_prompts_is_said_in_a_sentence(
