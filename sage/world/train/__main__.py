@@ -32,6 +32,8 @@ DEFAULT_OUT = cache_folder() / "world-128"
 ENCODED = {"cpu": 200_000, "cuda": 300_000}  # scenes that the denoiser learns from
 CHUNK = 2000  # of them in one piece of the latents' file
 CAPTIONS = 60_000  # to learn the tokenizer from
+GUIDANCE_SCALES = (2.0, 3.0, 4.0, 5.0, 6.0)
+CHOSEN_BY = 60  # captions for each of them
 MEASURED = 1000  # scenes by which latents are standardised and previews coloured
 
 
@@ -269,7 +271,7 @@ def run_calibrate(run: Run) -> None:
 def run_guidance(run: Run) -> None:
     """Choose the guidance scale of the exported model by the probe; writes calibration.json."""
     pipe, referee = evaluate.load(run.folder), probe.load(run.folder / "probe")
-    best, figures = evaluate.best_guidance(pipe, referee, run.words, (1.5, 2.0, 3.0, 4.0), 48)
+    best, figures = evaluate.best_guidance(pipe, referee, run.words, GUIDANCE_SCALES, CHOSEN_BY)
     record = export.read_json(run.out / "calibration.json")
     record |= {"guidance_scale": best, "guidance_figures": figures}
     export.write_json(run.out / "calibration.json", record)

@@ -226,8 +226,9 @@ def best_guidance(
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The guidance scale that the probe likes best, and what it says of every one."""
     scenes, texts = bar_prompts(words, number, BAR_SEED + 1)  # not the captions of the bar
-    figures = {g: judge(referee, sample(pipe, texts, g), scenes, words) for g in scales}
-    keys = ("background", "thing", "both", "count", "confidence")
+    styled = np.array([names_style(text, words) for text in texts])
+    figures = {g: judge(referee, sample(pipe, texts, g), scenes, words, styled) for g in scales}
+    keys = ("background", "thing", "both", "sides", "count", "style", "confidence")
     best = max(scales, key=lambda g: sum(figures[g].get(key, 0) for key in keys))
     return best, {str(g): found for g, found in figures.items()}
 
