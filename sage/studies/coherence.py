@@ -188,11 +188,15 @@ def _beside(line: Row, key: str) -> str:
 
 def more(comparison: Comparison) -> dict[str, Any]:
     """The use case "picture set" for the page: words, prompts, settings, numbers."""
-    return {"picture_set": picture_set(comparison.rows)}
+    return {"picture_set": picture_set(comparison.rows, comparison.lab.title)}
 
 
-def picture_set(lines: Sequence[Row]) -> Mapping[str, Any]:
+def picture_set(lines: Sequence[Row], model: str) -> Mapping[str, Any]:
     """What the page says of a set of pictures with one composition, from the study's rows.
+
+    Args:
+        lines: The rows.
+        model: Its title.
 
     Returns:
         "title", "words" (one sentence with its numbers), "prompts" (a set as people write them),
@@ -223,7 +227,7 @@ def picture_set(lines: Sequence[Row]) -> Mapping[str, Any]:
             f"One composition for all: with {shared} of {steps} steps in common, layouts agree by "
             f"{seen['shared']['value']:.2f}; independent pictures of the same cost by "
             f"{seen['own_noise']:.2f}, and by {seen['one_noise']:.2f} from one seed (correlation; "
-            f"built-in model). "
+            f"{model}). "
             + ("It costs quality." if _price(line) else "CLIP score and probe are no worse.")
         ),
         "prompts": "a {fox|rabbit|owl|cat} {in the snow|on the beach}",

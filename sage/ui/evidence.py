@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "assets" / "results"
 FIRST = ("map", "main-table", "branch-point", "pareto", "few-step")  # what a reader asks for first
 INTRODUCTION = (
     "<h2>What was measured</h2><p>Every figure is drawn from the numbers beneath it. Every number "
-    "was measured on the built-in model, under the conditions given with it.</p>"
+    "was measured on the model named beneath the figure, under the conditions given with it.</p>"
 )
 
 

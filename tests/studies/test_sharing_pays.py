@@ -78,7 +78,7 @@ def test_a_rule_that_did_not_win_is_for_programs_only():
 def test_the_picture_set_says_what_the_study_found():
     stored = read(RESULTS, "coherence")
     assert stored is not None
-    found = picture_set(stored["rows"])
+    found = picture_set(stored["rows"], stored["conditions"]["model"])
     assert found == stored["picture_set"]
     assert f"{found['numbers']['layout']['shared']['value']:.2f}" in found["words"]
     Sampling(**found["settings"])

@@ -38,7 +38,7 @@ def test_what_sharing_gives_a_set_is_the_studys_figure_with_its_conditions(tmp_p
         assert f"{value['value'] if number == 'shared' else value:.2f}" in said
     assert "One composition for all" in said
     assert f"{study['conditions']['prompts']['groups']} groups of " in said
-    assert "built-in model" in said
+    assert study["conditions"]["model"] in said
     assert TRUNKS[study["picture_set"]["settings"]["trunk"]] in said
     assert picture_set_words(tmp_path) == ""
     study["picture_set"]["words"] = "Something else was found."

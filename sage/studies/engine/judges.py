@@ -34,7 +34,7 @@ from sage.studies.engine.prompts import PromptSet
 if TYPE_CHECKING:
     from sage.world.probe import Probe
 
-SIDE = 128  # twice the built-in model's pictures; 224 costs three times as much
+SIDE = 128  # of the built-in model's pictures; 224 costs three times as much
 COUNT = f"{COMPONENTS} principal components of the real pictures"
 
 

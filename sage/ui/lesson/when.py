@@ -32,7 +32,7 @@ def when_to_share(folder: Path = RESULTS) -> str:
         "<div><h3>When should I share?</h3>"
         "<p>Sharing spends fewer evaluations on the trunk; the same evaluations could pay more "
         "independent steps. So the question is who makes better pictures <b>at equal cost</b>. "
-        "Measured on the built-in model, over budgets and group sizes:</p>"
+        f"Measured on {escape(told['conditions']['model'])}, over budgets and group sizes:</p>"
         f"<ul>{found}</ul>"
         "<p>Set <b>Budget</b> in the Studio, or call "
         "<code>pipe(prompts, budget=5)</code>: the planner takes the better of the two.</p>"
