@@ -59,8 +59,8 @@ EXAMPLE_SETS = (
         (
             "a panda in the snow",
             "a penguin in the snow",
-            "a fox in the snow",
-            "a rabbit in the snow",
+            "a koala in the snow",
+            "an owl in the snow",
         ),
     ),
     ExampleSet(
@@ -82,7 +82,7 @@ EXAMPLE_SETS = (
             "a cat on the beach",
             "a dog on the beach",
             "a rocket in space",
-            "a rabbit on the beach",
+            "a cat and a dog on the beach",
             "a pizza on a wooden table",
         ),
     ),
@@ -90,7 +90,7 @@ EXAMPLE_SETS = (
         "set",
         "Picture set",
         "a product of alternatives, as a table of pictures",
-        "a {fox|rabbit|penguin|panda} {in the snow|on the beach}",
+        "a {koala|rabbit|penguin|panda} {in the snow|on the beach}",
     ),
     ExampleSet(
         "far",

@@ -27,10 +27,10 @@ from sage.ui.studio.results import frames_strip
 log = logging.getLogger(__name__)
 # Of the sheets; the first one is part of what everybody loads.
 QUALITY, FIRST_QUALITY = 84, 75
-SET_EVERY = 3  # steps between two branch points of a product, whose sheet has twice the prompts
+EVERY = 3  # steps between two branch points: a sheet of all would be as heavy as the page
 
 
-def precompute(model: LoadedModel, example: ExampleSet, every: int = 1) -> Stored:
+def precompute(model: LoadedModel, example: ExampleSet, every: int = EVERY) -> Stored:
     """One comparison, measured, with its pictures at every so many branch points.
 
     As it is asked for, whatever the guard says: what sharing does is what is to be seen.
@@ -89,7 +89,7 @@ def main() -> None:
         "sets", nargs="*", metavar="SET", help=f"of {', '.join(keys)}; default: all"
     )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
-    parser.add_argument("--every", type=int, default=1, help="steps between two branch points")
+    parser.add_argument("--every", type=int, default=EVERY, help="steps between two branch points")
     flags = parser.parse_args()
     if unknown := set(flags.sets) - set(keys):
         parser.error(f"unknown sets {sorted(unknown)}; allowed are {', '.join(keys)}.")
@@ -97,8 +97,7 @@ def main() -> None:
     model = load_model(builtin_model(), "cpu")
     for example in ready:
         if not flags.sets or example.key in flags.sets:
-            every = max(flags.every, SET_EVERY) if example.typed else flags.every
-            precompute(model, example, every).save(flags.out)
+            precompute(model, example, flags.every).save(flags.out)
 
 
 if __name__ == "__main__":
