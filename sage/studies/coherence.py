@@ -39,16 +39,15 @@ LOOKS = ("layout", "centres", "sizes")
 def design(lab: Lab) -> Design:
     """Sharing, and independent sampling from noises of its own and from one noise."""
     prompts, _ = sets_of(lab, SIZE)
-    scale: dict[str, Any] = {"guidance_scale": 2.0}
     entries = []
     for name, one in ((INDEPENDENT, False), (ONE_NOISE, True)):
         for steps in ALONE:
-            recipe = replace(lab.recipe(steps=steps, **scale), common_noise=one)
+            recipe = replace(lab.recipe(steps=steps), common_noise=one)
             entries.append(Entry(name, recipe, {"label": f"{steps} steps"}))
     for trunk, name in RULES.items():
         for steps, shared in SHARED:
             plan = shared_plan(prompts.groups, steps, shared)
-            recipe = lab.recipe(0.0, plan=plan, steps=steps, trunk=trunk, **scale)
+            recipe = lab.recipe(0.0, plan=plan, steps=steps, trunk=trunk)
             entries.append(Entry(name, recipe, {"label": f"{steps} steps, {shared} shared"}))
     return Design(entries, prompts)
 
@@ -262,6 +261,6 @@ STUDY = Study(
     answer=answer,
     finding=finding,
     figure=figure,
-    conditions=lambda comparison: {"group_size": SIZE, "guidance": 2.0},
+    conditions=lambda comparison: {"group_size": SIZE, "guidance": comparison.lab.guidance},
     defaults={"pictures": 96, "seeds": 1, "steps": 12},
 )

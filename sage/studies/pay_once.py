@@ -38,7 +38,7 @@ def design(lab: Lab) -> Design:
     """The finished pictures of both rules."""
     prompts, _ = sets_of(lab, SIZE)
     plan = shared_plan(prompts.groups, STEPS, SHARED)
-    how: dict[str, Any] = {"steps": STEPS, "guidance_scale": 2.0, "plan": plan}
+    how: dict[str, Any] = {"steps": STEPS, "plan": plan}
     return Design(
         [Entry(n, lab.recipe(0.0, trunk=t, **how), {"label": n}) for n, t in RULES.items()], prompts
     )
@@ -186,7 +186,7 @@ STUDY = Study(
     answer=answer,
     finding=finding,
     figure=figure,
-    conditions=lambda comparison: {"group_size": SIZE, "guidance": 2.0},
+    conditions=lambda comparison: {"group_size": SIZE, "guidance": comparison.lab.guidance},
     columns={"with": "with a trunk", "without": "without", "saved": "saved"},
     defaults={"pictures": 96, "seeds": 1, "steps": 12},
 )

@@ -33,7 +33,7 @@ SIZE = 8  # prompts in a group
 ALONE = (3, 4, 5, 6, 8)  # steps of independent sampling
 # Steps, and how many of them are shared: 3.4, 4.1 and 5.4 evaluations a picture.
 SHARED = ((6, 3), (5, 1), (8, 3))
-GUIDANCE = (2.0, 1.5, 2.5)
+GUIDANCE = (1.0, 0.75, 1.25)  # times the lab's own
 RULES = ("mean", "alternate", "control_once", "held")
 ONE_NOISE = "independent, one noise a group"
 UNGUIDED = "The prompts in turn, without guidance"
@@ -45,6 +45,7 @@ SMALL = 32  # pixels, half of the model's own
 def design(lab: Lab) -> Design:
     """Every rule at every plan and guidance, and independent sampling at every number of steps."""
     prompts, _ = sets_of(lab, SIZE)
+    scales = guidance_scales(lab)
 
     def entry(
         name: str, steps: int, shared: int, scale: float, one_noise: bool = False, **how: Any
@@ -55,9 +56,9 @@ def design(lab: Lab) -> Design:
         label = f"{steps} steps" + (f", {shared} shared" if shared else "")
         return Entry(name, recipe, {"label": label, "shared": shared, "guidance": scale})
 
-    entries = [entry(INDEPENDENT, steps, 0, scale) for scale in GUIDANCE for steps in ALONE]
-    entries += [entry(ONE_NOISE, n, 0, scale, True) for scale in GUIDANCE for n in ALONE[:4]]
-    for scale in GUIDANCE:
+    entries = [entry(INDEPENDENT, steps, 0, scale) for scale in scales for steps in ALONE]
+    entries += [entry(ONE_NOISE, n, 0, scale, True) for scale in scales for n in ALONE[:4]]
+    for scale in scales:
         for steps, shared in SHARED:
             entries += [entry(TITLES[r], steps, shared, scale, trunk=r) for r in RULES]
             guided = (shared / steps, 1.0)
@@ -65,6 +66,11 @@ def design(lab: Lab) -> Design:
             how = {"trunk": "alternate", "guidance_interval": guided}
             entries.append(entry(UNGUIDED, steps, shared, scale, **how))
     return Design(entries, prompts)
+
+
+def guidance_scales(lab: Lab) -> list[float]:
+    """The scales that are tried, the lab's own first."""
+    return [round(factor * lab.guidance, 3) for factor in GUIDANCE]
 
 
 # -- the guidance of each line ---------------------------------------------------------------------
@@ -193,7 +199,7 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
     """How groups and guidance were chosen."""
     return {
         "group_size": SIZE,
-        "guidance_tried": list(GUIDANCE),
+        "guidance_tried": guidance_scales(comparison.lab),
         "guidance_chosen": "the largest sum of all judges' values in half intervals, on the same "
         "pictures, with as many choices on both sides",
     }
