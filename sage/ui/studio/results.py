@@ -5,6 +5,7 @@ nothing of gradio.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from PIL import Image
@@ -124,8 +125,10 @@ def _bars(
 
 def stored_words(stored: Stored) -> str:
     """Says that a comparison is precomputed; its conditions stand with the costs."""
-    seeds = stored.report["seeds"]
+    seeds, points = stored.report["seeds"], stored.strip.points
+    apart = max(after - before for before, after in pairwise(points))
+    where = f", pictures {apart} branch points apart" if apart > 1 else ""
     return (
-        f"Precomputed: {stored.report['steps']} steps, seeds {seeds[0]} to {seeds[-1]}. "
+        f"Precomputed: {stored.report['steps']} steps, seeds {seeds[0]} to {seeds[-1]}{where}. "
         "Move the branch point freely; after any other change, render again."
     )
