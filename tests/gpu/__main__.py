@@ -38,6 +38,8 @@ def run(device: torch.device, minutes: float = MINUTES, small: bool | None = Non
         small: Small networks and short runs; by default on a CPU.
     """
     start = time.monotonic()
+    if device.type == "cuda" and device.index is None:  # some of torch's calls want the number
+        device = torch.device("cuda", torch.cuda.current_device())
     small = device.type == "cpu" if small is None else small
     report: dict[str, Any] = {"conditions": _conditions(device, small), "checks": {}}
     with tempfile.TemporaryDirectory() as temporary:

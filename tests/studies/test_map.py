@@ -74,6 +74,8 @@ def test_what_was_fitted_was_fitted_on_other_prompts():
 def test_the_planner_places_its_steps_where_the_fit_liked_them(pipe):
     known, fit = pipe.settings.planning, STORED["fit"]
     assert known.trunk == schedules.TRUNK
+    if known.conditions["model"] != STORED["conditions"]["model"]:
+        return  # the map is of another model
     assert known.weight == fit["weight"]
     like = make_scheduler(fit["scheduler"], like=pipe.scheduler)
     for budget, spacing in fit["spacing"].items():

@@ -31,6 +31,7 @@ from sage.studies.loss_forks import changes
 from sage.studies.main_table import verdict
 from sage.studies.open_domain import free_phrasing, separation, unknown_words
 from sage.world.scenes import held_out
+from sage.world.words import model_words
 from tests.studies.studying import run_study
 
 
@@ -274,7 +275,7 @@ def test_held_out_scenes_are_held_out():
 
 def test_the_probe_finds_what_painted_scenes_show(tiny):
     judge = Judges(tiny, ASSETS / "emoji-scenes")
-    sample = painted(loose_scenes(24), 64)
+    sample = painted(loose_scenes(24), model_words().image_size)
     pictures, members = sample.real.pictures, sample.real.prompts
     right = judge.right(pictures, sample, members)
     wrong = judge.right(pictures, sample, (members + 1) % len(sample))

@@ -411,7 +411,7 @@ def test_another_example_brings_its_own_pictures_also_after_scrubbing(arrive):
 
 def test_on_a_phone_title_both_sides_handle_and_outcome_stand_in_the_first_view(arrive):
     page = arrive(390, 844, has_touch=True)
-    shows(page, "#branch output", "12 of 30 steps shared: recommended")
+    shows(page, "#branch output", "6 of 30 steps shared: recommended")
     for part in ("#sage-title h1", ".sage-pair", "#branch .sage-knob", "#outcome .sage-result"):
         for box in (place.bounding_box() for place in find(page, part).all()):
             assert box["y"] >= 0
@@ -557,7 +557,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     page = arrive()
     expect(find(page, ".sage-pairs[data-state=done] .sage-frame img")).to_have_count(12)
     shows(page, "#progress", "Precomputed")
-    shows(page, ".sage-shot.sage-shared >> nth=0", "for 12 steps")
+    shows(page, ".sage-shot.sage-shared >> nth=0", "for 6 steps")
     unfold(page, "fold-cost")
     picture = find(page, ".sage-shared img").first
     old = picture.get_attribute("src")
@@ -567,7 +567,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     new = page.evaluate(
         """async () => {
             const knob = document.querySelector('#branch .sage-knob');
-            for (let k = 0; k < 12; k++)
+            for (let k = 0; k < 18; k++)
               knob.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true}));
             await new Promise(requestAnimationFrame);
             await new Promise(requestAnimationFrame);
@@ -577,7 +577,7 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     shows(page, ".sage-shot.sage-shared >> nth=0", "for 24 steps")
     shows(page, "#branch output", "24 of 30 steps shared")
     shows(page, "#outcome", "48 evaluations instead of 120")
-    shows(page, "#outcome", "measured at 12 shared steps")
+    shows(page, "#outcome", "measured at 6 shared steps")
     shows(page, "#estimate", "24 of 30 steps shared")
     # Another example is as ready as the first.
     find(page, "#example-far").click()
@@ -627,7 +627,7 @@ def test_a_cell_of_the_matrix_explains_its_pair(arrive):
     words = find(page, ".sage-pair-words")
     expect(words).to_contain_text("P1 a panda in the snow")
     expect(words).to_contain_text("same group")
-    assert words.locator("mark").all_inner_texts() == ["panda", "fox"]
+    assert words.locator("mark").all_inner_texts() == ["panda", "koala"]
     # One stop for the tab key; arrows move inside.
     stops = find(page, "#similarity button[tabindex='0']")
     expect(stops).to_have_count(1)

@@ -39,8 +39,6 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 SEED_STRIDE = 1_000_000  # prompt n of seed s starts from noise number s · stride + n
 
 WHOLE_RUN = (0.0, 1.0)
-# Of the built-in model when its cells were named after its weights.
-FIRST_CONFIGURATION = "bc037b3246781fb9"
 ABOUT_FILES = ("transformers_version", "dtype", "torch_dtype", "_name_or_path", "architectures")
 
 
@@ -137,14 +135,9 @@ class Cell:
 
 
 def model_digest(pipe: SagePipeline) -> str:
-    """Everything of a model that its pictures depend on.
-
-    Cells were named after the weights alone at first, and those of the built-in model, as it was
-    configured then, still are.
-    """
+    """Everything of a model that its pictures depend on: its weights and how it is set."""
     weights = weights_digest(pipe.unet, pipe.vae, pipe.text_encoder)
-    configuration = configuration_digest(pipe)
-    return weights if configuration == FIRST_CONFIGURATION else f"{weights} {configuration}"
+    return f"{weights} {configuration_digest(pipe)}"
 
 
 def configuration_digest(pipe: SagePipeline) -> str:

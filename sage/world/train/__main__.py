@@ -52,7 +52,7 @@ RECIPES = {
     "clip": Recipe(0.10, 128, 1024, 1e-3, 0.998),
     "vae": Recipe(0.18, 8, 64, 1.5e-3, 0.998),
     "probe": Recipe(0.04, 64, 256, 1e-3, 0.998),
-    "unet": Recipe(0.62, 32, 256, 1e-3),
+    "unet": Recipe(0.62, 32, 512, 1e-3),
     "decoder": Recipe(0.06, 8, 64, 1e-3, 0.998),
 }
 

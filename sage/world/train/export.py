@@ -13,6 +13,7 @@ from typing import Any
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from sage.sd.model_settings import PAPER
 from sage.world.train import learner, networks
 from sage.world.words import FILE_NAME, WORLD_FOLDER, Words
 
@@ -114,6 +115,8 @@ def settings(out: Path, words: Words) -> dict[str, Any]:
         "tau_min": calibration.get("tau_min", 0.6),
         "tau_max": calibration.get("tau_max", 0.95),
         "guidance_scale": calibration.get("guidance_scale", 3.0),
+        # As far as the guard lets similar prompts share: measured after the export, by hand.
+        "share_ratio": calibration.get("share_ratio", PAPER["share_ratio"].default),
         "image_size": words.image_size,
         "latent_rgb": calibration.get("latent_rgb"),
         "known_words": sorted(words.known()),

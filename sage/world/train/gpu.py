@@ -10,6 +10,7 @@ makes a run of a pack, which `python -m sage.world.train` then goes on with.
 
 import argparse
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ from pathlib import Path
 import torch
 
 from sage.world.train import __main__ as command
-from sage.world.train import networks
+from sage.world.train import learner, networks
 from sage.world.train.pack import pack, unpack
 
 # Of the minutes, for each stage that learns; what a stage leaves goes to the later ones.
 SHARES = {"clip": 0.17, "vae": 0.27, "probe": 0.06, "unet": 0.42, "decoder": 0.08}
 ORDER = ("tokenizer", "vae", "clip", "latents", "probe", "unet", "decoder")
+SETTLED = ("clip", "vae", "probe")  # what others were built on: a later run leaves them as they are
 SPARE_MINUTES = 0.4  # for the last pack
 
 
@@ -63,8 +65,10 @@ def main(argv: list[str] | None = None, sizes: networks.Sizes | None = None) -> 
         saved=save,
     )
     end = begun + 60 * (given.minutes - SPARE_MINUTES)
+    learnt = [name for name in SETTLED if learner.checkpoint(given.out, name).exists()]
+    learnt += ["vae"] if run.frozen else []
     for stage in ORDER:
-        minutes = share_of(stage, (end - time.monotonic()) / 60, run.frozen)
+        minutes = share_of(stage, (end - time.monotonic()) / 60, learnt)
         print(f"{stage}: {minutes:.2f} minutes, at {time.monotonic() - begun:.0f} s", flush=True)
         command.STAGES[stage](replace(run, minutes=max(minutes, 0.001)))
     if save:
@@ -72,16 +76,16 @@ def main(argv: list[str] | None = None, sizes: networks.Sizes | None = None) -> 
     print(f"done at {time.monotonic() - begun:.0f} s", flush=True)
 
 
-def share_of(stage: str, left: float, frozen: bool) -> float:
+def share_of(stage: str, left: float, learnt: Collection[str]) -> float:
     """Minutes of a stage, of those that are left for it and those after it.
 
     Args:
         stage: One of `ORDER`.
         left: Minutes until the end.
-        frozen: Whether the encoder is frozen, so that the stage "vae" takes no time.
+        learnt: Stages of `SETTLED` that take no time.
     """
     names = [name for name in ORDER[ORDER.index(stage) :] if name in SHARES]
-    shares = {name: 0.0 if name == "vae" and frozen else SHARES[name] for name in names}
+    shares = {name: 0.0 if name in learnt else SHARES[name] for name in names}
     return max(0.0, left) * shares.get(stage, 0.0) / sum(shares.values())
 
 

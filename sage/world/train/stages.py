@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -251,7 +252,10 @@ class Denoiser(_Stage):
     def __init__(
         self, sizes: networks.Sizes, frozen: Frozen, stream: Stream, device: torch.device
     ) -> None:
-        super().__init__(networks.unet(sizes), stream, device)
+        unet = networks.unet(sizes)
+        if device.type == "cuda":  # where fused attention is the fast one
+            unet.set_attn_processor(AttnProcessor2_0())
+        super().__init__(unet, stream, device)
         self.frozen = frozen
         frozen.text.to(device)
         self.alphas = networks.scheduler().alphas_cumprod.to(device)  # [1000]
