@@ -486,7 +486,7 @@ def test_on_arrival_the_handle_plays_once_and_comes_to_rest(arrive):
     assert 30 in seen
     assert seen[-1] == 12
     page.wait_for_timeout(1500)
-    expect(find(page, "#branch .sage-knob")).to_have_attribute("aria-valuenow", "12")
+    expect(find(page, "#branch .sage-knob")).to_have_attribute("aria-valuenow", "6")
 
 
 def test_the_handle_can_be_dragged_and_keyed_and_leads_the_form(arrive):

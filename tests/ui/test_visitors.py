@@ -356,8 +356,8 @@ def test_a_researcher_takes_the_fast_model_and_goes_back(visit):
     )  # as it was made, not as it is asked for
     page.wait_for_function(ONE_NUMBER)
     find(page, "#other-model").click()
-    shows(page, "#branch output", "6 of 30 steps shared")
-    expect(find(page, "#branch-step input[type=range]")).to_have_value("6")
+    shows(page, "#branch output", "12 of 30 steps shared")
+    expect(find(page, "#branch-step input[type=range]")).to_have_value("12")
     expect(find(page, "#banner")).not_to_contain_text(EARLIER)
 
 
