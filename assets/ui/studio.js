@@ -653,9 +653,10 @@
   });
   const choices = (id) => one(`#${CSS.escape(id)} [role=combobox]`);
   const keepChoice = (event) => {
-    const id = event.isTrusted && event.target.closest?.("#sage-main div[id], #sage-folds div[id]")?.id;
-    const before = opening && id && choices(id)?.value; // its box shows the title of what is chosen
-    if (before === undefined || before === false) return;
+    if (!opening || !event.isTrusted) return;
+    const id = event.target.closest?.("#sage-main div[id], #sage-folds div[id]")?.id;
+    const before = id && choices(id)?.value; // its box shows the title of what is chosen
+    if (!before) return;
     setTimeout(() => {
       const held = choices(id)?.value;
       if (held !== before) keep(id, () => choose(id, held));

@@ -24,7 +24,7 @@ from sage.world.train.pack import pack, unpack
 # Of the minutes, for each stage that learns; what a stage leaves goes to the later ones.
 SHARES = {"clip": 0.17, "vae": 0.27, "probe": 0.06, "unet": 0.42, "decoder": 0.08}
 ORDER = ("tokenizer", "vae", "clip", "latents", "probe", "unet", "decoder")
-SETTLED = ("clip", "vae", "probe")  # what others were built on: a later run leaves them as they are
+SETTLED = ("clip", "vae", "probe")  # once there is a denoiser, which was built on them
 SPARE_MINUTES = 0.4  # for the last pack
 
 
@@ -65,8 +65,9 @@ def main(argv: list[str] | None = None, sizes: networks.Sizes | None = None) -> 
         saved=save,
     )
     end = begun + 60 * (given.minutes - SPARE_MINUTES)
-    learnt = [name for name in SETTLED if learner.checkpoint(given.out, name).exists()]
-    learnt += ["vae"] if run.frozen else []
+    learnt = ("vae",) if run.frozen else ()
+    if learner.checkpoint(given.out, "unet").exists():
+        learnt = SETTLED
     for stage in ORDER:
         minutes = share_of(stage, (end - time.monotonic()) / 60, learnt)
         print(f"{stage}: {minutes:.2f} minutes, at {time.monotonic() - begun:.0f} s", flush=True)
