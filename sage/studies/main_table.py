@@ -41,6 +41,11 @@ CLAIMS = {
     "inside": ("diversity", 1.60),
 }
 PAPER_SAVING = 0.255
+SECONDS = (
+    "time of sharing as a share of independent sampling, of the processors on a CPU: float32, no "
+    "adapter (a merged adapter costs nothing), 16 prompts or so in one batch, interleaved, median "
+    "of 3"
+)
 
 
 def design(lab: Lab) -> Design:
@@ -69,12 +74,13 @@ def equal_steps(lab: Lab, ratio: float) -> int:
 def rows(comparison: Comparison) -> list[Row]:
     """Savings against the usual number of steps, and measured seconds."""
     lab, lines = comparison.lab, plain_rows(comparison)
-    seconds = lab.seconds(RATIOS, lab.prompts)
+    seconds = {} if lab.settings.untimed else lab.seconds(RATIOS, lab.prompts)
     for line, judged in zip(lines, comparison.lines, strict=True):
         line["saving"] = round(1 - judged.measured.evaluations / lab.settings.steps, 4)
-        line["seconds"] = {INDEPENDENT: 1.0, FEWER: None}.get(
-            line["name"], round(seconds.get(line["compared_at"], 1.0), 4)
-        )
+        timed = None if line["name"] == FEWER else seconds.get(line["compared_at"])
+        line["seconds"] = None if timed is None else round(timed, 4)
+        if line["name"] == INDEPENDENT:
+            line["seconds"] = 1.0
     return lines
 
 
@@ -85,9 +91,7 @@ def conditions(comparison: Comparison) -> dict[str, Any]:
         "adapters": {name: lab.adapter_digest(path) for name, path in adapters(lab).items()},
         "half_precision_against_float32": lab.check_precision(lab.recipe(RATIO), lab.prompts),
         "two_independent_pictures_of_one_prompt_are_apart_by": lab.noise_distance(lab.prompts),
-        "seconds": "time of sharing as a share of independent sampling, of the processors on a CPU:"
-        " float32, no adapter (a merged adapter costs nothing), 16 prompts or so in one batch, "
-        "interleaved, median of 3",
+        "seconds": "not measured" if lab.settings.untimed else SECONDS,
     }
 
 

@@ -86,7 +86,7 @@ def looks(lab: Lab, recipe: Recipe, prompts: PromptSet) -> np.ndarray:
             vae = lab.renderer.pipeline(recipe).vae
             pixels = vae.decode(event.state.denoised / vae.config.scaling_factor).sample
             whole = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-            return whole.permute(0, 2, 3, 1).numpy()
+            return whole.permute(0, 2, 3, 1).cpu().numpy()
     raise RuntimeError("The run ended before it branched.")
 
 

@@ -28,6 +28,7 @@ from sage.studies.engine.rival import Rival, against, differences_in_words
 from sage.studies.engine.sets import sets_of
 from sage.studies.engine.study import Study
 from sage.studies.products import added_error
+from sage.training.data import picture_side
 
 SIZE = 8  # prompts in a group
 ALONE = (3, 4, 5, 6, 8)  # steps of independent sampling
@@ -39,7 +40,6 @@ ONE_NOISE = "independent, one noise a group"
 UNGUIDED = "The prompts in turn, without guidance"
 TITLES = {**TRUNKS, **TRIED_TRUNKS}
 JUDGES = ("fd", "cmmd", "clip", "probe")
-SMALL = 32  # pixels, half of the model's own
 
 
 def design(lab: Lab) -> Design:
@@ -124,16 +124,16 @@ def more(comparison: Comparison) -> dict[str, Any]:
 def low_resolution(lab: Lab) -> dict[str, float]:
     """What the model paints of the first prompts at half its size: share that the probe finds."""
     prompts, _ = sets_of(lab, SIZE)
-    few = prompts.head(24)
+    few, whole = prompts.head(24), picture_side(lab.pipe)
     found = {}
-    for side in (SMALL, 2 * SMALL):
+    for side in (whole // 2, whole):
         output = lab.pipe(
             few.texts, num_inference_steps=8, share_ratio=0.0, output_type="pt",
             height=side, width=side,
         )  # fmt: skip
         assert isinstance(output.images, Tensor)  # output_type="pt"
-        pixels = torch.nn.functional.interpolate(output.images.float(), (2 * SMALL,) * 2)
-        pictures = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        pixels = torch.nn.functional.interpolate(output.images.float(), (whole,) * 2)
+        pictures = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         right = lab.judges.right(pictures, few, range(len(few)))
         if right is not None:
             found[str(side)] = round(float(right.mean()), 4)

@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,19 @@ from tests.gpu.checks import CHECKS, Bench
 MINUTES = 8
 
 
-def run(device: torch.device, minutes: float = MINUTES, small: bool | None = None) -> dict:
+def run(
+    device: torch.device,
+    minutes: float = MINUTES,
+    small: bool | None = None,
+    only: Collection[str] = (),
+) -> dict:
     """Runs the checks in order while there is time; a check that fails is named with its reason.
 
     Args:
         device: Where.
         minutes: Time for all of them; a check that would begin after it is left out.
         small: Small networks and short runs; by default on a CPU.
+        only: Names of the checks to run; all without it.
     """
     start = time.monotonic()
     if device.type == "cuda" and device.index is None:  # some of torch's calls want the number
@@ -46,6 +53,8 @@ def run(device: torch.device, minutes: float = MINUTES, small: bool | None = Non
         bench = _bench(build_folder(Path(temporary), small=small), device, small)
         for check in CHECKS:
             name = check.__name__
+            if only and name not in only:
+                continue
             if time.monotonic() - start > 60 * minutes:
                 report["checks"][name] = {"left_out": f"{minutes:g} minutes were over"}
                 continue
@@ -112,8 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default=default, help=f"cuda, cuda:N or cpu (here: {default})")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="time for everything")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of gpu.json and gpu.md")
+    names = [check.__name__ for check in CHECKS]
+    parser.add_argument("--only", nargs="+", choices=names, default=(), help="checks to run")
     flags = parser.parse_args(arguments)
-    report = run(torch.device(flags.device), flags.minutes)
+    report = run(torch.device(flags.device), flags.minutes, only=flags.only)
     flags.out.mkdir(parents=True, exist_ok=True)
     (flags.out / "gpu.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     (flags.out / "gpu.md").write_text(table(report), "utf-8")

@@ -98,6 +98,9 @@ class LabSettings:
     hub: Annotated[
         bool, "also judge by FID, LPIPS and OpenAI CLIP (torchmetrics); grouping: also OpenAI CLIP"
     ] = False
+    untimed: Annotated[
+        bool, "measure no times (main-table): something else runs on this device"
+    ] = False
     dry_run: Annotated[bool, "say what would be rendered, and stop"] = False
     quiet: Annotated[bool, "no progress bars"] = False
 

@@ -33,7 +33,7 @@ ENCODED = {"cpu": 200_000, "cuda": 300_000}  # scenes that the denoiser learns f
 CHUNK = 2000  # of them in one piece of the latents' file
 CAPTIONS = 60_000  # to learn the tokenizer from
 GUIDANCE_SCALES = (2.0, 3.0, 4.0, 5.0, 6.0)
-CHOSEN_BY = 60  # captions for each of them
+CHOSEN_BY = 120  # captions for each of them
 MEASURED = 1000  # scenes by which latents are standardised and previews coloured
 
 
@@ -73,6 +73,7 @@ class Run:
     scenes: int | None = None
     workers: int = 0
     align: float = 0.0
+    compiled: bool = False
     folder: Path = MODEL_FOLDER
     saved: Callable[[], None] | None = None
     sizes: networks.Sizes = field(default_factory=networks.Sizes)
@@ -241,13 +242,15 @@ def run_probe(run: Run) -> None:
 
 def run_unet(run: Run) -> None:
     """Train the denoiser on frozen latents and the frozen text tower."""
-    task = run.sizes, frozen(run), run.stream(), run.device
+    task = run.sizes, frozen(run)
     if not run.align:
-        run.learn(stages.Denoiser(*task))
+        captions = data.Stream(run.words, run.sizes.image)  # paints nothing, so it needs no table
+        run.learn(stages.Denoiser(*task, captions, run.device, compiled=run.compiled))
         return
     tower = CLIPVisionModel.from_pretrained(run.out / "clip", attn_implementation="eager")
     tower = tower.eval().requires_grad_(False)
-    run.learn(stages.Aligned(*task, tower=tower, weight=run.align))
+    stream = run.stream()
+    run.learn(stages.Aligned(*task, stream, run.device, tower=tower, weight=run.align))
 
 
 def run_decoder(run: Run) -> None:
@@ -270,7 +273,7 @@ def run_calibrate(run: Run) -> None:
 
 def run_guidance(run: Run) -> None:
     """Choose the guidance scale of the exported model by the probe; writes calibration.json."""
-    pipe, referee = evaluate.load(run.folder), probe.load(run.folder / "probe")
+    pipe, referee = evaluate.load(run.folder, run.device), probe.load(run.folder / "probe")
     best, figures = evaluate.best_guidance(pipe, referee, run.words, GUIDANCE_SCALES, CHOSEN_BY)
     record = export.read_json(run.out / "calibration.json")
     record |= {"guidance_scale": best, "guidance_figures": figures}
@@ -285,7 +288,7 @@ def run_export(run: Run) -> None:
 
 def run_evaluate(run: Run) -> None:
     """Judge the exported model; writes evaluation.json, a contact sheet and the model card."""
-    evaluate.evaluate(run.folder, sheets=run.out)
+    evaluate.evaluate(run.folder, sheets=run.out, device=run.device)
     card.write_card(run.folder, hardware(run.device))
 
 
@@ -327,6 +330,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, help="scenes to encode for the denoiser")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
     parser.add_argument("--align", type=float, default=0.0, help="weight of alignment to CLIP")
+    parser.add_argument(
+        "--compiled", action="store_true", help="torch.compile for the denoiser: worth it on a GPU"
+    )
     parser.add_argument("--channels", type=int, help="of a latent")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="checkpoints and logs")
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="of the export")

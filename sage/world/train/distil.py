@@ -24,7 +24,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from sage.core.solver import DDIM, prediction_table
-from sage.jobs.models import available_models
+from sage.jobs.models import available_models, describe_device, device_of
 from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.training.data import PromptGroups, open_source, picture_side, prepare
@@ -104,13 +104,17 @@ class Distillation:
         self.name, self.settings, self.pipe, self.data = "distil", settings, pipe, data
         self.teacher = copy.deepcopy(pipe.unet).bfloat16().eval().requires_grad_(False)
         self.adapter = Adapter(pipe.unet, settings.rank, settings.rank, TARGETS)
-        # The fused attention's backward pass is slower in half precision on a CPU than this one.
-        pipe.unet.set_attn_processor(AttnProcessor())
+        self.device = pipe.device
+        if self.device.type == "cpu":
+            # The fused attention's backward pass is slower in half precision there than this one.
+            pipe.unet.set_attn_processor(AttnProcessor())
         self.model: UNet2DConditionModel = pipe.unet
         t, levels = ladder(pipe, settings.teacher_steps)
         kind = pipe.scheduler.config.prediction_type
-        self.walk = DDIM.from_alphas(t, levels[:-1], levels[1:], prediction=kind)
-        self.levels = torch.tensor(levels)
+        self.walk = DDIM.from_alphas(
+            t, levels[:-1], levels[1:], prediction=kind, device=self.device
+        )
+        self.levels = torch.tensor(levels, device=self.device)
         self.substeps = settings.teacher_steps // settings.steps
         with torch.no_grad():
             self.uncond = pipe.encode([""])
@@ -129,14 +133,15 @@ class Distillation:
             parts = self.pipe.encode(captions).split([len(some) for some in texts])
             cond = torch.stack([part.mean(0) for part in parts])
         steps = torch.from_numpy(rng.integers(self.settings.steps, size=size))
-        return self.data.clean_latents(members), cond, steps
+        return self.data.clean_latents(members).to(self.device), cond, steps.to(self.device)
 
     def loss(self, batch: tuple, noise: torch.Generator) -> dict[str, Tensor]:
         """Mean squared error of v, the loss that Salimans & Ho call SNR + 1."""
         clean, cond, step = batch
         index = step * self.substeps
         a, b = (self.levels[i].view(-1, 1, 1, 1) for i in (index, index + self.substeps))
-        x = a.sqrt() * clean + (1 - a).sqrt() * torch.randn(clean.shape, generator=noise)
+        grain = torch.randn(clean.shape, generator=noise, device=self.device)
+        x = a.sqrt() * clean + (1 - a).sqrt() * grain
         wanted = target(x, self._teach(x, cond, index), a, b)
         output = _predict(self.model, x, self.walk.timesteps[index], cond)
         loss = (self._x0(x, output, a) - wanted).square() / (1 - a)
@@ -167,17 +172,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Distil as the command line says; returns the exit code."""
     chosen = vars(_parser().parse_args(arguments))
     minutes, resume, out = (chosen.pop(name) for name in ("minutes", "resume", "out"))
-    model = chosen.pop("model")
+    model, device = chosen.pop("model"), chosen.pop("device")
     try:
-        settings = DistilSettings(**chosen)
-        run(model, settings, minutes, out or DEFAULT_OUT / f"few-step-{settings.steps}", resume)
+        settings, place = DistilSettings(**chosen), device_of(device)
+        out = out or DEFAULT_OUT / f"few-step-{settings.steps}"
+        run(model, settings, minutes, out, resume, place)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume: bool) -> Path:
+def run(
+    model: str,
+    settings: DistilSettings,
+    minutes: float,
+    out: Path,
+    resume: bool,
+    device: torch.device,
+) -> Path:
     """Trains, saves the adapter and a record of what it can do; returns the folder.
 
     Args:
@@ -186,6 +199,7 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
         minutes: Training time; the time of earlier runs counts when resumed.
         out: Folder of checkpoint, log, adapter and record.
         resume: Go on from the checkpoint.
+        device: Where to learn.
 
     Raises:
         ValueError: If there is a run in `out` already and it is not to be resumed.
@@ -193,7 +207,7 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
     if checkpoint(out, "distil").exists() and not resume:
         raise ValueError(f"{out} holds a run already; go on with --resume or choose another --out.")
     spec = available_models(model)[0]
-    pipe = SagePipeline.from_pretrained(spec.source, spec.revision)
+    pipe = SagePipeline.from_pretrained(spec.source, spec.revision).to(device)
     pipe.set_progress_bar_config(disable=True)
     common = TrainSettings(model=model, minutes=minutes, scenes=settings.scenes)
     data = prepare(*open_source(common, picture_side(pipe)), pipe, common)
@@ -201,7 +215,7 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
     how = Settings(
         settings.batch, settings.rate, minutes=minutes, warmup=50, ema=0.995, muon=False, decay=0.0
     )
-    learner = train(task, how, out, torch.device("cpu"), resume=resume)
+    learner = train(task, how, out, device, resume=resume)
     save(task, learner, out)
     check = [data.captions[group[0]] for group in data.groups[:CHECKED]]
     teacher = {name: getattr(settings, name) for name in ("steps", "teacher_steps", "guidance")}
@@ -209,7 +223,8 @@ def run(model: str, settings: DistilSettings, minutes: float, out: Path, resume:
         "minutes": round(learner.seconds / 60, 2),
         "step": learner.step,
         "checked": len(check),
-        "distance_to_teacher": distances(spec.source, out, check, **teacher),
+        "hardware": describe_device(device),
+        "distance_to_teacher": distances(spec.source, out, check, device=device, **teacher),
     }
     describe(out, spec.key, record)
     print(record["distance_to_teacher"])
@@ -232,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="emoji-scenes", help="key or folder of the model")
     parser.add_argument("--minutes", type=float, default=15.0, help="training time")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, help=f"folder (default: under {DEFAULT_OUT})")
     for name, value in asdict(usual).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)

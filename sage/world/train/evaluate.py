@@ -5,7 +5,7 @@ their conditions. Trains nothing; neither judge shares anything with what it jud
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,13 @@ def names_style(text: str, words: Words) -> bool:
     )
 
 
-def load(folder: Path) -> StableDiffusionPipeline:
-    """The exported model in float32, without progress bars."""
+def load(folder: Path, device: torch.device | str = "cpu") -> StableDiffusionPipeline:
+    """The exported model in float32 on a device, without progress bars."""
     pipe = StableDiffusionPipeline.from_pretrained(
         folder, safety_checker=None, torch_dtype=torch.float32
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return pipe.to(device)
 
 
 def sample(
@@ -108,6 +108,18 @@ def judge(
     "confidence" is the mean probability that the named things are there, a finer measure. Shares
     over no scene are left out.
     """
+    hits = answers(referee, images, scenes, words, styled)
+    return {name: float(values.mean()) for name, values in hits.items()}
+
+
+def answers(
+    referee: probe.Probe,
+    images: np.ndarray,
+    scenes: Sequence[Scene],
+    words: Words,
+    styled: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """What :func:`judge` takes the means of: for every picture that can be asked, 0 or 1."""
     found, true = probe.read(referee, images), labels(scenes, words)
     pairs = true.things.sum(1) > 1
     everywhere = np.ones(len(scenes), bool)
@@ -126,8 +138,8 @@ def judge(
         right = (found.left_size == true.left_size) & (found.right_size == true.right_size)
         sized = np.array([scene.sizes != ("normal",) * len(scene.things) for scene in scenes])
         asked["size"] = (right, sized)
-    shares = {name: float(hit[over].mean()) for name, (hit, over) in asked.items() if over.any()}
-    return shares | {"confidence": float(found.things[true.things > 0].mean())}
+    hits = {name: hit[over].astype(float) for name, (hit, over) in asked.items() if over.any()}
+    return hits | {"confidence": found.things[true.things > 0]}
 
 
 def _top_two(things: np.ndarray, true: Labels) -> np.ndarray:
@@ -224,13 +236,34 @@ def best_guidance(
     scales: Sequence[float],
     number: int,
 ) -> tuple[float, dict[str, dict[str, float]]]:
-    """The guidance scale that the probe likes best, and what it says of every one."""
+    """The lowest guidance scale that the probe likes as well as the best, and what it says of all.
+
+    As well is within one standard error of the difference, from the same captions and seeds: more
+    guidance makes layouts settle earlier, so that less can be shared.
+    """
     scenes, texts = bar_prompts(words, number, BAR_SEED + 1)  # not the captions of the bar
     styled = np.array([names_style(text, words) for text in texts])
-    figures = {g: judge(referee, sample(pipe, texts, g), scenes, words, styled) for g in scales}
+    hits = {g: answers(referee, sample(pipe, texts, g), scenes, words, styled) for g in scales}
+    figures = {str(g): {k: float(v.mean()) for k, v in found.items()} for g, found in hits.items()}
+    return lowest_as_good(hits), figures
+
+
+def lowest_as_good(hits: Mapping[float, Mapping[str, np.ndarray]]) -> float:
+    """The lowest of several scales whose summed shares are within chance of the best one's.
+
+    Args:
+        hits: By scale, what :func:`answers` gives; each entry has as many values for all scales.
+    """
     keys = ("background", "thing", "both", "sides", "count", "style", "confidence")
-    best = max(scales, key=lambda g: sum(figures[g].get(key, 0) for key in keys))
-    return best, {str(g): found for g, found in figures.items()}
+    asked = [key for key in keys if all(key in found for found in hits.values())]
+    best = max(hits, key=lambda g: sum(hits[g][key].mean() for key in asked))
+
+    def as_good(scale: float) -> bool:
+        gaps = [hits[best][key] - hits[scale][key] for key in asked]
+        error = sum(gap.var() / len(gap) for gap in gaps) ** 0.5
+        return sum(gap.mean() for gap in gaps) <= error
+
+    return min(scale for scale in hits if as_good(scale))
 
 
 def sheet(images: np.ndarray, columns: int = 12, zoom: int = 1) -> Image.Image:
@@ -257,6 +290,7 @@ def evaluate(
     number: int = BAR_CAPTIONS,
     outside: bool = True,
     sheets: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Judge an exported folder; writes evaluation.json and a contact sheet into it.
 
@@ -265,8 +299,9 @@ def evaluate(
         number: Captions of the bar.
         outside: Also ask the judge from outside, which needs two packages.
         sheets: Where larger contact sheets go: of all captions, and of those of two things.
+        device: Where pictures are drawn; judges stay on the CPU.
     """
-    pipe, referee = load(folder), probe.load(folder / "probe")
+    pipe, referee = load(folder, device), probe.load(folder / "probe")
     words = read_words(folder / FILE_NAME)
     guidance = read_json(folder / "sage.json")["guidance_scale"]
     scenes, texts = bar_prompts(words, number)

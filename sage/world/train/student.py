@@ -39,7 +39,7 @@ that trunks can be drawn in few steps too.
 | | |
 | --- | --- |
 | teacher | {teacher_steps} DDIM steps, guidance {guidance:g} |
-| training | {step} steps of {batch} rows, {minutes:g} minutes |
+| training | {step} steps of {batch} rows, {minutes:g} minutes on {hardware} |
 | adapter | rank {stored_rank} of {rank} that were trained, float16 |
 
 Root mean square distance of its latents (which have about 1) from the teacher's, for {checked}
@@ -117,6 +117,7 @@ def distances(
     steps: int,
     teacher_steps: int,
     guidance: float,
+    device: torch.device,
 ) -> dict[str, float]:
     """How far few-step latents are from the teacher's: root mean square, latents have about 1.
 
@@ -127,8 +128,9 @@ def distances(
         steps: Of the student.
         teacher_steps: Of the teacher.
         guidance: Of the teacher.
+        device: Where to draw.
     """
-    pipe = SagePipeline.from_pretrained(source)
+    pipe = SagePipeline.from_pretrained(source).to(device)
     pipe.set_progress_bar_config(disable=True)
 
     def draw(steps: int, guidance: float) -> Tensor:
