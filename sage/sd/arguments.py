@@ -203,7 +203,8 @@ def check_guided_alike(negatives: Sequence[str], plan: Plan) -> None:
         if len({negatives[n] for n in row}) > 1:
             raise ValueError(
                 f"negative_prompt differs among prompts that share, {', '.join(map(str, row))}; "
-                "a trunk is guided away from one, so give groups or a plan that keep them apart."
+                "a trunk is guided away from one, so give groups or a plan that keep them apart, "
+                "or neither."
             )
 
 

@@ -347,8 +347,9 @@ class SagePipeline(ModelPipeline):
                 does not depend on the other prompts. A trunk starts from the noise of its member
                 with the smallest seed (the first one, with the default seeds): so the order of the
                 prompts has no effect.
-            negative_prompt: What to guide away from: one text for all prompts, or one for each, the
-                same for those who share.
+            negative_prompt: What to guide away from: one text for all prompts, or one for each.
+                Prompts with different ones share nothing: groups that are found keep them apart,
+                and groups and plans that are given have to.
             output_type: "pil", "np", "pt" or "latent".
             reuse: Keeps the states of runs and goes on from those of a run that began alike, so
                 that moving the branch point costs the branches only. Bitwise equal to a run from
@@ -412,11 +413,13 @@ class SagePipeline(ModelPipeline):
         if plan is not None:
             self._check_plan(plan, groups, len(listed), given.get("steps"))
         elif chosen.budget and adaptive is None:
-            found = self.plan_within(listed, chosen, groups, seeds)
+            found = self.plan_within(listed, chosen, groups, seeds, negatives)
             plan, timesteps = found.plan, found.timesteps
             chosen = replace(chosen, trunk=found.trunk)
         else:
-            plan = self._plan_of(listed, seeds, chosen, groups, branching=adaptive is None)
+            parts = self._groups_of(listed, seeds, negatives, chosen, groups)
+            # A rule finds its own branch points.
+            plan = self.plan(parts, chosen.steps, chosen.share_ratio if adaptive is None else 1.0)
         arguments.check_guided_alike(negatives, plan)
         placed = self._placed(timesteps, plan, chosen.spacing)
         if not tabled:
@@ -459,6 +462,7 @@ class SagePipeline(ModelPipeline):
         sampling: Sampling,
         groups: Sequence[Group] | None = None,
         seeds: Sequence[int] | None = None,
+        negative_prompt: str | Sequence[str] | None = "",
     ) -> Planned:
         """The best plan within a budget: see `sage.core.planner`.
 
@@ -467,6 +471,7 @@ class SagePipeline(ModelPipeline):
             sampling: Its budget, and the bounds of groups.
             groups: A partition of the prompts; by default found by `group`.
             seeds: One for each prompt: in a group, the smallest leads.
+            negative_prompt: As in `stream`.
 
         Raises:
             ValueError: If nothing was measured for planning on this model.
@@ -474,7 +479,9 @@ class SagePipeline(ModelPipeline):
         if (planning := self.settings.planning) is None:
             raise ValueError(UNPLANNED)
         check_timesteps(planning.levels, self.scheduler)
-        parts = self._groups_of(prompts, seeds or range(len(prompts)), sampling, groups)
+        negatives = arguments.check_negative_prompt(negative_prompt, len(prompts))
+        seeds = seeds or range(len(prompts))
+        parts = self._groups_of(prompts, seeds, negatives, sampling, groups)
         return plan_within(
             planning, sharing_levels(parts), sampling.budget, solver_key(self.scheduler)
         )
@@ -502,32 +509,31 @@ class SagePipeline(ModelPipeline):
                 f"The plan has {plan.steps} calls of the denoiser, and {steps} steps make {calls}."
             )
 
-    def _plan_of(
-        self,
-        prompts: list[str],
-        seeds: tuple[int, ...],
-        sampling: Sampling,
-        groups: Sequence[Group] | None,
-        *,
-        branching: bool,
-    ) -> Plan:
-        """The plan of groups, given or found; a rule finds its own branch points."""
-        parts = self._groups_of(prompts, seeds, sampling, groups)
-        return self.plan(parts, sampling.steps, sampling.share_ratio if branching else 1.0)
-
     def _groups_of(
         self,
         prompts: Sequence[str],
         seeds: Sequence[int],
+        negatives: Sequence[str],
         sampling: Sampling,
         groups: Sequence[Group] | None,
     ) -> list[Group]:
         """Groups, given or found, the smallest seed of each first: it lends the noise."""
         if groups is None:
-            bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
-            groups = self.group(prompts, *bounds).groups
+            groups = self._found_groups(prompts, negatives, sampling)
         groups = arguments.check_groups(groups, len(prompts))
         return [tuple(sorted(group, key=lambda n: (seeds[n], n))) for group in groups]
+
+    def _found_groups(
+        self, prompts: Sequence[str], negatives: Sequence[str], sampling: Sampling
+    ) -> list[Group]:
+        """Groups among the prompts of each negative prompt, as `sage.render.planning.group`."""
+        bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
+        found: list[Group] = []
+        for negative in dict.fromkeys(negatives):
+            members = [n for n, text in enumerate(negatives) if text == negative]
+            grouping = self.group([prompts[n] for n in members], *bounds)
+            found += [tuple(members[m] for m in group) for group in grouping.groups]
+        return sorted(found, key=min)
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None

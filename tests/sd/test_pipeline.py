@@ -1,5 +1,7 @@
 """SagePipeline equals diffusers where nothing is shared, and keeps the sampler's promises."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from sage.core.adaptive import AdaptiveRule
 from sage.sd.pipeline import SageOutput, SagePipeline
 from tests.conftest import build_tiny_pipeline
+from tests.core.test_planner import planning
 from tests.core.test_sampling import NoScalarReads
 
 PROMPTS = ["a red fox", "a blue fox", "a pizza"]
@@ -173,6 +176,22 @@ def test_a_value_that_is_not_a_number_is_never_shown(tiny):
         rule = AdaptiveRule(earliest=0.0, latest=1.0, compare=compare)
         with pytest.raises(FloatingPointError, match="not a number"):
             tiny(PROMPTS, num_inference_steps=2, groups=[(0, 1, 2)], adaptive=rule)
+
+
+@pytest.mark.parametrize("how", [{}, {"adaptive": AdaptiveRule()}, {"budget": 2.0}])
+def test_prompts_with_other_negative_prompts_do_not_share(tiny, how):
+    """Of four that would be one group, those with the same negative prompt are one each."""
+    tiny.settings = replace(tiny.settings, planning=planning(0.0))
+    how = {"tau_min": -1, "tau_max": 1, "output_type": "latent", "seed": 3} | how
+    if "budget" not in how:
+        how["num_inference_steps"] = 4
+    prompts = [*PROMPTS, "a red fish"]
+    assert tiny(prompts, **how).plan.rows(0) == ((0, 1, 2, 3),)
+    negatives = ["rain", "snow", "rain", "snow"]
+    found = tiny(prompts, negative_prompt=negatives, **how)
+    assert found.plan.rows(0) == ((0, 2), (1, 3))
+    given = tiny(prompts, negative_prompt=negatives, groups=[(0, 2), (1, 3)], **how)
+    assert torch.equal(found.latents, given.latents)
 
 
 def test_long_prompts_are_reported(tiny):
