@@ -3,8 +3,9 @@
 A unit is one row of a data set, so no group is ever torn apart, and goes through `map_batches` with
 an actor pool; Ray sends the rows of a lost actor or node again, and holds back what the writing
 process cannot yet take. It would do so without end for a unit that ends its actor: so actors tell a
-register what they begin, and do not begin it once more than STRIKES times; what was lost goes
-through again in pieces. Pictures come back to the writing process: the nodes need no common disk.
+register what they begin, and do not begin what has ended STRIKES actors on nodes that are still
+there; what was lost goes through again in pieces. Pictures come back to the writing process: the
+nodes need no common disk.
 """
 
 import logging
@@ -181,7 +182,18 @@ def _register() -> Any:
     remote: Any = ray.remote(Register)
     return remote.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    ).remote()
+    ).remote(_lost_nodes)
+
+
+def _lost_nodes() -> set[str]:
+    """Ids of the nodes that the cluster has lost, by a failure or because they were taken away.
+
+    Of an actor that died, Ray can tell no more: whether its process crashed or was ended from
+    outside looks the same.
+    """
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
 class _Actor:
@@ -191,7 +203,9 @@ class _Actor:
         import ray
 
         self.register, self.get = register, ray.get
-        if not self.get(register.may_load.remote(ray.get_runtime_context().get_actor_id())):
+        context = ray.get_runtime_context()
+        self.node = context.get_node_id()
+        if not self.get(register.may_load.remote(context.get_actor_id(), self.node)):
             raise OutOfMemory(IN_VAIN)
         self.worker = Worker(recipe, device)  # Ray shows an actor its own GPU only, as cuda:0
         self.get(register.loaded.remote())
@@ -208,7 +222,7 @@ class _Actor:
             unit = Unit.from_bytes(message)
         except DamagedError:
             return self.worker.answer(message)
-        if not self.get(self.register.may_begin.remote(unit.number)):
+        if not self.get(self.register.may_begin.remote(unit.number, self.node)):
             return failed(unit, DIED).to_bytes()
         answer = self.worker.answer(message)
         self.get(self.register.ended.remote(unit.number))

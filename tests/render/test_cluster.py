@@ -157,3 +157,6 @@ def test_a_lost_actor_and_a_lost_node_change_no_byte(render, rows, two_nodes, tm
     assert done == ["actor", "node"]
     assert any("Ray cluster of 3 nodes, 2 cores" in line for line in console.said)
     assert content(out) == content(whole)
+    taken_away = two_nodes.workers[1]
+    two_nodes.remove_node(taken_away)
+    assert taken_away.node_id in cluster._lost_nodes()

@@ -8,7 +8,7 @@ import pytest
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.render import cluster
-from sage.render.pieces import STRIKES_IN_VAIN, Pieces, Register
+from sage.render.pieces import NODES, STRIKES_IN_VAIN, Pieces, Register
 from sage.render.work import DIED, STRIKES, Picture, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory
 
@@ -68,17 +68,23 @@ def test_pictures_of_pieces_are_put_together_in_the_units_order():
     assert not other.lost
 
 
-def cluster_of(monkeypatch, deadly):
-    """Ray as far as it matters here: actors that some prompts end, and a register."""
+def cluster_of(monkeypatch, deadly, nodes_lost=0):
+    """Ray as far as it matters here: actors that some prompts end, nodes, and a register.
+
+    The first `nodes_lost` actors go with their nodes, of which there are always more.
+    """
     tried: Counter[tuple[str, ...]] = Counter()
+    gone: set[str] = set()
 
     def through(recipe, device, number, messages):
-        register = Register()
+        register = Register(lambda: gone)
         for message in messages:
             sent = Unit.from_bytes(message)
-            while register.may_begin(sent.number):
+            while register.may_begin(sent.number, node := f"node {len(gone)}"):
                 tried[sent.ids] += 1
-                if not deadly & set(sent.ids):
+                if len(gone) < nodes_lost:
+                    gone.add(node)
+                elif not deadly & set(sent.ids):
                     register.ended(sent.number)
                     yield rendered(sent)
                     break
@@ -103,6 +109,38 @@ def test_on_a_cluster_a_deadly_prompt_is_tried_a_few_times_and_takes_nobody_with
         ("1-4", "1-5"): STRIKES,
         ("1-4",): STRIKES,
     }
+
+
+@pytest.mark.parametrize(("nodes_lost", "tries"), [(2, 3), (NODES, NODES + 1)])
+def test_lost_nodes_do_not_count_against_what_was_rendered_on_them(monkeypatch, nodes_lost, tries):
+    tried = cluster_of(monkeypatch, set(), nodes_lost)
+    (result,) = cluster.run_on_cluster(None, "cpu", 1, [unit().to_bytes()])
+    assert {p.plan for p in result.pictures} == {"6"}
+    assert tried == {unit().ids: tries}
+
+
+def test_a_prompt_fails_alone_though_nodes_were_lost_as_well(monkeypatch):
+    tried = cluster_of(monkeypatch, {"7-4"}, nodes_lost=3)
+    (result,) = cluster.run_on_cluster(None, "cpu", 9, [unit().to_bytes()])
+    assert [p.plan for p in result.pictures] == ["3", "3", "3", "1", "", "1"]
+    assert tried[unit().ids] == 3 + STRIKES
+
+
+def test_a_unit_that_takes_ever_more_nodes_along_is_torn(monkeypatch):
+    tried = cluster_of(monkeypatch, set(), nodes_lost=NODES + 1)
+    (result,) = cluster.run_on_cluster(None, "cpu", 9, [unit().to_bytes()])
+    assert [p.plan for p in result.pictures] == ["3", "3", "3", "1", "2", "2"]
+    assert tried[unit().ids] == NODES + 1
+
+
+def test_a_loss_that_is_noticed_late_does_not_count_either():
+    gone: set[str] = set()
+    register = Register(lambda: gone)
+    assert all(register.may_begin(7, node) for node in "ab")
+    assert not register.may_begin(7, "c")
+    gone.add("a")
+    assert register.may_begin(7, "c")
+    assert not register.may_begin(7, "c")
 
 
 class Remote:
@@ -133,10 +171,10 @@ def test_an_actor_says_what_it_begins_and_does_not_begin_it_too_often(monkeypatc
             return rendered(unit(number)).to_bytes()
 
     monkeypatch.setattr(ray, "get", lambda value: value)
-    context = SimpleNamespace(get_actor_id=lambda: "a")
+    context = SimpleNamespace(get_actor_id=lambda: "a", get_node_id=lambda: "n")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(cluster, "Worker", Mortal)
-    register = Remote(Register())
+    register = Remote(Register(set))
     batches = [{"unit": np.array([unit(n).to_bytes()], object)} for n in range(3)]
     for _ in range(STRIKES):
         with pytest.raises(KeyboardInterrupt):
@@ -155,9 +193,13 @@ def test_actors_that_die_of_everything_end_the_run(monkeypatch):
 
 
 def test_an_actor_that_dies_of_its_model_gives_up_if_none_has_loaded_it():
-    register = Register()
-    assert all(register.may_load("a") for _ in range(STRIKES_IN_VAIN))
-    assert register.may_load("b")
-    assert not register.may_load("a")
+    gone: set[str] = set()
+    register = Register(lambda: gone)
+    assert all(register.may_load("a", node) for node in "xyz"[:STRIKES_IN_VAIN])
+    assert register.may_load("b", "x")
+    assert not register.may_load("a", "x")
+    gone.add("x")
+    assert register.may_load("a", "y")
+    assert not register.may_load("a", "y")
     register.loaded()
-    assert register.may_load("a")
+    assert register.may_load("a", "y")
