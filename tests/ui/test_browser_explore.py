@@ -67,6 +67,26 @@ def explore(visit, **settings):
     return page
 
 
+def test_opening_explore_asks_once_what_follows(visit):
+    """An answer holds the whole grid of pictures."""
+    page, asked = visit(), []
+    shows(page, "#similarity", "P2")
+    listeners = page.evaluate("fetch('/config').then((answer) => answer.json())")["dependencies"]
+    (follow,) = (one["id"] for one in listeners if one["api_name"] == "explore_follow")
+
+    def count(request):
+        called = json.loads(request.post_data or "{}").get("fn_index")
+        asked.extend([request.url] * (called == follow))
+
+    page.on("request", count)
+    page.get_by_role("tab", name="Explore").click()
+    shows(page, "#explore-cost", "12 runs")
+    page.wait_for_timeout(1500)  # the second one came 0.7 s after the first
+    assert len(asked) == 1
+    pick(page, "#explore-down", "Seed")  # what fills the values is heard all the same
+    page.wait_for_function("location.search.includes('x-down=seed%3A0')")
+
+
 def render_grid(page):
     find(page, "#explore-go").click()
     expect(find(page, "#explore-progress .sage-done")).to_be_visible(timeout=PATIENCE)

@@ -107,9 +107,9 @@ class Exploring:
 
     # -- at once -----------------------------------------------------------------------------
 
-    def pick_axis(self, name: str) -> Any:
-        """The values an axis starts with."""
-        return axis_values(name)
+    def pick_axis(self, name: str) -> tuple[Any, str]:
+        """The values an axis starts with, and a nudge: nothing else says that both are there."""
+        return axis_values(name), kit.nudged()
 
     def pick_model(self, key: str) -> Updates:
         """A model's own steps and guidance, and its adapter if it has one."""
@@ -494,12 +494,19 @@ def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     follows = [parts.cost, parts.banner, parts.render, parts.trace, parts.show, parts.cells]
     follows.append(parts.address)
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
-        side.input(tab.pick_axis, [side], [values], api_name=f"explore_{side.elem_id[8:]}", **QUICK)
+        picked = [values, parts.nudge]
+        side.input(tab.pick_axis, [side], picked, api_name=f"explore_{side.elem_id[8:]}", **QUICK)
     own = list(parts.controls.values())
     parts.model.input(tab.pick_model, [parts.model], own, api_name="explore_model", **QUICK)
     seen = [*follows, parts.progress, parts.explored, *parts.downloads]
     heard = [*asked, parts.turn, parts.trace_turn]
-    kit.on_change([*parts.form, parts.nudge], tab.follow_beside, heard, seen, "explore_follow")
+    # Lists of values say when they are first shown that they have changed, and an axis has changed
+    # before its values: of these only a visitor's hand on the lists is heard, and what fills them
+    # otherwise nudges.
+    axes = (parts.across, parts.down, parts.across_values, parts.down_values)
+    changing = [part for part in (*parts.form, parts.nudge) if part not in axes]
+    by_hand = [parts.across_values.input, parts.down_values.input]
+    kit.on_change(changing, tab.follow_beside, heard, seen, "explore_follow", also=by_hand)
     if isinstance(place, gr.Tab):
         filled = [*parts.form, parts.banner, parts.nudge]
         place.select(
