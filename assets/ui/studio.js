@@ -36,17 +36,20 @@
   // -- linked highlighting: data-p names the prompts that an element stands for ------------------
   const STUDIO = "#tab-studio";
   const promptsOf = (element) => element.dataset.p.split(" ");
-  let pinned = null; // the prompts of what was clicked, or null
+  // The prompts of what was clicked and of what pointer or focus is on, or null.
+  let pinned = null, near = null, pointer = "";
 
-  const light = (prompts) => {
-    const studio = one(STUDIO);
+  const light = () => {
+    const studio = one(STUDIO), prompts = near ?? pinned;
     if (!studio) return;
-    studio.classList.toggle("sage-linked", Boolean(prompts));
+    let any = false; // other prompts may be on the page by now
     for (const element of all("[data-p]", studio)) {
-      const mine = promptsOf(element);
       // A cell of the matrix stands for a pair: with one prompt, its row and column light up.
-      element.classList.toggle("sage-lit", Boolean(prompts) && mine.some((p) => prompts.includes(p)));
+      const lit = Boolean(prompts) && promptsOf(element).some((p) => prompts.includes(p));
+      element.classList.toggle("sage-lit", lit);
+      any ||= lit;
     }
+    studio.classList.toggle("sage-linked", any);
     for (const name of all("button.sage-name", studio)) {
       name.setAttribute("aria-pressed", String(Boolean(pinned?.includes(name.dataset.p))));
     }
@@ -54,24 +57,37 @@
   const linkable = (event) => event.target.closest?.(`${STUDIO} [data-p]`);
   const pinnable = (event) => event.target.closest?.(`${STUDIO} button[data-p], ${STUDIO} th[data-p]`);
   document.addEventListener("pointerover", (event) => {
-    const element = linkable(event);
-    light(element ? promptsOf(element) : pinned);
+    // A finger points at nothing once it is lifted; nor does a pointer that rests while the page
+    // moves beneath it, as when rendering brings the pictures into view.
+    const at = `${event.screenX} ${event.screenY}`, points = event.pointerType !== "touch" && at !== pointer;
+    const element = points && linkable(event);
+    pointer = at;
+    near = element ? promptsOf(element) : null;
+    light();
   });
   document.addEventListener("focusin", (event) => {
     const element = linkable(event);
-    if (element?.matches(":focus-visible")) light(promptsOf(element));
+    if (!element?.matches(":focus-visible")) return;
+    near = promptsOf(element);
+    light();
   });
-  document.addEventListener("focusout", (event) => linkable(event) && light(pinned));
+  document.addEventListener("focusout", (event) => {
+    if (!linkable(event)) return;
+    near = null;
+    light();
+  });
   document.addEventListener("click", (event) => {
     const element = pinnable(event);
     if (!element) return;
     if (element.dataset.why !== undefined) explainPair(element);
     const prompts = promptsOf(element);
     pinned = pinned?.join() === prompts.join() ? null : prompts;
-    light(pinned ?? prompts);
+    light();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && pinned) light((pinned = null));
+    if (event.key !== "Escape" || !pinned) return;
+    pinned = near = null;
+    light();
   });
 
   // -- one stop for the tab key in matrix and plan; arrow keys move inside ------------------------
@@ -754,7 +770,7 @@
     followForm();
     tellRefusals();
     arrive();
-    if (pinned) light(pinned);
+    if (near ?? pinned) light(); // what was drawn anew is not lit yet
   };
   // An update may change nothing but an attribute: how far a run is, or what the address is.
   const OWN_DATA = ["data-step", "data-state", "data-finished", "data-plan", "data-query", "data-strip", "data-point", "data-of", "max"];

@@ -179,8 +179,9 @@ class Travel:
         plain = (name for name in values if name not in in_place)
         updates |= {page.controls[name]: values[name] for name in plain}
         sentence = settings.problem or OPENED.format(source)
+        opened = views.banner(sentence, unseen=not settings.problem)
         updates[page.chosen] = " ".join(map(str, settings.ticks))
-        return {**updates, page.opened: views.banner(sentence), page.nudge: kit.nudged()}
+        return {**updates, page.opened: opened, page.nudge: kit.nudged()}
 
 
 def _is_of(run: Run | None, prompts: str) -> bool:

@@ -620,6 +620,46 @@ def test_one_prompt_lights_up_everywhere(arrive):
     assert lit(page)["pictures"] == ["1"]
 
 
+def faint(page):
+    """How many pictures stand back behind others."""
+    return page.evaluate(
+        """() => [...document.querySelectorAll('#pictures .sage-pair')].filter(
+            (pair) => getComputedStyle(pair).opacity < 1).length"""
+    )
+
+
+def test_pictures_that_are_drawn_anew_do_not_all_stand_back(arrive):
+    """What was lit before is lit again, or nothing is, where it is no longer there."""
+    page = arrive()
+    find(page, "#similarity th[data-p='3']").first.click()
+    page.mouse.move(5, 5)
+    assert faint(page) == 3
+    find(page, "#example-two").click()
+    shows(page, "#similarity", "whale")
+    page.mouse.move(5, 5)
+    assert lit(page)["pictures"] == ["3"]
+    find(page, "#example-far").click()
+    expect(find(page, ".sage-pair")).to_have_count(2)
+    page.mouse.move(5, 5)
+    assert faint(page) == 0
+
+
+def test_only_a_pointer_that_moves_makes_pictures_stand_back(arrive):
+    page = arrive(width=390, height=844)
+    find(page, "#render").scroll_into_view_if_needed()
+    box = find(page, "#render").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.evaluate("scrollTo(0, 0)")  # pictures beneath it now
+    page.wait_for_timeout(300)
+    assert faint(page) == 0
+    picture = find(page, "#pictures img").first
+    over = {"pointerType": "touch", "bubbles": True, "screenX": 1}
+    picture.dispatch_event("pointerover", over)
+    assert faint(page) == 0
+    picture.dispatch_event("pointerover", over | {"pointerType": "mouse", "screenX": 2})
+    assert faint(page) == 3
+
+
 def test_a_cell_of_the_matrix_explains_its_pair(arrive):
     page = arrive()
     cell = find(page, "#similarity button[data-p='0 2']")

@@ -100,6 +100,14 @@ def test_a_link_fills_the_page_and_names_what_it_cannot_use(visit):
     expect(find(page, "#seed input")).to_have_value("9")
 
 
+def test_an_opened_link_asks_for_pictures_only_as_long_as_there_are_none(visit):
+    page = visit("v=1&model=tiny&prompt=a+fox&prompt=a+dog&steps=4")
+    shows(page, "#opened", "Render to see their pictures")
+    find(page, "#render").click()
+    expect(find(page, "#pictures img").first).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#opened")).to_be_hidden()
+
+
 @pytest.fixture
 def opening(visit, server):
     """A page whose link has not been answered yet, and what lets the answers through."""

@@ -87,11 +87,13 @@ def test_turning_the_dial_of_the_budget_updates_the_reason(demo, form, monkeypat
     near = changed(form, tau_min=-1.0)
     (turned,) = listeners(demo, "budget", "change")
     (advice,) = (part for part in turned.outputs if part.elem_id == "advice")
-    first, second = (
-        turned.fn(*values(changed(near, budget=budget)), *[""] * 4)[advice] for budget in (2.0, 3.0)
+    first, second, least = (
+        turned.fn(*values(changed(near, budget=budget)), *[""] * 4)[advice]
+        for budget in (2.0, 3.0, 1.0)
     )
     assert "for 2 evaluations per picture" in first
     assert "for 3 evaluations per picture" in second
+    assert "for 1 evaluation per picture" in least
     assert first.split(": ", 1)[1] != second.split(": ", 1)[1]
 
 

@@ -197,6 +197,23 @@ def test_fingers_find_everything_on_a_phone(arrive):  # noqa: F811
         page.wait_for_function(f"({TOO_SMALL})().length === 0", timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_what_stands_at_the_end_of_a_phones_card_has_room(arrive, width):  # noqa: F811
+    """The planner says up to three lines beneath the budget; Random stands beside its seed."""
+    page = arrive(width=width, height=844)
+    said = (
+        "Planner, for 2.5 evaluations per picture: Sharing 2 of 4 steps is better than 2 "
+        "independent steps: expected loss 0.175 versus 0.539."
+    )
+    page.evaluate("(said) => document.querySelector('#advice p').textContent = said", said)
+    above, budget, seed, random = (
+        find(page, name).bounding_box()
+        for name in ("#progress", "#sage-budget", "#seed input", "#random-seed")
+    )
+    assert above["y"] + above["height"] <= budget["y"]
+    assert abs(seed["y"] - random["y"]) < 10
+
+
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
 def test_the_first_screen_is_plain_english(arrive, width, height):  # noqa: F811
     """Fault 29: what needs a lesson stands one click away."""

@@ -107,7 +107,7 @@ def planner_words(job: Job) -> str:
     advice = job.advice
     if advice is None:
         return ""
-    spent = f"{advice.budget:.3g} evaluations per picture"
+    spent = f"{advice.budget:.3g} evaluation{'s' * (advice.budget != 1)} per picture"
     return note(f"Planner, for {spent}: {advice.reason}", "planner")
 
 
@@ -257,9 +257,17 @@ def address(query: str) -> str:
     return f'<i hidden data-query="{escape(query)}"></i>'
 
 
-def banner(sentence: str) -> str:
-    """A remark above the results, such as "for earlier settings"; nothing if empty."""
-    return f'<p class="sage-banner" role="status">{escape(sentence)}</p>' if sentence else ""
+def banner(sentence: str, unseen: bool = False) -> str:
+    """A remark above the results, such as "for earlier settings"; nothing if empty.
+
+    Args:
+        sentence: The remark.
+        unseen: Whether it holds only as long as there are no pictures.
+    """
+    if not sentence:
+        return ""
+    kind = "sage-banner sage-unseen" if unseen else "sage-banner"
+    return f'<p class="{kind}" role="status">{escape(sentence)}</p>'
 
 
 def saving_words(report: Mapping[str, Any], plan: Plan, cost: Cost) -> str:
