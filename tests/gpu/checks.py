@@ -165,7 +165,8 @@ def _little_memory(bench: Bench, pipe: SagePipeline) -> Iterator[None]:
     costs = pipe._known.row_bytes.items()
     taken = [cost for key, cost in costs if isinstance(key, tuple) and key[0] == "denoiser"]
     _, total = torch.cuda.mem_get_info(bench.device)
-    most = (torch.cuda.memory_allocated(bench.device) + 3 * max(taken)) / total
+    # What is reserved counts, whether it is in use or not.
+    most = (torch.cuda.memory_reserved(bench.device) + 3 * max(taken)) / total
     torch.cuda.set_per_process_memory_fraction(min(1.0, most), bench.device)
     try:
         yield

@@ -8,6 +8,8 @@ from sage.sd.pipeline import SagePipeline
 from sage.training.adapter import Adapter
 from sage.world.train.distil import TARGETS, DistilSettings, ladder, run, target
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_one_ddim_step_from_the_target_lands_where_the_teacher_landed(prediction):
@@ -59,12 +61,12 @@ def test_a_student_is_trained_saved_and_described(tiny_folder, tmp_path):
     settings = DistilSettings(
         steps=1, teacher_steps=2, rank=2, stored_rank=1, batch=2, scenes=24
     )  # fmt: skip
-    out = run(str(tiny_folder), settings, 0.0005, tmp_path / "student", resume=False)
+    out = run(str(tiny_folder), settings, 0.0005, tmp_path / "student", False, CPU)
     assert {"pytorch_lora_weights.safetensors", "distil.json", "README.md", "sage.json"} <= {
         file.name for file in out.iterdir()
     }
     with pytest.raises(ValueError, match="holds a run already"):
-        run(str(tiny_folder), settings, 0.0005, out, resume=False)
+        run(str(tiny_folder), settings, 0.0005, out, False, CPU)
 
 
 def test_every_layer_of_the_student_is_saved_and_loaded(tiny, tiny_folder, tmp_path):

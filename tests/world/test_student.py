@@ -13,6 +13,8 @@ from sage.training.adapter import Adapter
 from sage.world.train.distil import TARGETS
 from sage.world.train.student import describe, distances, low_rank, shrink
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture
 def student(tiny, tmp_path):
@@ -64,7 +66,7 @@ def test_a_smaller_student_is_loaded_whole_and_draws_nearly_the_same(tiny, stude
 
 def test_it_says_what_it_needs_and_what_was_measured(tiny_folder, student):
     teacher = {"steps": 2, "teacher_steps": 4, "guidance": 2.0}
-    found = distances(tiny_folder, student, ["a fox", "a dog"], **teacher)
+    found = distances(tiny_folder, student, ["a fox", "a dog"], **teacher, device=CPU)
     assert list(found) == [
         "without it, 2 steps, guidance 2",
         "without it, 1 steps, guidance 2",
@@ -73,6 +75,7 @@ def test_it_says_what_it_needs_and_what_was_measured(tiny_folder, student):
     ]
     assert min(found.values()) > 0
     about = {"rank": 3, "stored_rank": 3, "batch": 2, "minutes": 1.0, "step": 5, "checked": 2}
+    about |= {"hardware": "one abacus"}
     describe(student, "tiny", teacher | about | {"distance_to_teacher": found})
     settings = ModelSettings.read(student, ModelSettings(tau_min=0.1, guidance_scale=3.0))
     assert (settings.steps, settings.guidance_scale, settings.tau_min) == (2, 1.0, 0.1)
@@ -81,6 +84,7 @@ def test_it_says_what_it_needs_and_what_was_measured(tiny_folder, student):
     assert (
         f"| with it, 2 steps, no guidance | {found['with it, 2 steps, no guidance']:.3f} |" in card
     )
+    assert "on one abacus" in card
     assert "{" not in card.split("```")[0]
 
 

@@ -16,10 +16,12 @@ from torch import nn
 
 from sage.world.scenes import Painter, Scene, sample_scene
 from sage.world.train import __main__ as train
-from sage.world.train import calibrate, data, export, gpu, learner, networks, pack, stages
+from sage.world.train import calibrate, data, evaluate, export, gpu, learner, networks, pack, stages
 from sage.world.train.learner import Settings
 from sage.world.train.table import Table, cutout_keys
 from sage.world.words import world_words
+
+CPU = torch.device("cpu")
 
 
 class Line:
@@ -83,6 +85,14 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path):
     assert learner.train(*common, resume=True).step == 6
 
 
+def test_processes_that_draw_ahead_outlive_a_request_to_end():
+    def make(number):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return number
+
+    assert list(data.ahead(make, range(3), 1)) == [0, 1, 2]
+
+
 def test_the_rate_warms_up_and_ends_low():
     settings = Settings(batch=1, rate=1.0, steps=100, warmup=10)
     made = learner.Learner(Line(), settings, torch.device("cpu"))
@@ -92,6 +102,37 @@ def test_the_rate_warms_up_and_ends_low():
     assert rates[0] == pytest.approx(0.1, rel=1e-6)
     assert rates[1] > 0.95
     assert rates[3] == pytest.approx(settings.last_rate)
+
+
+def test_a_weight_that_a_loss_leaves_out_has_no_gradient_of_an_earlier_step():
+    made = learner.Learner(Line(), Settings(batch=8, rate=1e-2, steps=9), CPU)
+    made.learn()
+    made._take_gradients()
+    assert all(not weight.grad.any() for weight in made.master)
+
+
+def test_local_contrast_asks_for_edges_not_for_their_places():
+    step = torch.zeros(1, 3, 16, 16)
+    step[..., 8:] = 1
+    aside = torch.zeros(1, 3, 16, 16)
+    aside[..., 9:] = 1
+    blurred = torch.nn.functional.avg_pool2d(step, 5, 1, 2, count_include_pad=False)
+    even = torch.ones(1, 1, 16, 16)
+    there, near, soft = (stages.contrast_loss(x, step, even) for x in (step, aside, blurred))
+    assert there == 0
+    assert near < 0.7 * soft
+    assert (step - aside).square().sum() > (step - blurred).square().sum()  # which pixels prefer
+
+
+def test_the_lowest_scale_that_is_as_good_within_chance_is_chosen():
+    right = np.repeat([1.0, 0.0], [180, 20])
+    other = np.repeat([1.0, 0.0, 1.0], [178, 4, 18])  # 16 more right, 2 others wrong
+    worse = np.repeat([1.0, 0.0], [120, 80])
+    hits = {1.0: {"thing": worse}, 3.0: {"thing": other}, 2.0: {"thing": right}}
+    assert evaluate.lowest_as_good(hits) == 3.0
+    close = np.repeat([1.0, 0.0, 1.0], [178, 4, 18])
+    close[:17] = 0
+    assert evaluate.lowest_as_good(hits | {3.0: {"thing": close}}) == 2.0
 
 
 def test_the_average_follows_the_weights(tmp_path):

@@ -5,6 +5,7 @@ millisecond, a hundredth of what a network on the same processor then does with 
 is new; on a GPU, scenes are painted there.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -117,9 +118,14 @@ def ahead(make: Callable[[int], Made], numbers: Iterable[int], workers: int) -> 
         return map(make, numbers)
     loader = DataLoader(
         _Numbered(make), None, sampler=numbers, num_workers=workers, collate_fn=_as_it_is,
-        multiprocessing_context="fork", prefetch_factor=4,
+        multiprocessing_context="fork", prefetch_factor=4, worker_init_fn=_stay,
     )  # fmt: skip
     return iter(loader)
+
+
+def _stay(_: int) -> None:
+    """Leave it to the process that learns to end: whoever asks often asks the whole group."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(made: Made) -> Made:

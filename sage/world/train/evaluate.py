@@ -35,6 +35,7 @@ BAR_KINDS = {"one": 0.3, "one_sized": 0.1, "two_things": 0.25, "two_sized": 0.1}
 BAR_KINDS |= {"two_same": 0.09, "three_same": 0.08, "four_same": 0.08}
 FRESH_SEED = 777_777_777  # scenes that training never sees
 PAINTINGS = 3  # of every scene of the bar, so that the reference is no smaller than what is judged
+SHARP = 0.85  # least gradient energy over painted, for a guidance scale to be chosen
 SHEET = "sheet.webp"
 SIDE = 128  # pixels at which the judge from outside sees every model's pictures
 
@@ -239,13 +240,22 @@ def best_guidance(
     """The lowest guidance scale that the probe likes as well as the best, and what it says of all.
 
     As well is within one standard error of the difference, from the same captions and seeds: more
-    guidance makes layouts settle earlier, so that less can be shared.
+    guidance makes layouts settle earlier, so that less can be shared. Scales whose pictures are
+    softer than `SHARP` are left out, if not all are: the probe asks for no details.
     """
     scenes, texts = bar_prompts(words, number, BAR_SEED + 1)  # not the captions of the bar
     styled = np.array([names_style(text, words) for text in texts])
-    hits = {g: answers(referee, sample(pipe, texts, g), scenes, words, styled) for g in scales}
-    figures = {str(g): {k: float(v.mean()) for k, v in found.items()} for g, found in hits.items()}
-    return lowest_as_good(hits), figures
+    real = paintings(scenes, words.image_size)
+    hits: dict[float, dict[str, np.ndarray]] = {}
+    figures: dict[float, dict[str, float]] = {}
+    for scale in scales:
+        images = sample(pipe, texts, scale)
+        hits[scale] = answers(referee, images, scenes, words, styled)
+        shares = {name: float(values.mean()) for name, values in hits[scale].items()}
+        figures[scale] = shares | {"gradient": sharpness(images, real)["gradient"]}
+    sharp = [scale for scale in scales if figures[scale]["gradient"] >= SHARP] or scales
+    best = lowest_as_good({scale: hits[scale] for scale in sharp})
+    return best, {str(scale): found for scale, found in figures.items()}
 
 
 def lowest_as_good(hits: Mapping[float, Mapping[str, np.ndarray]]) -> float:

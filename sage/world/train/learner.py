@@ -18,7 +18,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -89,6 +89,8 @@ class Learner:
             _flat(n, p.detach()).clone() for n, p in zip(self.names, self.live, strict=True)
         ]
         self.average = [p.clone() for p in self.master]
+        for master in self.master:
+            master.grad = torch.zeros_like(master)
         self.optimizers = _optimizers(self.names, self.master, settings)
         self.step, self.seconds = 0, 0.0
         task.model.bfloat16()
@@ -133,10 +135,7 @@ class Learner:
 
     @torch.no_grad()
     def _update(self) -> None:
-        for master, live in zip(self.master, self.live, strict=True):
-            grad = torch.zeros_like(live) if live.grad is None else live.grad
-            master.grad = grad.reshape(master.shape).float()
-            live.grad = None
+        self._take_gradients()
         nn.utils.clip_grad_norm_(self.master, 1.0)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = self.rate
@@ -145,6 +144,20 @@ class Learner:
         # A young average follows quickly, so that early checkpoints are of use.
         keep = min(self.settings.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, self.master, 1 - keep)
+
+    def _take_gradients(self) -> None:
+        """The live weights' gradients, in float32; all at once, as a GPU waits for single ones."""
+        mine, theirs = [], []
+        for name, master, live in zip(self.names, self.master, self.live, strict=True):
+            grad = cast(Tensor, master.grad)
+            if live.grad is None:
+                grad.zero_()
+            else:
+                mine.append(grad)
+                theirs.append(_flat(name, live.grad))
+            live.grad = None
+        if mine:
+            torch._foreach_copy_(mine, theirs)
 
     def _publish(self) -> None:
         torch._foreach_copy_(

@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
         averages = [self._average(weight) for weight in weights]
         torch._foreach_lerp_(averages, grads, 1 - momentum)
         torch._foreach_lerp_(grads, averages, momentum)  # Nesterov: look one step ahead
-        steps = orthogonal(torch.stack([grad.bfloat16() for grad in grads])).float()
+        steps = orthogonal(torch.stack(grads).bfloat16()).float()
         torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
         scale = 0.2 * max(weights[0].shape) ** 0.5
         torch._foreach_add_(weights, list(steps.unbind()), alpha=-rate * scale)
@@ -61,7 +61,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     X = X / X.float().flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None].to(X.dtype)
     eye = A * torch.eye(X.shape[-2], dtype=X.dtype, device=X.device)
     for _ in range(ITERATIONS):
-        G = X @ X.mT
+        G = torch.bmm(X, X.mT)  # `@` would first look at the shapes, for longer than it computes
         # aX + bGX + cG²X = (aI + bG + cG²)X: one wide product less.
-        X = torch.baddbmm(eye + B * G, G, G, alpha=C) @ X
+        X = torch.bmm(torch.baddbmm(torch.add(eye, G, alpha=B), G, G, alpha=C), X)
     return X.mT if matrices.shape[-2] > matrices.shape[-1] else X
