@@ -28,6 +28,7 @@ from sage.ui.explore.parts import (
 )
 from sage.ui.explore.precompute import first_grid, precompute
 from sage.ui.explore.tab import Exploring, Speed
+from sage.ui.html.grids import time_text
 from sage.ui.html.words import flops_text, seconds_text
 from sage.ui.shelf import Shelf
 from sage.ui.studio.layout import build_layout
@@ -338,6 +339,13 @@ def test_speed_is_that_of_the_last_run():
     measured(30, 10, 2.0, 0.5)
     assert speed.seconds("tiny", cost) == pytest.approx(100 * 0.1 + 2 * 0.5)
     assert speed.seconds("other", cost) is None
+
+
+@pytest.mark.parametrize(
+    ("reused", "words"), [(0, "2 s"), (3, "2 s for 7 of them"), (10, "2 s, all reused")]
+)
+def test_seconds_say_how_much_they_paid_for(reused, words):
+    assert time_text(RunNumbers(0, 10, reused, 1e9, 2.0, 0.0, 2.0, ())) == words
 
 
 def test_the_adapter_is_offered_only_where_a_model_has_one(shelf):

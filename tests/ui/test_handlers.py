@@ -15,7 +15,7 @@ from sage.ui.html.prose import STOPPING
 from sage.ui.kit import acknowledge_stop
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form
-from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, Handlers, known_words
+from sage.ui.studio.handlers import EARLIER, TEASER, UNFINISHED, Handlers, known_words, no_costs
 from sage.ui.studio.layout import build_layout
 from sage.ui.studio.looking import Looking
 from sage.ui.studio.rendering import Rendering, done_words
@@ -335,17 +335,20 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
 
 
 def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
-    _, run = rendered(rendering, form)
+    updates, run = rendered(rendering, form)
     layout, other = page.layout, changed(form, prompts="a fox\na dog")
     away = page.analyze(*values(other, run))
     assert "<img" not in away[layout.pictures]
     assert away[layout.pictures].count('class="sage-pair"') == 2
     assert away[layout.banner] == ""
+    costs = (layout.seconds, layout.flops, layout.saving)
+    assert {part: away[part] for part in costs} == no_costs(layout)
     assert "<img" not in page.analyze(*values(other, away[layout.run]))[layout.pictures]
     back = page.analyze(*values(form, away[layout.run]))
     assert back[layout.pictures].count("<img") == 12
     assert back[layout.banner] == ""
     assert not back[layout.run].hidden
+    assert [back[part] for part in costs] == [updates[-1][part] for part in costs]
     assert page.analyze(*values(form, back[layout.run]))[layout.pictures] == gr.skip()
 
 
@@ -642,6 +645,9 @@ def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, re
     assert "The earlier pictures" in again[layout.progress]
     same = followed(page, form, run, nudge=nudge)
     assert same[layout.banner] == ""
+    # A comparison that was there on arrival has not just ended.
+    first = followed(page, typed, replace(run, ended=""), nudge="")
+    assert first[layout.run].hidden
     # Where nothing was typed meanwhile, the first change after the end is an ordinary one.
     after = followed(page, typed, same[layout.run], nudge=nudge)
     assert after[layout.run].hidden

@@ -6,6 +6,7 @@ test that holds its cure.
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,32 @@ def test_fingers_find_everything_on_a_phone(arrive):  # noqa: F811
         find(page, f"#lesson-tab-{step}").click()
         expect(find(page, f"#lesson-panel-{step}")).to_be_visible()
         page.wait_for_function(f"({TOO_SMALL})().length === 0", timeout=PATIENCE)
+
+
+def test_twelve_boxes_have_heads_apart_and_no_scores(visit):
+    page = visit()
+    page.evaluate("document.querySelector('#tools [data-do=numbers]').click()")
+    type_prompts(page, "\n".join(f"a {a} in {b}" for a in ("fox", "owl") for b in "abcdef"))
+    expect(find(page, ".sage-pair")).to_have_count(12)
+    assert not find(page, "#pictures .sage-shot p").first.is_visible()
+    heads = page.evaluate(
+        """() => [...document.querySelectorAll('.sage-heads b')].map((head) => {
+            const words = document.createRange();
+            words.selectNodeContents(head);
+            const { left, right } = words.getBoundingClientRect();
+            return [left, right];
+        })"""
+    )
+    assert len(heads) == 3
+    assert all(a[1] < b[0] for a, b in pairwise(heads))
+
+
+def test_the_arrows_of_lists_of_values_are_whole(arrive):  # noqa: F811
+    page = arrive()
+    open_tab(page, "explore")
+    arrows = find(page, "#explore-inputs .icon-wrap svg")
+    expect(arrows).to_have_count(5)
+    assert len({box["width"] for box in (one.bounding_box() for one in arrows.all())}) == 1
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])

@@ -159,7 +159,9 @@ def time_text(run: RunNumbers) -> str:
     if run.total_seconds is None:
         return "not timed"
     ran, seconds = run.evaluations - run.reused, seconds_text(run.total_seconds)
-    return seconds if not run.reused else f"{seconds} for {ran} of them"
+    if not run.reused:
+        return seconds
+    return f"{seconds} for {ran} of them" if ran else f"{seconds}, all reused"
 
 
 def cell_details(grid: Grid, cell: int, shown: Shown, plan: Plan, address: str) -> str:
@@ -201,7 +203,8 @@ def _came_to(shown: Shown, plan: Plan) -> Iterator[tuple[str, str]]:
     run, number, stops = shown.first, len(shown.runs), plan.branch_steps
     yield "Shared", f"{span_text(stops)} of {plural(plan.steps, 'step')}" if stops else "nothing"
     spent = plural(run.evaluations, "evaluation")
-    yield "Spent", spent + (f", {run.reused} of them by other runs" if run.reused else "")
+    others = "all" if run.reused == run.evaluations else f"{run.reused} of them"
+    yield "Spent", spent + (f", {others} by other runs" if run.reused else "")
     yield "Compute", flops_text(run.flops)
     yield "Measured", time_text(run)
     over = (

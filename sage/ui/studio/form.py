@@ -129,6 +129,7 @@ class Run:
         look: What it saw at the branch point and finished since, if it was a look and no rendering
             of both sides.
         table: The product that its prompts are, if they were typed as one.
+        costs: Seconds, FLOPs and saving as they were drawn, as far as they stay as they are.
         ended: The nudge that told of its end, until other prompts are seen: where they were typed
             meanwhile, its pictures still stand.
     """
@@ -148,6 +149,7 @@ class Run:
     hidden: bool = False
     look: Look | None = None
     table: PromptSet | None = None
+    costs: tuple[str, ...] = ()
     ended: str = ""
 
     @property

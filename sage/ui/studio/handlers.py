@@ -99,7 +99,7 @@ class Handlers:
         if self.turns.live(turn):
             beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
             return {part: shown[part] for part in beside if part in shown}
-        if run is None or run.ended != nudge:
+        if run is None or not run.ended or run.ended != nudge:
             return shown
         if shown.get(page.run, run) is run:  # nothing else was typed; what comes now is later
             return shown | {page.run: replace(run, ended="")}
@@ -219,7 +219,8 @@ class Handlers:
             if run.hidden:
                 return empty
             idle = views.progress(0, 1, NOTHING_YET)
-            return {**empty, page.run: replace(run, hidden=True), page.progress: idle}
+            hidden = {page.run: replace(run, hidden=True), page.progress: idle}
+            return {**empty, **hidden, **no_costs(page)}
         if not run.hidden and run.done and run.table != form.table:
             told = replace(run, table=form.table)  # the same prompts, written in another way
             return {page.pictures: grid_of(told, analysis), page.run: told}
@@ -227,7 +228,13 @@ class Handlers:
             return empty if run.hidden else {page.pictures: gr.skip()}
         again = views.progress(1, 1, AGAIN, "done")
         shown = replace(run, hidden=False, table=form.table)
-        return {page.pictures: grid_of(shown, analysis), page.run: shown, page.progress: again}
+        places = (page.seconds, page.flops, page.saving)
+        costs: Updates = dict(zip(places, run.costs, strict=False))
+        return {
+            page.pictures: grid_of(shown, analysis),
+            page.run: shown,
+            page.progress: again,
+        } | costs
 
     def _stored(self, analysis: Analysis, form: Form, run: Run | None) -> Updates:
         """The precomputed comparison, unless something that fits is on the page already."""
@@ -238,8 +245,9 @@ class Handlers:
         outcomes = results.strip_outcomes(job, strip, stored.report)
         shown = (job.request.prompts, job.groups, strip, job.branch_call, outcomes)
         bars = results.seconds_bars(stored.report, job.groups, stored.plan, stored.independent)
+        run = replace(_stored_run(stored, analysis), table=form.table, costs=(bars,))
         return {
-            page.run: replace(_stored_run(stored, analysis), table=form.table),
+            page.run: run,
             page.progress: views.progress(calls, calls, results.stored_words(stored), "done"),
             page.pictures: strip_grid(*shown, form.table),
             page.seconds: bars,

@@ -231,6 +231,12 @@ class Rendering:
             ended=kit.nudged(),
         )
         plans = (done.shared.plan, done.independent.plan)
+        costs = (
+            results.seconds_bars(done.report, done.groups, *plans),
+            results.flops_bars(done.shared.cost, done.groups, *plans),
+            views.saving_words(done.report, done.shared.plan, done.shared.cost),
+        )
+        run = replace(run, costs=costs)
         return {
             page.run: run,
             page.progress: views.progress(1, 1, done_words(done), "done"),
@@ -239,9 +245,7 @@ class Rendering:
             ),
             page.plan: plan_view(replace(analysis, request=request), run),
             page.outcome: outcome_words(outcome_of(done.report)),
-            page.seconds: results.seconds_bars(done.report, done.groups, *plans),
-            page.flops: results.flops_bars(done.shared.cost, done.groups, *plans),
-            page.saving: views.saving_words(done.report, done.shared.plan, done.shared.cost),
+            **dict(zip((page.seconds, page.flops, page.saving), costs, strict=True)),
             **filled(page, files),
             **self.ready(run, run.ended),
             **pace(page, self.shelf, analysis.job, form),
