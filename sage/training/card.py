@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sage.jobs.conditions import versions
+from sage.jobs.models import ASSETS
 from sage.training.data import PromptGroups, write_whole
 from sage.training.settings import TrainSettings
 
@@ -24,7 +25,7 @@ tags:
 
 A LoRA adapter for {model}, trained {how} so that similar prompts can share the early steps of their
 denoising (SAGE, [arXiv 2509.15865](https://arxiv.org/abs/2509.15865); an independent
-implementation; `sage/losses.py` says what is the paper's and what is ours).
+implementation; `sage/core/losses.py` says what is the paper's and what is ours).
 
 | | |
 | --- | --- |
@@ -35,8 +36,8 @@ implementation; `sage/losses.py` says what is the paper's and what is ours).
 ```python
 from sage.sd.pipeline import SagePipeline
 
-pipe = SagePipeline.from_pretrained("{base}")
-pipe.use_lora("FOLDER_OF_THIS_FILE")   # pipe.use_lora(None) takes it off again, without a trace
+pipe = SagePipeline.from_pretrained("{place}")
+pipe.use_lora("FOLDER_OF_THIS_FILE")  # pipe.use_lora(None) takes it off again, without a trace
 ```
 
 It is an ordinary LoRA file: `load_lora_weights` of any diffusers pipeline of that model reads it.
@@ -112,11 +113,19 @@ def card(settings: TrainSettings, about: dict[str, Any]) -> str:
     local = Path(settings.model).exists()
     return CARD.format(
         base=model if local else settings.model,
+        place=_place(settings.model, local),
         model=model,
         title=f"{name} LoRA for {model}",
         how=how,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
     )
+
+
+def _place(model: str, local: bool) -> str:
+    """What a reader loads a model from: a repository, a folder of this checkout, or their own."""
+    if local:
+        return f"FOLDER_OF_{Path(model).name}"
+    return f"{ASSETS.name}/{model}" if (ASSETS / model).is_dir() else model
 
 
 def _loss_row(settings: TrainSettings) -> str:

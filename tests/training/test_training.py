@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,8 +22,8 @@ from PIL import Image
 
 from sage.core.losses import LossConfig
 from sage.sd.pipeline import SagePipeline
+from sage.training import card, samples
 from sage.training import data as data_module
-from sage.training import samples
 from sage.training import trainer as trainer_module
 from sage.training.__main__ import main
 from sage.training.coco import read_coco
@@ -112,6 +113,12 @@ def test_a_run_leaves_adapter_card_record_and_log(whole, settings):
     for word in ("L_SAGE", "rank 2, alpha 4", "soft target base", "8 of 2 × 1 × 1 groups"):
         assert word in text
     assert str(folder) not in text
+    named = re.findall(r"`(sage/[\w/]+\.py)`", text)
+    assert named
+    assert all((ROOT / file).is_file() for file in named)
+    known = card.card(replace(settings, model="emoji-scenes"), about)
+    place = re.findall(r'from_pretrained\("(.+?)"\)', known)[0]
+    assert (ROOT / place / "model_index.json").is_file()
     assert not list(folder.glob("*.new"))
 
 
