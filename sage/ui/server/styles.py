@@ -37,11 +37,23 @@ def with_styles(page: bytes, kinds: Collection[str]) -> bytes:
     """
     entry = _ENTRY.search(page)
     sheets = sheets_of(entry.group(1).decode(), frozenset(kinds)) if entry else {}
-    links = "".join(f'<link rel="stylesheet" disabled href="./assets/{name}">' for name in sheets)
-    own = f"<style>{font_faces()}{''.join(sheets.values())}</style>{links}".encode()
+    own = f"<style>{font_faces()}{''.join(sheets.values())}</style>{_stand_ins(sheets)}".encode()
     if _OWN_SHEET.search(page):  # after Gradio's own rules, which those of components refine
         return _OWN_SHEET.sub(lambda found: found.group(0) + own, page, count=1)
     return page.replace(b"</head>", own + b"</head>", 1)
+
+
+def _stand_ins(names: Collection[str]) -> str:
+    """A script that adds links which are switched off.
+
+    Written as HTML they would be fetched all the same: some browsers look for addresses before
+    they look at `disabled`.
+    """
+    if not names:
+        return ""
+    made = "Object.assign(document.createElement('link'),{rel:'stylesheet',disabled:true,href})"
+    hrefs = json.dumps([f"./assets/{name}" for name in names])
+    return f"<script>for(const href of {hrefs})document.head.append({made})</script>"
 
 
 def with_pictures(page: bytes, values: Iterable[object]) -> bytes:
