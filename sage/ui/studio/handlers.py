@@ -99,7 +99,7 @@ class Handlers:
         if self.turns.live(turn):
             beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
             return {part: shown[part] for part in beside if part in shown}
-        if run is None or not run.ended or run.ended != nudge:
+        if run is None or run.ended != nudge:
             return shown
         if shown.get(page.run, run) is run:  # nothing else was typed; what comes now is later
             return shown | {page.run: replace(run, ended="")}
