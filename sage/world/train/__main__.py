@@ -330,9 +330,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, help="scenes to encode for the denoiser")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead")
     parser.add_argument("--align", type=float, default=0.0, help="weight of alignment to CLIP")
-    parser.add_argument(
-        "--compiled", action="store_true", help="torch.compile for the denoiser: worth it on a GPU"
-    )
+    parser.add_argument("--compiled", action="store_true", help="torch.compile for the denoiser")
     parser.add_argument("--channels", type=int, help="of a latent")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="checkpoints and logs")
     parser.add_argument("--folder", type=Path, default=MODEL_FOLDER, help="of the export")

@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None, sizes: networks.Sizes | None = None) -> 
         workers=given.workers,
         scenes=given.scenes,
         batch=given.batch,
-        compiled=given.device != "cpu",
         saved=save,
     )
     end = begun + 60 * (given.minutes - SPARE_MINUTES)
