@@ -196,15 +196,12 @@ def contrast_loss(made: Tensor, real: Tensor, weight: Tensor) -> Tensor:
     """
     total = made.new_zeros((), dtype=torch.float32)
     for axis in (-1, -2):
-        near = [_local_mean(x.float().diff(dim=axis).square()) for x in (made, real)]
-        energy = [(x + CONTRAST_FLOOR**2).sqrt() for x in near]
-        total = (
-            total
-            + (
-                _local_mean(weight.narrow(axis, 1, weight.shape[axis] - 1))
-                * (energy[0] - energy[1]).abs()
-            ).mean()
+        made_here, real_here = (
+            (_local_mean(x.float().diff(dim=axis).square()) + CONTRAST_FLOOR**2).sqrt()
+            for x in (made, real)
         )
+        near = _local_mean(weight.narrow(axis, 1, weight.shape[axis] - 1))
+        total = total + (near * (made_here - real_here).abs()).mean()
     return total
 
 
