@@ -146,6 +146,11 @@ def nudged() -> str:
     return secrets.token_hex(4)
 
 
+def page_of(request: gr.Request | None) -> str:
+    """Which page of which visitor asks: every load has a name of its own; "" outside of a page."""
+    return str(getattr(request, "session_hash", None) or "")
+
+
 def model_picker(specs: Sequence[ModelSpec], elem_id: str) -> gr.Dropdown:
     """The models on offer; the first is the default."""
     return Dropdown(

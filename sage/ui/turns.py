@@ -22,17 +22,48 @@ class Turns:
 
     def __init__(self) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
+        self._begun: OrderedDict[str, str] = OrderedDict()  # by page
         self._running: set[str] = set()
         self._lock = Lock()
 
-    def fresh(self) -> str:
-        """A turn that waits to come up; its name cannot be guessed."""
+    def fresh(self, page: str = "") -> str:
+        """A turn that waits to come up; its name cannot be guessed.
+
+        Args:
+            page: What began it, for `begun`; "" if that is not known.
+        """
         turn = secrets.token_hex(8)
         with self._lock:
             self._states[turn] = "waiting"
             while len(self._states) > BOUNDS.turns:  # whose visitors left before they came up
                 self._states.popitem(last=False)
+            if page:
+                self._begun[page] = turn
+                self._begun.move_to_end(page)
+            while len(self._begun) > BOUNDS.turns:
+                self._begun.popitem(last=False)
         return turn
+
+    def begun(self, page: str) -> str:
+        """The turn that a page began last, live or not; "" if it began none."""
+        with self._lock:
+            return self._begun.get(page, "")
+
+    def busy(self, turn: str, page: str, begun: str) -> bool:
+        """Whether a page renders, or began to since a listener was asked.
+
+        An answer that is slow may reach a page on which something has begun meanwhile; it would
+        take the buttons and pictures of the rendering for those of an idle page.
+
+        Args:
+            turn: What the page said of itself when it asked.
+            page: Which page it is.
+            begun: `begun` of that page when it asked.
+        """
+        now = self.begun(page)
+        with self._lock:  # one that was stopped while it waited has freed the page
+            renders = self._states.get(now) in ("waiting", "running")
+        return renders or now != begun or self.live(turn)
 
     def stop(self, turn: str) -> State:
         """Asks a turn to end, and says how it stood.

@@ -260,6 +260,44 @@ def test_stop_keeps_what_is_there_and_calls_it_unfinished(visit):
     render(page)
 
 
+@contextmanager
+def _late_answers(page, text):
+    """Holds the answers to typing a text; those held arrive at the end, before anything else."""
+    held = []
+
+    def hold(route):
+        if "queue" in route.request.url or text not in (route.request.post_data or ""):
+            return route.continue_()
+        return held.append(route)
+
+    page.route("**/run/predict*", hold)
+    yield held
+    for route in held:
+        route.continue_()
+    page.unroute("**/run/predict*")
+
+
+def test_an_answer_to_typing_that_comes_late_leaves_a_rendering_alone(visit):
+    page = visit()
+    pick(page, "#model", "Slow")
+    shows(page, "#model-note", "CPU")
+    text = "a cat in the snow\na dog in the snow"
+    with _late_answers(page, text.replace("\n", "\\n")) as held:
+        find(page, "#prompts textarea").fill(text)
+        page.wait_for_timeout(200)
+        assert held
+        find(page, "#render").click()
+        shows(page, "#progress", "Step ")
+    page.wait_for_function("document.querySelector('#similarity').innerText.includes('cat')")
+    shows(page, "#progress", "Step ")
+    shows(page, "#render", RENDERING)
+    expect(find(page, "#render")).to_be_disabled()
+    expect(find(page, "#stop")).to_be_enabled()
+    expect(find(page, ".sage-pairs img")).not_to_have_count(0)
+    find(page, "#stop").click()
+    shows(page, "#progress", "Stopped after step")
+
+
 def test_look_first_and_finish_some_on_a_phone_by_keyboard(visit):
     page = visit(390, 844, has_touch=True)
     type_prompts(page)

@@ -255,9 +255,9 @@ def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendere
     assert tab.announce(turn) == {parts.turn: gr.skip()}
     assert tab.announce_trace(trace) == {parts.trace_turn: gr.skip()}
     form = asked(rendered["explored"])
-    assert set(tab.follow_beside(*form, turn, trace)) == {parts.cost, parts.address}
-    assert tab.follow_beside(*form, turn, "")[parts.trace].interactive is True
-    idle = tab.follow_beside(*form, "", trace)
+    assert set(tab.follow_beside(None, *form, turn, trace)) == {parts.cost, parts.address}
+    assert tab.follow_beside(None, *form, turn, "")[parts.trace].interactive is True
+    idle = tab.follow_beside(None, *form, "", trace)
     assert idle[parts.render].interactive is True
     assert parts.trace not in idle
     stopped = tab.stop(turn, rendered["explored"])
@@ -284,7 +284,7 @@ def test_steps_that_are_stopped_stay(tab):
 
 def test_the_steps_of_a_run_are_a_tree(tab, rendered):
     explored = at_once(tab, tab.choose("0", rendered["explored"], SimpleNamespace(cell=1)))
-    shown = last(tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(explored["explored"])))
+    shown = last(tab, tab.trace(tab.trace_turns.fresh(), PREDICTED, *asked(explored["explored"])))
     assert "sage-trunk" in shown["tree"]
     assert "trunk of P1, P2 after step 2 of 4" in shown["tree"]
     assert "branch of P2 after step 3 of 4" in shown["tree"]
@@ -295,7 +295,7 @@ def test_the_steps_of_a_run_are_a_tree(tab, rendered):
 
 
 def test_without_a_chosen_cell_the_form_is_run(tab):
-    shown = last(tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(share_ratio=0.0)))
+    shown = last(tab, tab.trace(tab.trace_turns.fresh(), PREDICTED, *asked(share_ratio=0.0)))
     assert "sage-trunk" not in shown["tree"]
     assert "Done" in shown["trace_progress"]
 
@@ -310,7 +310,8 @@ def test_what_a_visitor_types_is_escaped(tab):
     explored = last(tab, tab.render(tab.turns.fresh(), *asked(prompts=hostile)))["explored"]
     shown = at_once(tab, tab.choose(ALL, explored, SimpleNamespace(cell=0)))
     traced = last(
-        tab, tab.trace(tab.turns.fresh(), PREDICTED, *asked(shown["explored"], prompts=hostile))
+        tab,
+        tab.trace(tab.trace_turns.fresh(), PREDICTED, *asked(shown["explored"], prompts=hostile)),
     )
     for html in (shown["cell"], shown["cells"], traced["tree"]):
         assert "<img src=x" not in html

@@ -43,7 +43,7 @@ def rendered(rendering, form, run=None):
 
 def followed(page, form, run=None, chosen="", turn="", nudge=""):
     """What the page is told that has been told something before."""
-    return page.follow(*values(form, run), chosen, "told", turn, nudge)
+    return page.follow(None, *values(form, run), chosen, "told", turn, nudge)
 
 
 def test_analysis_fills_every_place_that_follows_from_the_form(page, form):
@@ -88,7 +88,7 @@ def test_turning_the_dial_of_the_budget_updates_the_reason(demo, form, monkeypat
     (turned,) = listeners(demo, "budget", "change")
     (advice,) = (part for part in turned.outputs if part.elem_id == "advice")
     first, second, least = (
-        turned.fn(*values(changed(near, budget=budget)), *[""] * 4)[advice]
+        turned.fn(None, *values(changed(near, budget=budget)), *[""] * 4)[advice]
         for budget in (2.0, 3.0, 1.0)
     )
     assert "for 2 evaluations per picture" in first
@@ -513,7 +513,7 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
     assert ticked[layout.finish].value == "Finish 2 of 4"
     assert "takes 10 evaluations" in ticked[layout.scrub_note]
     assert (
-        page.follow(*values(form, run), "nonsense", "told", "", "")[layout.finish].interactive
+        page.follow(None, *values(form, run), "nonsense", "told", "", "")[layout.finish].interactive
         is False
     )
     elsewhere = changed(form, branch_call=5)
@@ -645,6 +645,9 @@ def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, re
     assert "The earlier pictures" in again[layout.progress]
     same = followed(page, form, run, nudge=nudge)
     assert same[layout.banner] == ""
+    # A comparison that was there on arrival has not just ended.
+    first = followed(page, typed, replace(run, ended=""), nudge="")
+    assert first[layout.run].hidden
     # Where nothing was typed meanwhile, the first change after the end is an ordinary one.
     after = followed(page, typed, same[layout.run], nudge=nudge)
     assert after[layout.run].hidden
@@ -668,14 +671,14 @@ def test_the_browser_is_told_nothing_that_it_holds(page):
     for part, shown in page.analyze(*served).items():
         if isinstance(part, gr.HTML):
             part.value = shown  # as the page is served
-    first = page.follow(*served, "", "", "", "")
+    first = page.follow(None, *served, "", "", "", "")
     assert not any(isinstance(part, gr.HTML) for part in first)
-    again = page.follow(*served, "", first[layout.told], "", "")
+    again = page.follow(None, *served, "", first[layout.told], "", "")
     assert layout.plan in again
     assert layout.similarity not in again
     typed = list(served)
     typed[layout.form.index(layout.prompts)] = "a fox\na pizza"
-    after = page.follow(*typed, "", first[layout.told], "", "")
+    after = page.follow(None, *typed, "", first[layout.told], "", "")
     assert after[layout.told] != first[layout.told]
     assert set(after) - {layout.told} == set(page.analyze(*typed))
 

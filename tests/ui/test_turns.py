@@ -75,3 +75,20 @@ def test_turns_are_apart_and_the_oldest_waiting_ones_are_forgotten():
     assert turns.stop(first) == "over"
     assert turns.stop(others[0]) == "waiting"
     assert turns.stop("of nobody") == "over"
+
+
+def test_a_page_is_busy_from_the_start_of_a_turn_until_it_was_stopped_or_over():
+    turns = Turns()
+    assert not turns.busy("", "page", turns.begun("page"))
+    asked = turns.begun("page")  # by a listener whose answer takes long
+    turn = turns.fresh("page")
+    assert turns.busy("", "page", asked)
+    assert turns.busy("", "page", turns.begun("page"))  # asked before the page knew of its turn
+    assert not turns.busy("", "another", turns.begun("another"))
+    assert not turns.busy("", "", turns.begun(""))
+    turns.stop(turn)
+    assert turns.busy("", "page", asked)  # the answer is of before
+    assert not turns.busy("", "page", turns.begun("page"))
+    for n in range(BOUNDS.turns):
+        turns.fresh(f"page {n}")
+    assert turns.begun("page") == ""  # of pages that were left nothing is kept for good

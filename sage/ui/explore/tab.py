@@ -53,7 +53,7 @@ from sage.ui.refused import control_of
 from sage.ui.server.errors import explain
 from sage.ui.server.lanes import require_admission
 from sage.ui.shelf import Shelf
-from sage.ui.turns import Turns
+from sage.ui.turns import State, Turns
 from sage.ui.work import render_grid_of, trace_request
 
 LINK_BYTES = 2**16
@@ -103,7 +103,7 @@ class Exploring:
         self.parts = parts
         self.shelf = shelf
         self.speed = Speed()
-        self.turns = Turns()
+        self.turns, self.trace_turns = Turns(), Turns()
 
     # -- at once -----------------------------------------------------------------------------
 
@@ -131,16 +131,19 @@ class Exploring:
             **_handed_out(parts, stored.files),
         }
 
-    def follow_beside(self, *values: Any) -> Updates:
+    def follow_beside(self, request: gr.Request | None, *values: Any) -> Updates:
         """What follows from the form, without what belongs to something that is rendered now.
 
         Args:
+            request: Tells the page that asks; None outside of a server.
             values: The form, what the session remembers, and the turns of grid and steps.
         """
         *asked, turn, trace_turn = values
+        visit = kit.page_of(request)
+        begun, begun_trace = self.turns.begun(visit), self.trace_turns.begun(visit)
         parts, shown = self.parts, self.follow(*asked)
-        held = [parts.trace] if self.turns.live(trace_turn) else []
-        if self.turns.live(turn):
+        held = [parts.trace] if self.trace_turns.busy(trace_turn, visit, begun_trace) else []
+        if self.turns.busy(turn, visit, begun):
             held += [parts.render, parts.banner, parts.show, parts.cells, parts.progress]
             held += [parts.explored, *parts.downloads]
         return {part: value for part, value in shown.items() if part not in held}
@@ -280,12 +283,12 @@ class Exploring:
 
     # -- rendering ---------------------------------------------------------------------------
 
-    def announce(self, before: str = "") -> Updates:
+    def announce(self, before: str = "", request: gr.Request | None = None) -> Updates:
         """Shown at once after the click, while the grid waits for its turn."""
         if self.turns.live(before):
             return {self.parts.turn: gr.skip()}
         return {
-            self.parts.turn: self.turns.fresh(),
+            self.parts.turn: self.turns.fresh(kit.page_of(request)),
             self.parts.progress: views.progress(0, 1, self.shelf.waiting, "live"),
             self.parts.render: gr.Button(interactive=False),
             self.parts.stop: gr.Button("Stop", interactive=True),
@@ -354,10 +357,12 @@ class Exploring:
 
     def stop(self, turn: str, explored: Explored) -> Updates:
         """Asks the grid to end; it says so itself, unless it has not begun."""
-        return self._stop(turn, self.parts.stop, partial(self._last_words, explored))
+        words = partial(self._last_words, explored)
+        return self._stop(self.turns.stop(turn), self.parts.stop, words)
 
-    def _stop(self, turn: str, button: gr.Button, words: Callable[[Updates], Updates]) -> Updates:
-        state = self.turns.stop(turn)
+    def _stop(
+        self, state: State, button: gr.Button, words: Callable[[Updates], Updates]
+    ) -> Updates:
         if state == "waiting":
             return words({})
         return {button: gr.skip() if state == "running" else gr.Button("Stop", interactive=False)}
@@ -384,12 +389,12 @@ class Exploring:
             **self._ready(parts.render, parts.stop),
         }
 
-    def announce_trace(self, before: str = "") -> Updates:
+    def announce_trace(self, before: str = "", request: gr.Request | None = None) -> Updates:
         """Shown at once after the click, while the run waits for its turn."""
-        if self.turns.live(before):
+        if self.trace_turns.live(before):
             return {self.parts.trace_turn: gr.skip()}
         return {
-            self.parts.trace_turn: self.turns.fresh(),
+            self.parts.trace_turn: self.trace_turns.fresh(kit.page_of(request)),
             self.parts.trace_progress: views.progress(0, 1, self.shelf.waiting, "live"),
             self.parts.trace: gr.Button(interactive=False),
             self.parts.stop_trace: gr.Button("Stop", interactive=True),
@@ -400,7 +405,7 @@ class Exploring:
         parts, (form, explored) = self.parts, _split(values)
         updates = self._trace(look, form, explored)
         steps = self._explained(updates, parts.trace_progress, parts.trace, parts.stop_trace)
-        yield from self.turns.work(turn, steps, self._last_steps)
+        yield from self.trace_turns.work(turn, steps, self._last_steps)
 
     def _trace(self, look: str, form: Form, explored: Explored) -> Running:
         parts = self.parts
@@ -428,7 +433,7 @@ class Exploring:
 
     def stop_trace(self, turn: str) -> Updates:
         """Asks the steps to end; they say so themselves, unless they have not begun."""
-        return self._stop(turn, self.parts.stop_trace, self._last_steps)
+        return self._stop(self.trace_turns.stop(turn), self.parts.stop_trace, self._last_steps)
 
     def _last_steps(self, shown: Updates) -> Updates:
         """Says that the steps stay as far as they came."""

@@ -67,17 +67,23 @@ class Handlers:
         self.shelf = shelf
         self.turns = turns or Turns()
 
-    def follow(self, *values: Any) -> Updates:
+    def follow(self, request: gr.Request | None, *values: Any) -> Updates:
         """What follows from the form, without what the browser holds already.
 
         Args:
+            request: Tells the page that asks; None outside of a server.
             values: The form, the run, the ticks of a look, what the browser was told last (""
                 before anything but the page as it was served), the page's turn and its nudge.
         """
         *asked, chosen, told, turn, nudge = values
+        visit = kit.page_of(request)
+        begun = self.turns.begun(visit)
         page, shown = self.layout, self.analyze(*asked)
         shown |= self._ticks(shown, chosen, *asked)
-        shown = self._beside(shown, asked[-1], turn, nudge)
+        if self.turns.busy(turn, visit, begun):
+            shown = self._beside(shown)
+        else:
+            shown = self._after(shown, asked[-1], nudge)
         if not told:
             held: Updates = {p: p.value for p in page.consequences if isinstance(p, gr.HTML)}
             shown = {p: v for p, v in shown.items() if held.get(p, p) != v}
@@ -89,24 +95,28 @@ class Handlers:
             shown[page.told] = digest
         return shown or {page.chips: gr.skip()}
 
-    def _beside(self, shown: Updates, run: Run | None, turn: str, nudge: str) -> Updates:
-        """What may change while something is rendered, and at its end.
-
-        Until then tree, pictures and buttons are those of the rendering. If other prompts were
-        typed meanwhile, the pictures stand, marked as earlier ones, until the next change.
-        """
+    def _beside(self, shown: Updates) -> Updates:
+        """What may change while something is rendered: until its end all else belongs to it."""
         page, beside = self.layout, [*self.layout.beside]
-        if self.turns.live(turn):
-            beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
-            return {part: shown[part] for part in beside if part in shown}
-        if run is None or run.ended != nudge:
+        beside += [] if page.plan in shown else [page.scrub_note]  # why it is refused
+        return {part: shown[part] for part in beside if part in shown}
+
+    def _after(self, shown: Updates, run: Run | None, nudge: str) -> Updates:
+        """What follows, where a rendering may just have ended.
+
+        If other prompts were typed meanwhile, its pictures stand, marked as earlier ones, until
+        the next change.
+        """
+        page = self.layout
+        if run is None or not run.ended or run.ended != nudge:
             return shown
+        seen = {page.run: replace(run, ended="")}
         if shown.get(page.run, run) is run:  # nothing else was typed; what comes now is later
-            return shown | {page.run: replace(run, ended="")}
-        beside += [page.render, page.look, page.finish, page.scrub, page.scrub_note]
-        beside += [page.pace, page.other]
-        stands = {page.run: replace(run, ended=""), page.banner: views.banner(EARLIER)}
-        return {part: shown[part] for part in beside if part in shown} | stands
+            return shown | seen
+        stands = [*page.beside, page.render, page.look, page.finish, page.scrub, page.scrub_note]
+        stands += [page.pace, page.other]
+        earlier = seen | {page.banner: views.banner(EARLIER)}
+        return {part: shown[part] for part in stands if part in shown} | earlier
 
     def _ticks(self, shown: Updates, chosen: str, *asked: Any) -> Updates:
         """The button that finishes, and what that takes, as the ticks of a look stand."""

@@ -68,17 +68,18 @@ class Rendering:
         self.states = StateStore(BOUNDS.store_bytes)
         self.turns = turns or Turns()
 
-    def announce(self, before: str = "") -> Updates:
+    def announce(self, before: str = "", request: gr.Request | None = None) -> Updates:
         """Shown at once after the click, while the run waits for its turn.
 
         Args:
             before: The page's turn so far; while it is live, another click changes nothing.
+            request: Tells the page.
         """
         page = self.layout
         if self.turns.live(before):
             return {page.turn: gr.skip()}
         return {
-            page.turn: self.turns.fresh(),
+            page.turn: self.turns.fresh(kit.page_of(request)),
             page.progress: views.progress(0, 1, self.shelf.waiting, "live"),
             page.render: gr.Button(RENDERING, interactive=False),
             page.scrub: gr.Button(interactive=False),
