@@ -449,15 +449,15 @@
     const curves = ["shared", "fewer"].map((side) => strip.ready
       .filter((p) => strip.points[p][side])
       .map((p) => [p, p ? mean(together.map((n) => strip.points[p][side].twin[n])) : 0]));
-    const top = 1.1 * Math.max(...curves.flat().map(([, value]) => value), 1e-6);
+    const { top, marks } = sageTree.axisMarks(Math.max(...curves.flat().map(([, value]) => value), 1e-6));
     const x = (p) => pad.left + (p / plan.steps) * (width - pad.left - pad.right);
     const y = (value) => height - pad.bottom - (value / top) * (height - pad.top - pad.bottom);
     const svg = one("svg", box);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     const parts = [];
-    for (const value of [0, top / 2.2, top / 1.1]) {
+    for (const { value, text } of marks) {
       parts.push(`<line class="sage-grid-line" x1="${x(0)}" x2="${x(plan.steps)}" y1="${y(value)}" y2="${y(value)}"/>`);
-      parts.push(`<text x="${pad.left - 8}" y="${y(value) + 4}" text-anchor="end">${value.toFixed(2)}</text>`);
+      parts.push(`<text x="${pad.left - 8}" y="${y(value) + 4}" text-anchor="end">${text}</text>`);
     }
     for (const p of [0, Math.round(plan.steps / 2), plan.steps])
       parts.push(`<text x="${x(p)}" y="${height - pad.bottom + 18}" text-anchor="middle">${p}</text>`);

@@ -1,4 +1,5 @@
-// Draws a plan: noise at the left, trunks, branch points, branches. Studio and Lesson both use it.
+// Draws a plan: noise at the left, trunks, branch points, branches; and finds the marks of a
+// curve's axis. Studio and Lesson both use it.
 // Knows segments {members, start, stop, parent}, steps and colours; nothing of pages or servers.
 // Coordinates are steps across and prompts down; the box stretches them to its own size.
 window.sageTree ??= (() => {
@@ -19,6 +20,14 @@ window.sageTree ??= (() => {
         segments.push({ members: [n], start: point, stop: steps, parent: point > 0 ? parent : null });
     }
     return segments;
+  };
+
+  /** The marks of an axis from 0 to at least a value: round numbers that their digits write out. */
+  const axisMarks = (highest) => {
+    const exponent = Math.floor(Math.log10(highest)), size = 10 ** exponent;
+    const times = [1, 2, 4, 6, 8, 10].find((k) => k * size >= highest);
+    const top = times * size, digits = Math.max(0, (times === 1 ? 1 : 0) - exponent);
+    return { top, marks: [0, top / 2, top].map((value) => ({ value, text: value.toFixed(digits) })) };
   };
 
   /** For each segment its height and that of its parent, in prompts from the top. */
@@ -131,5 +140,5 @@ window.sageTree ??= (() => {
     });
   };
 
-  return { groupsPlan, lanes, lineWidth, drawLines, noise, placeThumbs, names };
+  return { groupsPlan, lanes, lineWidth, drawLines, noise, placeThumbs, names, axisMarks };
 })();

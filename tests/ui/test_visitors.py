@@ -331,6 +331,19 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     expect(find(page, "#branch-out")).to_have_text("13 of 30")
     axes = find(page, "#branch-chart svg line.axis")
     expect(axes).to_have_count(2)
+    for highest, said in (
+        (0.275, ["0.0", "0.2", "0.4"]),
+        (0.15, ["0.0", "0.1", "0.2"]),
+        (0.088, ["0.00", "0.05", "0.10"]),
+        (0.1, ["0.00", "0.05", "0.10"]),
+        (0.0011, ["0.000", "0.001", "0.002"]),
+        (7.0, ["0", "4", "8"]),
+        (14.0, ["0", "10", "20"]),
+        (100.0, ["0", "50", "100"]),
+    ):
+        marks = page.evaluate("high => sageTree.axisMarks(high).marks", highest)
+        assert [mark["text"] for mark in marks] == said  # what stands at a mark is its value
+        assert all(float(mark["text"]) == pytest.approx(mark["value"]) for mark in marks)
     page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)
     page.reload()
     expect(find(page, "#lesson-tab-5")).to_have_attribute("aria-selected", "true", timeout=PATIENCE)

@@ -120,7 +120,8 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
   if (!width) return;
   // With an axis { left, width } the steps lie as in the drawing above.
   const pad = { left: Math.max(axis?.left ?? 0, 38), right: axis ? width - axis.left - axis.width : 10, top: 12, bottom: 24 };
-  const top = 1.08 * Math.max(...series.flatMap((s) => s.values)), digits = top < 0.3 ? 3 : 2;
+  const { top, marks } = window.sageTree.axisMarks(Math.max(...series.flatMap((s) => s.values), 1e-6));
+  const digits = top <= 0.3 ? 3 : 2;
   const px = (i) => pad.left + (i / steps) * (width - pad.left - pad.right);
   const py = (v) => height - pad.bottom - (v / top) * (height - pad.top - pad.bottom);
   const legend = make("p", { class: "lesson-key" });
@@ -136,8 +137,8 @@ function chart(box, { series, cursor, mark = null, y, x = "shared steps", height
     svg.setAttribute(k, v);
   draw(svg, "line", { class: "axis", x1: px(0), x2: px(steps), y1: py(0), y2: py(0) });
   draw(svg, "line", { class: "axis", x1: px(0), x2: px(0), y1: py(0), y2: pad.top - 4 });
-  for (const value of [0, top / 2.16, top / 1.08])
-    draw(svg, "text", { x: px(0) - 5, y: py(value) + 4, "text-anchor": "end" }, value.toFixed(digits - 1));
+  for (const { value, text } of marks)
+    draw(svg, "text", { x: px(0) - 5, y: py(value) + 4, "text-anchor": "end" }, text);
   for (const i of width < 420 ? [0, steps / 2, steps] : [0, steps / 3, (2 * steps) / 3, steps])
     draw(svg, "text", { x: px(i), y: height - 8, "text-anchor": i ? (i === steps ? "end" : "middle") : "start" },
       i === steps ? `${i} ${x}` : String(i));
