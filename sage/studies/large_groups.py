@@ -1,4 +1,4 @@
-"""Does sharing pay with a student of four steps, in groups of 8 and of 16?
+"""Does sharing pay with a student of four steps, in groups of 8, of 16 and of 32?
 
 At most four evaluations a picture, without guidance: the student alone with 2 to 4 steps, and
 shared for the first one or two of its four, beside itself alone at the same cost.
@@ -20,7 +20,7 @@ from sage.studies.engine.study import Study
 from sage.studies.trunks import JUDGES
 
 STEPS = 4
-SIZES = (8, 16)
+SIZES = (8, 16, 32)
 ALONE = (2, 3, 4)
 SHARED = (1, 2)
 TITLES = {**TRUNKS, **TRIED_TRUNKS}
@@ -117,5 +117,5 @@ STUDY = Study(
         "guidance_of_the_student": 1.0,
     },
     columns={"label": "", "size": "prompts in a group"},
-    defaults={"pictures": 96, "seeds": 1, "steps": 4},
+    defaults={"pictures": 192, "seeds": 1, "steps": 4},
 )

@@ -61,7 +61,8 @@ def sets_of(lab: Lab, size: int) -> tuple[PromptSet, Tensor]:
     Raises:
         ValueError: If there is no such set.
     """
-    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts))
+    # The larger the set, the rarer are captions that all fit each other.
+    sample = lab.loose_prompts(max(1500, 12 * lab.settings.prompts, 8 * size**2))
     similarity = cosine_similarity(lab.pipe.embed(sample.texts))
     wanted = max(1, lab.settings.prompts // size)
     sets = cliques(similarity.numpy(), bounds(lab.pipe), size, wanted)
