@@ -45,7 +45,56 @@ def chromium():
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield browser
+        FREE.clear()
         browser.close()
+
+
+# Contexts that no test uses now, with their settings: they keep Gradio's scripts, read and
+# compiled, so that the next page costs the processor a third.
+FREE = []
+
+
+@contextmanager
+def lent_contexts(chromium, server):
+    """Gives contexts by their settings; those handed back remember no visitor."""
+    lent = []
+
+    def lend(**settings):
+        found = next((one for one in FREE if one[0] == settings), None)
+        if found:
+            FREE.remove(found)
+        lent.append(found or (settings, chromium.new_context(**settings)))
+        return lent[-1][1]
+
+    yield lend
+    kinds = "cookies,local_storage,indexeddb,service_workers,cache_storage"
+    for settings, context in lent:
+        for page in context.pages:
+            page.close()
+        blank = context.new_page()
+        storage = {"origin": server, "storageTypes": kinds}
+        context.new_cdp_session(blank).send("Storage.clearDataForOrigin", storage)
+        blank.close()
+        context.set_offline(False)
+        context.clear_permissions()
+        FREE.append((settings, context))
+
+
+def test_a_context_that_is_lent_again_remembers_nobody(chromium, server):
+    with lent_contexts(chromium, server) as lend:
+        first, other = lend(), lend()
+        assert first is not other
+        page = first.new_page()
+        page.goto(f"{server}/robots.txt")
+        page.evaluate("localStorage.a = sessionStorage.a = document.cookie = 'a=1'")
+        first.set_offline(True)
+    with lent_contexts(chromium, server) as lend:
+        assert lend() is first
+        assert not first.pages
+        page = first.new_page()
+        page.goto(f"{server}/robots.txt")
+        held = "[localStorage.length, sessionStorage.length, document.cookie]"
+        assert page.evaluate(held) == [0, 0, ""]
 
 
 @pytest.fixture
@@ -77,14 +126,12 @@ def arrive(chromium, arrival):
 
 @contextmanager
 def _visits(chromium, server):
-    problems, contexts = [], []
+    problems = []
 
     def open_page(width=1440, height=900, theme="light", address="", **context_settings):
         still = {"reduced_motion": "reduce"}  # else the handle plays once on arrival
         size = {"width": width, "height": height}
-        context = chromium.new_context(viewport=size, **(still | context_settings))
-        contexts.append(context)
-        page = context.new_page()
+        page = lend(viewport=size, **(still | context_settings)).new_page()
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -95,9 +142,8 @@ def _visits(chromium, server):
         page.wait_for_selector("#plan svg", state="attached")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    with lent_contexts(chromium, server) as lend:
+        yield open_page
     assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
 
 

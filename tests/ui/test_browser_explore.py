@@ -17,6 +17,7 @@ from .test_browser import (  # noqa: F401
     check_accessibility,
     chromium,
     find,
+    lent_contexts,
     pick,
     set_number,
     shows,
@@ -34,12 +35,11 @@ LINK = (
 @pytest.fixture
 def visit(chromium, server):  # noqa: F811
     """Opens an address of the page; afterwards nothing may have gone wrong in the browser."""
-    problems, contexts = [], []
+    problems = []
 
     def open_page(query="", place="", width=1440, height=900, theme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": height})
+        context = lend(viewport={"width": width, "height": height})
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server)
-        contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
@@ -48,9 +48,8 @@ def visit(chromium, server):  # noqa: F811
         page.goto(f"{server}/?__theme={theme}&{query}{place}")
         return page
 
-    yield open_page
-    for context in contexts:
-        context.close()
+    with lent_contexts(chromium, server) as lend:
+        yield open_page
     assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
 
 

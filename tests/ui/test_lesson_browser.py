@@ -13,7 +13,13 @@ from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
 from tests.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 
-from .test_browser import ALLOWED_ERRORS, PATIENCE, _foreign, chromium  # noqa: F401
+from .test_browser import (  # noqa: F401
+    ALLOWED_ERRORS,
+    PATIENCE,
+    _foreign,
+    chromium,
+    lent_contexts,
+)
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = sync_api.expect
@@ -118,12 +124,11 @@ def address():
 @pytest.fixture
 def visit(chromium, address):  # noqa: F811
     """Opens the lesson; afterwards nothing may have gone wrong in the browser."""
-    problems, pages = [], []
+    problems = []
 
     def open_page(width=1440, height=900, theme="light", **settings):
         size = {"width": width, "height": height}
-        page = chromium.new_page(viewport=size, **settings)
-        pages.append(page)
+        page = lend(viewport=size, **settings).new_page()
         page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -132,9 +137,8 @@ def visit(chromium, address):  # noqa: F811
         page.wait_for_selector("#lesson-tab-0")
         return page
 
-    yield open_page
-    for page in pages:
-        page.close()
+    with lent_contexts(chromium, address) as lend:
+        yield open_page
     assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
 
 
