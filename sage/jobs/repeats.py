@@ -5,7 +5,7 @@ Every repeat has seeds of its own: what holds for one noise need not hold for th
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 from sage.jobs.compare import CompareStep, Comparison, compare
@@ -51,9 +51,9 @@ def compare_repeatedly(
 
     Yields:
         A CompareStep for every step of every repeat, then the first Comparison. Its report's
-        "repeats" hold each side's seconds, in total, in the order they were measured; with several,
-        "over_seeds" holds the first seed of each repeat, what its shared side spent, and the scores
-        of each prompt.
+        "seconds" are those of each side's median repeat, by stage, and its "repeats" hold the
+        totals of all of them, in the order they were measured; with several, "over_seeds" holds the
+        first seed of each repeat, what its shared side spent, and the scores of each prompt.
 
     Raises:
         ValueError: If so many repeats are not on offer, or there are not so many seeds.
@@ -69,12 +69,23 @@ def compare_repeatedly(
                 yield replace(item, repeat=n)
             else:
                 done.append(item if n == 0 else replace(item, outputs={}, forks={}))
-    seconds = {
-        side: [one.report["seconds"][side]["total"] for one in done]
-        for side in ("shared", "independent")
-    }
     seeds = {"over_seeds": _over_seeds(done)} if number > 1 else {}
-    yield replace(done[0], report={**done[0].report, "repeats": seconds, **seeds})
+    yield replace(done[0], report={**done[0].report, **_seconds(done), **seeds})
+
+
+def _seconds(done: Sequence[Comparison]) -> dict[str, Any]:
+    """What a report says of time: each side's median repeat stands for it, as its number is odd."""
+    by_side = {
+        side: [one.report["seconds"][side] for one in done] for side in ("shared", "independent")
+    }
+    totals = {side: [each["total"] for each in runs] for side, runs in by_side.items()}
+    medians = {
+        side: runs[totals[side].index(median(totals[side]))] for side, runs in by_side.items()
+    }
+    saving = dict(done[0].report["saving"])
+    if saving["seconds"] is not None:
+        saving["seconds"] = 1 - medians["shared"]["total"] / medians["independent"]["total"]
+    return {"seconds": medians, "repeats": totals, "saving": saving}
 
 
 def _over_seeds(done: Sequence[Comparison]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from sage.core.plan import independent_plan
 from sage.jobs.models import LoadedModel, ModelSpec, find_model, zero_gpu
+from sage.jobs.prompt_sets import spell_emoji
 from sage.ui.lease import Lease
 from sage.ui.server.errors import explain, is_cut_file, tidy
 from sage.ui.server.lanes import require_listener
@@ -60,6 +61,19 @@ class Shelf:
             ValueError: If the key is unknown.
         """
         return find_model(key, self.specs)
+
+    def spelled(self, key: str, prompts: Any) -> Any:
+        """Prompts with emoji written as the words a model knows them by, if it knows any.
+
+        What is no text and whose model is unknown comes back as it is, for a check to refuse.
+        """
+        try:
+            vocabulary = self.spec(key).settings.vocabulary
+        except ValueError:
+            return prompts
+        if vocabulary is None or not isinstance(prompts, str):
+            return prompts
+        return spell_emoji(prompts, vocabulary.emoji)
 
     def loaded(self, key: str) -> LoadedModel | None:
         """A model that has been loaded; never loads one."""

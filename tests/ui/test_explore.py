@@ -1,5 +1,6 @@
 """The tab "Explore", its listeners called without a server."""
 
+import codecs
 import csv
 import json
 from dataclasses import replace
@@ -28,6 +29,7 @@ from sage.ui.explore.parts import (
 )
 from sage.ui.explore.precompute import first_grid, precompute
 from sage.ui.explore.tab import Exploring, Speed
+from sage.ui.export.grid_files import table_text
 from sage.ui.html.grids import time_text
 from sage.ui.html.words import flops_text, seconds_text
 from sage.ui.shelf import Shelf
@@ -100,6 +102,19 @@ def test_the_cost_is_there_before_anything_runs(tab):
     assert shown["cells"].count('data-state="empty"') == 4
 
 
+def test_emoji_are_words_here_too_and_unknown_words_are_marked(shelf):
+    tiny = shelf.default
+    settings = replace(tiny.settings, vocabulary=builtin_model().settings.vocabulary)
+    own = Shelf([replace(tiny, settings=settings)], lambda _: shelf.get("tiny"))
+    with gr.Blocks():
+        tab = Exploring(build_parts(own), own)
+    shown = at_once(tab, tab.estimate(*asked(prompts="a 🦊 in snow\na zebra in snow")))
+    assert "x-prompt=a+fox+in+snow" in shown["address"]
+    assert "Never seen by this model: <mark>zebra</mark></p>" in shown["prompts_note"]
+    wrong = at_once(tab, tab.estimate(*asked(prompts="one fox")))
+    assert wrong["prompts_note"] == ""  # what is wrong is said with the cost
+
+
 def test_what_runs_have_in_common_is_counted_in_advance(tab):
     shown = at_once(tab, tab.estimate(*asked(across_values=["0.5", "1"])))
     assert "32 of 36 evaluations" in shown["cost"]
@@ -156,16 +171,29 @@ def test_a_finished_grid_says_what_it_took_and_can_be_taken_home(tab, rendered):
     record = json.loads(paths["record"].read_text("utf-8"))
     assert Request.from_dict(record["request"]) == explored.grid.base
     assert record["conditions"]["model"] == "tiny"
-    lines = list(csv.DictReader(paths["table"].read_text("utf-8").splitlines()))
+    lines = list(csv.DictReader(paths["table"].read_text("utf-8-sig").splitlines()))
     assert len(lines) == 4 * 2
     for line in lines:
         cell = record["cells"][int(line["cell"])]
         request = explored.grid.requests[int(line["cell"])]
         n = request.prompts.index(line["prompt"])
+        assert line["model"] == "tiny"
         assert float(line["share_ratio"]) == cell["share_ratio"] == request.share_ratio
         assert int(line["seed"]) == request.seeds[n]
         assert float(line["distance"]) == cell["runs"][0]["distance"][n]
         assert int(line["evaluations_of_run"]) == cell["runs"][0]["evaluations"]
+
+
+def test_a_table_computes_nothing_in_a_spreadsheet(rendered):
+    record = json.loads(path_of(rendered["record"]).read_text("utf-8"))
+    odd = ["=1+2", "+1", "-1", "@SUM(A1)", 'a "fox", 🦊; café', "a = b"]
+    run = {"clip": None, "distance": [0.1] * len(odd)}
+    record["request"]["prompts"] = odd
+    record["cells"] = [one | {"runs": [one["runs"][0] | run]} for one in record["cells"]]
+    lines = list(csv.DictReader(table_text(record).splitlines()))
+    told = [line["prompt"] for line in lines[: len(odd)]]
+    assert told == ["'=1+2", "'+1", "'-1", "'@SUM(A1)", *odd[4:]]
+    assert path_of(rendered["table"]).read_bytes().startswith(codecs.BOM_UTF8)
 
 
 def path_of(button):
@@ -255,7 +283,8 @@ def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendere
     assert tab.announce(turn) == {parts.turn: gr.skip()}
     assert tab.announce_trace(trace) == {parts.trace_turn: gr.skip()}
     form = asked(rendered["explored"])
-    assert set(tab.follow_beside(None, *form, turn, trace)) == {parts.cost, parts.address}
+    said = {parts.cost, parts.address, parts.prompts_note}
+    assert set(tab.follow_beside(None, *form, turn, trace)) == said
     assert tab.follow_beside(None, *form, turn, "")[parts.trace].interactive is True
     idle = tab.follow_beside(None, *form, "", trace)
     assert idle[parts.render].interactive is True

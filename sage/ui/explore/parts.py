@@ -216,6 +216,7 @@ def _grid_card(shelf: Shelf, parts: Parts) -> None:
                 elem_id="explore-prompts",
             ),
         )
+        parts.add("prompts_note", kit.html("explore-prompts-note", views.prompts_note(FIRST, ())))
         take = gr.Button(
             "Copy prompts and settings from the Studio", size="sm", elem_id="explore-take"
         )

@@ -20,6 +20,7 @@ from sage.core.words import plural
 from sage.jobs.conditions import grid_conditions
 from sage.jobs.grid import Cell, CellDone, CellStep, Grid, GridCost, Trace, plan_grid
 from sage.jobs.job import prepare
+from sage.jobs.prompt_sets import set_words
 from sage.ui import kit
 from sage.ui.explore.first import stored_grid
 from sage.ui.explore.parts import (
@@ -47,7 +48,7 @@ from sage.ui.export.links import (
     read_grid_link,
 )
 from sage.ui.html import grids, views
-from sage.ui.html.words import shorten
+from sage.ui.html.words import shorten, unseen_words
 from sage.ui.kit import QUICK, Running, Updates, start_button, stop_button
 from sage.ui.refused import control_of
 from sage.ui.server.errors import explain
@@ -105,6 +106,12 @@ class Exploring:
         self.speed = Speed()
         self.turns, self.trace_turns = Turns(), Turns()
 
+    def _split(self, values: tuple[Any, ...]) -> tuple[Form, Explored]:
+        """The widgets' values as a form, with emoji as words, and what the session remembers."""
+        *asked, explored = values
+        form = Form.of(asked)
+        return replace(form, prompts=self.shelf.spelled(form.model, form.prompts)), explored
+
     # -- at once -----------------------------------------------------------------------------
 
     def pick_axis(self, name: str) -> tuple[Any, str]:
@@ -117,7 +124,7 @@ class Exploring:
 
     def follow(self, *values: Any) -> Updates:
         """What follows from the form: a grid that was made before, or what one would cost."""
-        parts, (form, explored) = self.parts, _split(values)
+        parts, (form, explored) = self.parts, self._split(values)
         stored = stored_grid(form.model) if explored.grid is None else None
         if stored is None or not stored.is_asked_by(form):
             return self.estimate(*values)
@@ -180,19 +187,23 @@ class Exploring:
 
     def estimate(self, *values: Any) -> Updates:
         """What the grid would cost, after a change of the form."""
-        parts, (form, explored) = self.parts, _split(values)
+        parts, (form, explored) = self.parts, self._split(values)
         try:
             grid = form.grid()
             cost = self._cost(form, grid, explored)
         except ValueError as error:
             return {
+                parts.prompts_note: "",
                 parts.cost: views.note(str(error), "error", control_of(error, "explore-")),
                 parts.banner: views.banner(EARLIER if explored.done else ""),
                 parts.render: gr.Button(interactive=False),
                 parts.trace: gr.Button(interactive=False),
             }
         fits = not explored.done or (explored.model, explored.grid) == (form.model, grid)
+        prompts, known = grid.base.prompts, self.shelf.spec(form.model).settings.known_words
+        unseen = unseen_words(prompts, known)
         return {
+            parts.prompts_note: views.prompts_note(prompts, unseen, set_words(form.prompts)),
             parts.cost: grids.cost_words(cost, self.speed.seconds(form.model, cost)),
             parts.banner: views.banner("" if fits else EARLIER),
             parts.address: views.address(self._query(form, grid)),
@@ -296,7 +307,7 @@ class Exploring:
 
     def render(self, turn: str, *values: Any) -> Running:
         """Renders the grid cell by cell, until it is done or its turn is stopped."""
-        parts, (form, explored) = self.parts, _split(values)
+        parts, (form, explored) = self.parts, self._split(values)
         steps = self._explained(self._render(form), parts.progress, parts.render, parts.stop)
         yield from self.turns.work(turn, steps, partial(self._last_words, explored))
 
@@ -402,7 +413,7 @@ class Exploring:
 
     def trace(self, turn: str, look: str, *values: Any) -> Running:
         """One run with previews of every row: the chosen cell, or the form as it stands."""
-        parts, (form, explored) = self.parts, _split(values)
+        parts, (form, explored) = self.parts, self._split(values)
         updates = self._trace(look, form, explored)
         steps = self._explained(updates, parts.trace_progress, parts.trace, parts.stop_trace)
         yield from self.trace_turns.work(turn, steps, self._last_steps)
@@ -486,18 +497,13 @@ def _handed_out(parts: Parts, files: GridFiles) -> Updates:
     }
 
 
-def _split(values: tuple[Any, ...]) -> tuple[Form, Explored]:
-    *form, explored = values
-    return Form.of(form), explored
-
-
 # -- listeners -------------------------------------------------------------------------------------
 
 
 def _wire(parts: Parts, tab: Exploring, place: Any) -> None:
     asked = [*parts.form, parts.explored]
     follows = [parts.cost, parts.banner, parts.render, parts.trace, parts.show, parts.cells]
-    follows.append(parts.address)
+    follows += [parts.address, parts.prompts_note]
     for side, values in ((parts.across, parts.across_values), (parts.down, parts.down_values)):
         picked = [values, parts.nudge]
         side.input(tab.pick_axis, [side], picked, api_name=f"explore_{side.elem_id[8:]}", **QUICK)

@@ -22,6 +22,8 @@ from sage.ui.html.sheet import Block, Shot, draw_sheet
 from sage.ui.html.words import mean_text
 from sage.ui.server.files import filled_folder
 
+_FORMULA = ("=", "+", "-", "@", "\t")  # what a spreadsheet takes for the start of a formula
+
 
 @dataclass(frozen=True)
 class GridFiles:
@@ -57,7 +59,8 @@ def save_grid(
     with filled_folder() as folder:
         files = GridFiles(*(folder / f"sage-grid.{kind}" for kind in ("png", "csv", "json")))
         grid_sheet(grid, done, title).save(files.sheet)
-        files.table.write_text(table_text(record), encoding="utf-8")
+        # With the mark by which spreadsheets know UTF-8; pandas skips it.
+        files.table.write_text(table_text(record), encoding="utf-8-sig")
         files.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return files
 
@@ -100,7 +103,11 @@ def _plain(mean: Mean | None) -> dict[str, float | None] | None:
 
 
 def table_text(record: Mapping[str, Any]) -> str:
-    """A grid's record as CSV: one line for each picture."""
+    """A grid's record as CSV: one line for each picture.
+
+    Prompts that a spreadsheet would compute, which may come from somebody else's link, have an
+    apostrophe before them.
+    """
     text, lines = io.StringIO(), list(_lines(record))
     writer = csv.DictWriter(text, fieldnames=lines[0] if lines else ["cell"])
     writer.writeheader()
@@ -109,16 +116,17 @@ def table_text(record: Mapping[str, Any]) -> str:
 
 
 def _lines(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    settings = {k: v for k, v in record["request"].items() if k != "prompts"}
+    settings = {"model": record["conditions"]["model"]} | record["request"]
+    prompts = settings.pop("prompts")
     varied = [record[side]["setting"] for side in ("across", "down")]
     for cell in record["cells"]:
         own = settings | {name: cell[name] for name in varied}
         for run in cell["runs"]:
-            for n, prompt in enumerate(record["request"]["prompts"]):
+            for n, prompt in enumerate(prompts):
                 yield {
                     "cell": cell["cell"],
                     **(own | {"seed": run["seed"] + n}),
-                    "prompt": prompt,
+                    "prompt": f"'{prompt}" if prompt.startswith(_FORMULA) else prompt,
                     "clip": None if run["clip"] is None else run["clip"][n],
                     "distance": run["distance"][n],
                     # Of the whole run, in which all prompts have a part.

@@ -17,7 +17,7 @@ from sage.core.plan import branch_step_from_ratio
 from sage.core.settings import NUM_PROMPTS, SEED, Sampling
 from sage.jobs.job import Job, calls_of, planning_of
 from sage.jobs.models import LoadedModel, ModelSpec
-from sage.jobs.prompt_sets import set_words, spell_emoji
+from sage.jobs.prompt_sets import set_words
 from sage.jobs.request import Request
 from sage.sd.model_settings import ModelSettings
 from sage.ui import kit
@@ -384,14 +384,8 @@ def split(values: Sequence[Any], shelf: Shelf) -> tuple[Form, Run | None]:
 
 
 def spelled(form: Form, shelf: Shelf) -> Form:
-    """The form with emoji written as the words its model knows them by, if it knows any."""
-    try:
-        vocabulary = shelf.spec(form.model).settings.vocabulary
-    except ValueError:
-        return form  # there is no such model; its check will say so
-    if vocabulary is None or not isinstance(form.prompts, str):
-        return form
-    return replace(form, prompts=spell_emoji(form.prompts, vocabulary.emoji))
+    """The form with emoji as words."""
+    return replace(form, prompts=shelf.spelled(form.model, form.prompts))
 
 
 def _stored_run(stored: Stored, analysis: Analysis) -> Run:
