@@ -3,19 +3,19 @@
 For every budget and group size: the best plan that shares (`sage.core.planner`), independent
 sampling with as many steps at the best places, and the paper's fixed ratio with no more
 evaluations. Solver, places, guidance and the weight of sharing are chosen beforehand on other
-prompts, for each side its own. What the planner takes of the first two is its promise: nowhere
-worse beyond chance than independent steps, and than the fixed ratio.
+prompts, for each side its own; there it is also settled whether the planner may share at all. What
+it takes of the first two is its promise: nowhere worse beyond chance than independent steps, and
+than the fixed ratio.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 from sage.core.cost import evaluations
 from sage.core.plan import Plan, branch_step_from_ratio, shared_plan
 from sage.core.planner import Planned, Planning, plan_within, sharing_levels
-from sage.core.resampling import LEVEL
+from sage.core.resampling import LEVEL, student
 from sage.core.settings import SCHEDULERS
 from sage.sd.schedulers import make_scheduler
 from sage.sd.spacing import solver_key
@@ -57,7 +57,6 @@ PLANNED = "the planner's choice"
 ELSEWHERE = "independent steps elsewhere"
 RIVALS = ("planned", "trailing", "ays")  # spacings beside the one that the fit chose
 PROMISED = {"planned_to_alone": ALONE, "planned_to_fixed": FIXED, "planned_to_elsewhere": ELSEWHERE}
-NORMAL = NormalDist()
 EVERY, LOOSE, TIGHT = "all", "loose", "tight"
 SHOWN = QUALITY  # in the figure
 JUDGES = ("fd", "cmmd", "clip", "clip_l14", "probe")
@@ -110,7 +109,7 @@ class _Table:
         """What the planner takes."""
         solver = solver_key(make_scheduler(self.fit.scheduler, like=self.lab.pipe.scheduler))
         levels = sharing_levels(self.by_size[size].groups[:1])
-        return plan_within(self.planning, levels, budget, solver, weight=self.fit.weight)
+        return plan_within(self.planning, levels, budget, solver, weight=self.fit.planners_weight)
 
     def planned(self, budget: int, size: int) -> Recipe:
         """What the planner takes; alone, its steps lie where the judges of the fit prefer them."""
@@ -295,7 +294,7 @@ def _where(cells: list[tuple[int, int]]) -> str:
     return f" (at {listed[0]} evaluations a picture, groups of {listed[1]})"
 
 
-Fault = tuple[str, float]  # in words, and how many standard errors the planner is worse
+Fault = tuple[str, float]  # in words, and by how many half-widths of its interval it is worse
 
 
 def worse(result: Result, pair: str) -> tuple[list[Fault], int]:
@@ -317,8 +316,7 @@ def worse(result: Result, pair: str) -> tuple[list[Fault], int]:
                 where = cell.get("label") or (
                     f"{cell['budget']} evaluations, groups of {cell['size']}"
                 )
-                errors = abs(gap["value"]) / (spread / (2 * NORMAL.inv_cdf((1 + LEVEL) / 2)))
-                told.append((f"{METRIC[judge].title} at {where}", errors))
+                told.append((f"{METRIC[judge].title} at {where}", 2 * abs(gap["value"]) / spread))
     return told, number
 
 
@@ -332,11 +330,11 @@ def broken(result: Result, pairs: Iterable[str] = PROMISED) -> list[str]:
         result: Of this study.
         pairs: Keys of `PROMISED`.
     """
-    told = []
+    told, sets = [], result["conditions"]["sets"]
     for pair in pairs:
         faults, number = worse(result, pair)
-        bound = NORMAL.inv_cdf((1 + LEVEL ** (1 / max(number, 1))) / 2)
-        told += [f"{words}: worse than {PROMISED[pair]}" for words, e in faults if e > bound]
+        bound = student(LEVEL ** (1 / max(number, 1)), sets) / student(LEVEL, sets)
+        told += [f"{words}: worse than {PROMISED[pair]}" for words, wide in faults if wide > bound]
     return told
 
 
@@ -374,9 +372,9 @@ def answer(result: Result) -> str:
 
 def finding(comparison: Comparison) -> str:
     """The same, of what was just measured."""
-    model = {"conditions": {"model": comparison.lab.title}}
+    known = {"model": comparison.lab.title} | conditions(comparison)
     found = {"cells": cells(comparison), "elsewhere": elsewhere(comparison)}
-    return in_words(found | model)
+    return in_words(found | {"conditions": known})
 
 
 # -- as a figure ---------------------------------------------------------------------------------

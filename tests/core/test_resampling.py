@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sage.core.metrics import frechet_distance, moments, square_root
-from sage.core.resampling import CMMD_SCALE, Estimate, Resampling, Subspace
+from sage.core.resampling import CMMD_SCALE, Estimate, Resampling, Subspace, widened
 
 
 def test_an_interval_of_equal_values_is_that_value():
@@ -21,6 +21,15 @@ def test_the_interval_of_a_mean_has_the_width_of_its_standard_error():
     half = 1.96 * values.std() / 20
     assert found.value == pytest.approx(values.mean())
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.06)
+
+
+@pytest.mark.parametrize("groups", [3, 6, 40])
+def test_intervals_of_few_groups_cover_as_often_as_they_say(groups):
+    rng, resampling, covered = np.random.default_rng(0), Resampling(groups, 2000), 0
+    for _ in range(2000):
+        found = resampling.mean(rng.normal(size=groups), np.arange(groups))
+        covered += found.low <= 0 <= found.high
+    assert 0.935 <= covered / 2000 <= 0.965  # plain percentiles: 0.76, 0.86, 0.93
 
 
 def test_pictures_of_one_group_go_together():
@@ -111,6 +120,7 @@ def test_cmmd_by_groups_is_the_kernel_formula():
     repeats = [torch.from_numpy(counts).repeat_interleave(3) for counts in resampling.counts]
     expected = np.array([cmmd(x.repeat_interleave(counts, 0), real) for counts in repeats])
     three = resampling.cmmd(x, np.repeat(np.arange(10), 3), real)
+    expected = widened(expected, 10)
     assert three.replicates == pytest.approx(expected + three.value - expected.mean(), rel=1e-6)
     assert three.replicates.mean() == pytest.approx(three.value)
 

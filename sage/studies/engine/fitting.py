@@ -1,12 +1,14 @@
 """What is chosen before a comparison within a budget, by the judges, on prompts of their own.
 
 Which solver independent sampling is best off with, which spacing and guidance suit a budget, the
-latter on either side, and what a unit of sharing's bias weighs beside one of discretisation: all of
-it on sets of prompts that the comparison itself never sees.
+latter on either side, what a unit of sharing's bias weighs beside one of discretisation, and
+whether sharing pays at all: all of it on sets of prompts that the comparison itself never sees.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,7 +41,8 @@ class Fit:
         spacings: By budget, of independent steps.
         guidance_alone: Scale by budget, of independent steps.
         guidance_shared: Scale by budget, of plans that share.
-        weight: Of `sage.core.planner`.
+        weight: Of `sage.core.planner`, for plans that share.
+        pays: Whether these may be taken: they were better beyond chance somewhere, worse nowhere.
         tried: What was tried and how it did, for the result.
     """
 
@@ -48,7 +51,13 @@ class Fit:
     guidance_alone: Mapping[float, float]
     guidance_shared: Mapping[float, float]
     weight: float
+    pays: bool
     tried: Mapping[str, Any]
+
+    @property
+    def planners_weight(self) -> float:
+        """The weight with which the planner chooses: infinite where sharing does not pay."""
+        return self.weight if self.pays else math.inf
 
     def plain(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -58,6 +67,7 @@ class Fit:
             "spacing": {f"{b:g}": spacing for b, spacing in self.spacings.items()},
             "guidance": {k: {f"{b:g}": s for b, s in v.items()} for k, v in scales.items()},
             "weight": self.weight,
+            "pays": self.pays,
             "tried": dict(self.tried),
         }
 
@@ -230,8 +240,10 @@ def fit_all(
         b: [shared(*how, b, guidance=s, weight=usual)[0] for s in scales] for b in budgets
     }
     guidance_shared, told_shared = best_guidance(lab, middle, on_shared)
-    fit = Fit(scheduler, spacings, guidance_alone, guidance_shared, usual, {})
+    fit = Fit(scheduler, spacings, guidance_alone, guidance_shared, usual, False, {})
     weight, told_weight = _best_weight(lab, planning, by_size, fit)
+    fit = replace(fit, weight=weight)
+    pays, told_pays = _pays(lab, planning, by_size, fit, budgets)
     tried = {
         "schedules": schedules,
         "spacings": told_spacings,
@@ -239,8 +251,9 @@ def fit_all(
         "guidance_alone": told_alone,
         "guidance_shared": told_shared,
         "weights": told_weight,
+        "sharing": told_pays,
     }
-    return replace(fit, weight=weight, tried=tried)
+    return replace(fit, pays=pays, tried=tried)
 
 
 def with_fit(lab: Lab, planning: Planning, fit: Fit) -> Planning:
@@ -251,14 +264,16 @@ def with_fit(lab: Lab, planning: Planning, fit: Fit) -> Planning:
         for steps in range(1, most + 1)
     )
     solver = solver_key(make_scheduler(fit.scheduler, like=lab.pipe.scheduler))
-    return replace(planning, weight=fit.weight, places={solver: tuple(p for p in places if p)})
+    return replace(
+        planning, weight=fit.planners_weight, places={solver: tuple(p for p in places if p)}
+    )
 
 
 def fit_evaluations(prompts: int, budgets: Sequence[int]) -> int:
     """Evaluations that `fit_all` takes for so many prompts, of one seed."""
     spacings = [spacing for spacing in SPACINGS if spacing != "model"]
     ways = sum(_tried(s, p) for s in SOLVERS for p in spacings)
-    each = len(spacings) + 2 * len(GUIDANCE)
+    each = len(spacings) + 2 * len(GUIDANCE) + 2  # the last: whether sharing pays
     return prompts * (MIDDLE * (ways + 2 * len(WEIGHTS)) + each * sum(budgets))
 
 
@@ -275,3 +290,34 @@ def _best_weight(
             totals[weight] += score
     told = {f"{weight:g}": round(total, 4) for weight, total in totals.items()}
     return max(WEIGHTS, key=lambda weight: totals[weight]), told
+
+
+def _pays(
+    lab: Lab,
+    planning: Planning,
+    by_size: Mapping[int, PromptSet],
+    fit: Fit,
+    budgets: Sequence[int],
+) -> tuple[bool, dict[str, dict[str, int]]]:
+    """Whether plans that share may be taken, and what each judge says of each.
+
+    Nobody shares unless what the planner would share is better than independent steps beyond
+    chance in a judge, and worse in none, at any budget, in the smallest and the largest groups.
+    """
+    solver = solver_key(make_scheduler(fit.scheduler, like=lab.pipe.scheduler))
+    sizes = sorted(by_size)
+    told: dict[str, dict[str, int]] = {}
+    for size, budget in product((sizes[1], sizes[-1]), budgets):
+        levels = sharing_levels(by_size[size].groups[:1])
+        if not plan_within(planning, levels, budget, solver, weight=fit.weight).shared_steps:
+            continue
+        how = (lab, planning, by_size[size], fit.scheduler, budget)
+        recipe = shared(*how, guidance=fit.shared_at(budget), weight=fit.weight)[0]
+        spacing, scale = fit.spacing_at(budget), fit.alone_at(budget)
+        rival = alone(lab, planning, fit.scheduler, spacing, budget, guidance=scale)
+        ours, theirs = lab.measure(recipe, by_size[size]), lab.measure(rival, by_size[1])
+        keys = [key for key in QUALITY if key in ours.metrics] or ["pixels"]
+        signs = {key: better(ours, theirs, key) for key in keys}
+        told[f"{budget:g} evaluations, groups of {size}"] = signs
+    every = [sign for signs in told.values() for sign in signs.values()]
+    return max(every, default=0) > 0 and min(every) >= 0, told

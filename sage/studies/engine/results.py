@@ -87,8 +87,8 @@ def conditions(lab: Lab, prompts: PromptSet | None = None, **more: Any) -> dict[
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "interval": f"{LEVEL:.0%} bootstrap over groups (all seeds of a group together), paired "
-        "between rows; those of FD and CMMD hold for this count of pictures; the real pictures are "
-        "held fixed",
+        "between rows, widened for few groups (Student's t); those of FD and CMMD hold for this "
+        "count of pictures; the real pictures are held fixed",
     }
     if prompts is not None:
         known["prompts"] = prompts.summary()
