@@ -142,6 +142,34 @@ def _code(call: Any) -> int:
 
 
 @dataclass
+class Numbers:
+    """Which part of a model was the first to give something that is not a number.
+
+    Attributes:
+        finite: A flag on the device: whether all that was noted are numbers.
+    """
+
+    finite: Tensor | bool = True
+    _noted: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    def note(self, part: str, values: Tensor) -> None:
+        """Notes what a part gave; nothing is read from the device."""
+        good = torch.isfinite(values).all()
+        self._noted.append((part, good))
+        self.finite = self.finite & good
+
+    def check(self) -> None:
+        """That all are numbers; waits for a GPU.
+
+        Raises:
+            FloatingPointError: If not; it names the part.
+        """
+        if not bool(self.finite):
+            part = next(part for part, good in self._noted if not good)
+            raise FloatingPointError(f"The {part} produced a value that is not a number.")
+
+
+@dataclass
 class Execution:
     """One run's way through the networks.
 
@@ -154,7 +182,7 @@ class Execution:
         fixed: The exact size, in passes; 0 is that of EXACT_ROWS.
         retries: How often memory ran out and fewer rows went at once.
         largest: Most passes that the denoiser took at once.
-        finite: A flag on the device: whether all predictions so far were numbers.
+        numbers: What the parts gave.
     """
 
     device: torch.device
@@ -164,7 +192,7 @@ class Execution:
     fixed: int = 0
     retries: int = 0
     largest: int = 0
-    finite: Tensor | bool = True
+    numbers: Numbers = field(default_factory=Numbers)
     _begun: bool = False  # whether the denoiser has had a batch of the exact size
     _packs: Packs = field(default_factory=dict)
     _structures: dict[int, tuple[Hashable, torch.dtype]] = field(default_factory=dict)
@@ -185,7 +213,7 @@ class Execution:
         """
         with packed(self._packs):
             output = torch.cat(self._exact(part, rows) if self.exact else self._pieces(part, rows))
-        self.finite = self.finite & torch.isfinite(output).all()
+        self.numbers.note(part.name, output)
         return output
 
     def one_by_one(self, part: Part, *rows: Any) -> list[Any]:

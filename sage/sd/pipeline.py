@@ -42,7 +42,7 @@ from sage.sd import arguments
 from sage.sd import prompts as texts
 from sage.sd.adapters import plain_network
 from sage.sd.arguments import OutputType
-from sage.sd.execution import Execution, Known, Part
+from sage.sd.execution import Execution, Known, Numbers, Part
 from sage.sd.flops import count_bytes, model_flops_once
 from sage.sd.identity import arithmetic, digest, fingerprint
 from sage.sd.kinds import check_components
@@ -162,6 +162,11 @@ class SagePipeline(ModelPipeline):
 
     max_rows: int = 32
     exact_rows: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, here or in another process, finds out anew what is kept by this one's objects."""
+        kept = {"_embeddings", "_warm_sizes", "_known", "_previews"}
+        return {name: value for name, value in vars(self).items() if name not in kept}
 
     @cached_property
     def _embeddings(self) -> texts.EmbeddingCache:
@@ -379,7 +384,7 @@ class SagePipeline(ModelPipeline):
 
         Raises:
             ValueError: If an argument is wrong, or arguments disagree; nothing has run then.
-            FloatingPointError: If the denoiser or the decoder gave a value that is not a number.
+            FloatingPointError: If a part gave a value that is not a number; it says which.
             MemoryError: If memory does not suffice for a single row.
         """
         if "prompt" in settings:
@@ -590,9 +595,10 @@ class SagePipeline(ModelPipeline):
             probes += [done.probed] if done.probed else []
             # Other rows at once, other last bits: not what a run from the start would give.
             if draft is not None and (run.exact or not parts.execution.retries):
-                draft.add(done.state, parts.execution.finite)
+                draft.add(done.state, parts.execution.numbers.finite)
+            preview = partial(self._preview_of_run, parts.execution.numbers)
             try:
-                yield SageStep(i + 1, run.plan.steps, done.state, self.preview, self.has_checker)
+                yield SageStep(i + 1, run.plan.steps, done.state, preview, self.has_checker)
             except GeneratorExit:  # stopped: what was done is good for a later run
                 if draft is not None:
                     draft.publish()
@@ -633,6 +639,8 @@ class SagePipeline(ModelPipeline):
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
             cond = execution.encode(encoder, run.prompts)  # (N, L, D)
             uncond = _for_each(run.negative_prompts, encode) if needed else None
+            for found in (cond,) if uncond is None else (cond, uncond):
+                execution.numbers.note("text encoder", found)
         streams = Streams(run.seeds, run.shape)
         noise = streams.draw().to(device)  # (N, C, h, w)
         solver = solver_for(self.scheduler, run.asked, device, streams, run.timesteps)
@@ -792,6 +800,7 @@ class SagePipeline(ModelPipeline):
             key,
             partial(count_bytes, self.unet, tuple(x.shape[1:]), tuple(cond.shape[1:])),
         )
+        execution.numbers.note(self._scheduler_title, x)
         # Latents stay float32 between steps; the network runs in its own precision.
         return execution.predict(part, x.to(dtype), t, cond.to(dtype)).to(x.dtype)
 
@@ -813,8 +822,10 @@ class SagePipeline(ModelPipeline):
         """
         arguments.check_state("state", state)
         clean = state.denoised[prompt_rows(state.rows, state.denoised.device)]
+        execution = self._execution(exact=False)
         with torch.inference_mode():
-            images, flagged = self._decode(clean, "pil", self._execution(exact=False))
+            execution.numbers.note("denoiser", clean)
+            images, flagged = self._decode(clean, "pil", execution)
         return cast(list[Image.Image], images), flagged
 
     def preview(self, latents: Tensor) -> list[Image.Image]:
@@ -831,6 +842,17 @@ class SagePipeline(ModelPipeline):
         # Where the decoder runs takes a search to find out, and only a fit asks for it.
         device = None if known is not None else self._execution_device
         return self._previews.colours(self.vae, known, device).pictures(latents, (width, height))
+
+    def _preview_of_run(self, numbers: Numbers, latents: Tensor) -> list[Image.Image]:
+        try:
+            return self.preview(latents)
+        except FloatingPointError:
+            numbers.check()  # knows whose value it is
+            raise
+
+    @property
+    def _scheduler_title(self) -> str:
+        return f"scheduler {type(self.scheduler).__name__}"
 
     @property
     def has_checker(self) -> bool:
@@ -864,8 +886,8 @@ class SagePipeline(ModelPipeline):
         self, latents: Tensor, output_type: OutputType, execution: Execution
     ) -> tuple[list[Image.Image] | np.ndarray | Tensor, tuple[bool, ...]]:
         # The one flag that is read of a run: its states' and its predictions' together.
-        if not bool(torch.isfinite(latents).all() & execution.finite):
-            raise FloatingPointError("The denoiser produced a value that is not a number.")
+        execution.numbers.note(self._scheduler_title, latents)
+        execution.numbers.check()
         if output_type == "latent":
             return latents, (False,) * len(latents)
         decoder = Part(
@@ -932,6 +954,8 @@ def _check_state(run: "_Run", remembers: bool) -> None:
     for tensor in (start.x, start.denoised, *start.memory):
         if tuple(tensor.shape) != need:
             raise ValueError(f"start has latents of the shape {tuple(tensor.shape)}; need {need}.")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError("start holds a value that is not a number.")
     if len(start.memory) != remembers:
         raise ValueError("start comes from another scheduler, which remembers something else.")
     if run.trunk in RULES and not start.kept:

@@ -68,12 +68,11 @@ class LatentRGB:
         coarse = torch.randn(samples, channels, max(1, size // 4), size // 4, generator=generator)
         fine = torch.randn(samples, channels, size, size, generator=generator)
         z = interpolate(coarse, size=(size, size), mode="bilinear") + 0.3 * fine
-        weight = next(vae.parameters())
-        there = weight.device if device is None else device
+        there = next(vae.parameters()).device if device is None else device
         factor = vae.config.scaling_factor
         decoder = Part("decoder", lambda z: vae.decode(z / factor).sample.float().cpu(), samples)
         with torch.no_grad():
-            decoded = torch.cat(Execution(there).one_by_one(decoder, z.to(there, weight.dtype)))
+            decoded = torch.cat(Execution(there).one_by_one(decoder, z.to(there, vae.dtype)))
         if not bool(torch.isfinite(decoded).all()):
             raise FloatingPointError("The decoder produced a value that is not a number.")
         colour = avg_pool2d(decoded / 2 + 0.5, decoded.shape[-1] // size)

@@ -50,6 +50,10 @@ class StateStore:
         self._bytes = 0
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[type["StateStore"], tuple[float]]:
+        """A copy, here or in another process, begins empty: keys name objects of this process."""
+        return type(self), (self.max_bytes,)
+
     def __len__(self) -> int:
         return len(self._states)
 

@@ -190,6 +190,11 @@ WRONG_STATES = {
     "fewer rows": (lambda s: replace(s, denoised=s.denoised[:1]), {}, r"shape \(1, 4, 8, 8\)"),
     "a solver's memory": (lambda s: replace(s, memory=(s.x,)), {}, "from another scheduler"),
     "no memory of a rule": (lambda s: s, {"trunk": "control_once"}, "another kind than control_"),
+    "no numbers": (
+        lambda s: replace(s, x=s.x * float("nan")),
+        {},
+        "start holds a value that is not a number",
+    ),
     "before the first step": (lambda s: replace(s, step=-1), {}, "start is after step 0 of 4"),
 }
 

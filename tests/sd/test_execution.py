@@ -4,8 +4,10 @@ import itertools
 import random
 from contextlib import contextmanager
 from functools import partial
+from operator import methodcaller
 from types import SimpleNamespace
 
+import diffusers
 import pytest
 import torch
 from diffusers.models.attention_processor import (
@@ -538,6 +540,30 @@ def test_a_run_that_ran_out_of_memory_leaves_only_what_others_would_compute(tiny
     with room_for(tiny.unet, 4):
         run(tiny, reuse=store)
     assert torch.equal(run(tiny, reuse=store).images, whole.images)
+
+
+def without_end(tiny):
+    """A solver of diffusers that divides by zero in its last step."""
+    config = tiny.scheduler.config
+    tiny.scheduler = diffusers.UniPCMultistepScheduler.from_config(config, solver_type="bh1")
+
+
+def broken_words(tiny):
+    torch.nn.init.constant_(tiny.text_encoder.get_input_embeddings().weight, float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "part"),
+    [(without_end, "scheduler UniPCMultistepScheduler"), (broken_words, "text encoder")],
+)
+def test_the_part_that_gave_the_value_is_named(tiny, fault, part):
+    fault(tiny)
+    words = f"The {part} produced a value that is not a number"
+    with pytest.raises(FloatingPointError, match=words):
+        run(tiny)
+    steps = tiny.stream(PROMPTS, groups=GROUPS, num_inference_steps=4)
+    with pytest.raises(FloatingPointError, match=words):
+        list(map(methodcaller("previews"), steps))
 
 
 def test_an_error_in_the_decoder_is_said_to_be_the_decoders(tiny):

@@ -367,6 +367,11 @@ def test_preview_colours_follow_the_decoder(pipe):
     assert pipe.preview(latents)[0].tobytes() != before
 
 
+def test_preview_colours_of_a_decoder_that_is_kept_in_eight_bits(pipe):
+    pipe.vae.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert len(pipe.preview(pipe.starting_noise([0]))) == 1
+
+
 def test_a_change_between_two_steps_leaves_nothing_behind(pipe):
     store = StateStore()
     stream = pipe.stream(PROMPTS, reuse=store, **HOW)

@@ -1,5 +1,8 @@
 """What is reused is bitwise what a run from the start would give, and is counted."""
 
+import copy
+import pickle
+
 import diffusers
 import pytest
 import torch
@@ -134,6 +137,20 @@ def test_a_state_larger_than_the_store_is_not_kept():
     big = State(0, ((0,),), torch.zeros(1, 10), torch.zeros(1, 10))
     store.add("a", independent_plan(1, 3), big)
     assert len(store) == 0
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+)
+def test_copies_begin_without_what_was_kept(tiny, copied):
+    store = StateStore(10**6)
+    run(tiny, 0.5, reuse=store)
+    tiny.embed(PROMPTS)
+    own, other = copied(store), copied(tiny)
+    assert (len(own), own.used_bytes, own.max_bytes) == (0, 0, 10**6)
+    assert not {"_embeddings", "_known", "_previews"} & vars(other).keys()
+    assert torch.equal(run(other, 0.5, reuse=own).latents, run(tiny, 0.5).latents)
+    assert len(own) == len(store) > 0
 
 
 def test_plans_that_begin_alike_have_one_history():
