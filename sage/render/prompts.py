@@ -331,13 +331,15 @@ def _table(path: Path, names: _Names) -> Iterator[_Raw]:
         likely, at = (told[1],), at + 1
     header_at = next((n for n, line in enumerate(lines[at:], at) if line.strip()), at)
     delimiter, header, used = _header(path, lines[header_at:], likely, names)
+    # "id, prompt": a space after the mark does not keep a quotation from beginning.
+    spaced = lines[header_at].partition(delimiter)[2].startswith(" ")
     row, at = 0, header_at + used
     while at < len(lines):
         if not lines[at].strip():
             at += 1
             continue
         row += 1
-        cells, used = _record(lines, at, delimiter)
+        cells, used = _record(lines, at, delimiter, spaced)
         at += used
         if isinstance(cells, _BadRowError):
             yield row, cells
@@ -352,7 +354,7 @@ def _header(
 ) -> tuple[str, list[str], int]:
     """Delimiter, our names of the columns ("" for others), and how many lines they take."""
     # The one that finds most of our columns; of a single column, the likely one.
-    found = [(d, *_record(lines, 0, d)) for d in likely]
+    found = [(d, *_record(lines, 0, d, spaced=True)) for d in likely]
     delimiter, cells, used = max(found, key=lambda f: _known(f[1], names))
     if isinstance(cells, _BadRowError):
         raise ValueError(f"The first line of {path} cannot be read: {cells}")
@@ -364,7 +366,9 @@ def _known(cells: Sequence[str] | _BadRowError, names: _Names) -> int:
     return -1 if isinstance(cells, _BadRowError) else sum(bool(names.get(cell)) for cell in cells)
 
 
-def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str] | _BadRowError, int]:
+def _record(
+    lines: Sequence[str], at: int, delimiter: str, spaced: bool
+) -> tuple[list[str] | _BadRowError, int]:
     """The cells of the record that begins at a line, and how many lines it takes."""
     used = 0
 
@@ -376,7 +380,7 @@ def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str] | 
         raise _BadRowError("A quotation mark is opened and not closed.")
 
     try:
-        return next(csv.reader(source(), delimiter=delimiter)), used
+        return next(csv.reader(source(), delimiter=delimiter, skipinitialspace=spaced)), used
     except _BadRowError as error:
         return error, 1
     except csv.Error as error:

@@ -10,13 +10,16 @@ Knows text files and their records; nothing of where pictures lie, of models or 
 Whatever is broken is counted, named and skipped, one record at a time.
 """
 
+import ast
 import csv
 import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_Read = Callable[..., Iterator[list[str]]]  # csv.reader for one kind of table
 UNREADABLE = "file of captions cannot be read"
 BROKEN = "caption is broken"
 NAMELESS = "picture has no id or file name"
@@ -169,13 +173,14 @@ def _json_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
         if isinstance(content.get("annotations"), list):
             return _coco_rows(content, skips)
         lists = [v for v in content.values() if isinstance(v, list) and _has_record(v)]
+        named = all(map(_like_picture, list(content)[:10]))  # 1.jpg, not "data"
         if _has_picture(content):
-            content = [content]
-        elif lists:
+            content = _by_columns(content) or [content]
+        elif lists and not named:
             content = max(lists, key=len)
-        else:  # name of a picture -> its caption or captions
+        else:  # name of a picture -> its caption, captions or record
             content = [{"file_name": k, "captions": v} for k, v in content.items()]
-            if not any(isinstance(r["captions"], str | list) for r in content):
+            if not any(_has_captions(r["captions"]) for r in content):
                 raise ValueError("it has no captions")
     if not _has_record(content):
         raise ValueError("it has no captions")
@@ -202,7 +207,12 @@ def _json_values(text: str) -> tuple[list[Any], str]:
         records = sum(isinstance(line, dict) for line in lines)
         if records > len(values) and 2 * records >= len(lines):
             return lines, ""  # JSON Lines: a broken line is a broken record
-    return values, rest
+    plain = _LAST_COMMA.sub(r"\1", text)
+    return (values, rest) if not rest or plain == text else _json_values(plain)
+
+
+# A text, which is kept, or a comma after the last item of a list or record.
+_LAST_COMMA = re.compile(r'("(?:[^"\\\r\n]|\\.)*")|,(?=\s*[\]}])')
 
 
 def _whole(digits: str) -> int | str:
@@ -214,9 +224,20 @@ _DECODER = json.JSONDecoder(parse_int=_whole)
 
 
 def _json_line(line: str) -> Any:
+    line = line.strip(" \t,\ufeff")
     try:
-        return _DECODER.decode(line.strip(" \t,\ufeff"))
+        return _DECODER.decode(_LAST_COMMA.sub(r"\1", line))
     except (ValueError, RecursionError):
+        return _python_record(line) if line.startswith("{'") else line
+
+
+def _python_record(line: str) -> Any:
+    """A record as Python prints it: {'file_name': '1.jpg', 'text': None}."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes
+            return ast.literal_eval(line[: 10 * LONGEST])
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return line
 
 
@@ -226,6 +247,24 @@ def _has_record(values: list) -> bool:
 
 def _has_picture(record: dict) -> bool:
     return _first(record, PICTURE_KEYS) is not None and _first(record, CAPTION_KEYS) is not None
+
+
+def _has_captions(value: Any) -> bool:
+    record = isinstance(value, dict) and _first(value, CAPTION_KEYS) is not None
+    return record or isinstance(value, str | list)
+
+
+def _by_columns(table: dict) -> list[dict] | None:
+    """Records of a table by columns, as pandas writes one: {"text": {"0": ...}}; None if not."""
+    held = [value for value in table.values() if isinstance(value, dict | list)]
+    columns = [v if isinstance(v, dict) else dict(enumerate(v)) for v in held]
+    pictures = _first(table, PICTURE_KEYS)
+    if not columns or type(pictures) is not type(_first(table, CAPTION_KEYS)):
+        return None
+    if isinstance(pictures, str) or any(c.keys() != columns[0].keys() for c in columns):
+        return None
+    names = [name for name, value in table.items() if isinstance(value, dict | list)]
+    return [{n: c[k] for n, c in zip(names, columns, strict=True)} for k in columns[0]]
 
 
 def _first(record: dict, keys: tuple[str, ...]) -> Any:
@@ -292,7 +331,16 @@ def _parquet_records(path: Path) -> Iterator[tuple[int, Any]]:
         for batch in file.iter_batches(256, columns=columns):  # pictures may be inside
             for record in batch.to_pylist():
                 number += 1
-                yield number, record
+                yield number, {name: _as_text(value) for name, value in record.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Bytes that are a text, as old writers store one; anything else as it is."""
+    try:
+        short = isinstance(value, bytes) and len(value) <= 4 * LONGEST
+        return value.decode("utf-8") if short else value
+    except UnicodeDecodeError:
+        return value
 
 
 def caption_in(text: str) -> Any:
@@ -382,12 +430,24 @@ def _coco_names(images: list, skips: Skips) -> _Ids:
 # --- tables ---------------------------------------------------------------------------------
 
 
+# Inside a quotation, where it does not end: databases write \" for what spreadsheets write as "".
+_ESCAPED_QUOTE = re.compile(r'\\"(?!\s*([,;\t|"]|$))', re.MULTILINE)
+
+
 def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
+    if _ESCAPED_QUOTE.search(text):
+        text = text.replace('\\"', '""')
     lines = text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     while lines and re.fullmatch(r"\s*|#.*|sep=.", lines[0]):  # as spreadsheets and people begin
         lines.pop(0)
     header = lines[0] if lines else ""
-    split = {mark: next(csv.reader([header], delimiter=mark), []) for mark in DELIMITERS}
+    # "file_name, text": a space after the mark does not keep a quotation from beginning.
+    spaced = {mark: header.partition(mark)[2].startswith(" ") for mark in DELIMITERS}
+    read = {
+        mark: partial(csv.reader, delimiter=mark, skipinitialspace=spaced[mark])
+        for mark in DELIMITERS
+    }
+    split = {mark: next(read[mark]([header]), []) for mark in DELIMITERS}
     known = {mark: dict.fromkeys(column.strip() for column in split[mark]) for mark in split}
     with_header = [m for m in DELIMITERS if _named(known[m])]
     plain = [m for m in DELIMITERS if len(split[m]) >= 2 and _like_picture(split[m][0])]
@@ -395,11 +455,12 @@ def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
         raise ValueError("it has no columns file_name and text")
     mark = (with_header or plain)[0]
     fields = split[mark] if with_header else ["file_name", "text"]
-    table = _records(lines[1:] if with_header else lines, mark, len(fields))
+    table = _records(lines[1:] if with_header else lines, read[mark], mark, len(fields))
     for number, cells in enumerate(table, 1):
         if cells[len(fields) :] and fields[-1].strip().casefold() in CAPTION_KEYS:
             # Commas in a caption without quotes.
-            cells[len(fields) - 1 :] = [mark.join(cells[len(fields) - 1 :])]
+            between = f"{mark} " if spaced[mark] else mark
+            cells[len(fields) - 1 :] = [between.join(cells[len(fields) - 1 :])]
         record = dict(zip(fields, cells, strict=False))
         picture = _first(record, PICTURE_KEYS)
         caption = _first(record, CAPTION_KEYS)
@@ -411,7 +472,7 @@ def _table_rows(text: str, file: str, skips: Skips) -> Iterator[Row]:
             yield from _caption_rows(picture, caption or "", name, name, skips)
 
 
-def _records(lines: list[str], mark: str, columns: int) -> Iterator[list[str]]:
+def _records(lines: list[str], read: _Read, mark: str, columns: int) -> Iterator[list[str]]:
     """The cells of each record; a quotation mark that is never closed costs nothing else.
 
     A record goes on over the next lines while a quotation is open, as spreadsheets write it, but
@@ -422,29 +483,29 @@ def _records(lines: list[str], mark: str, columns: int) -> Iterator[list[str]]:
     at = 0
     while at < len(lines):
         end = at + 1
-        while not _closed(lines[at:end], mark) and end < min(len(lines), at + LONGEST_RECORD):
+        while not _closed(lines[at:end], read) and end < min(len(lines), at + LONGEST_RECORD):
             end += 1
-        first = next(csv.reader(lines[at : at + 1], delimiter=mark), [])
+        first = next(read(lines[at : at + 1]), [])
         inside = lines[at + 1 : end]
         if inside and (
-            not _closed(lines[at:end], mark)
+            not _closed(lines[at:end], read)
             or any(_is_record(line, mark, columns, first) for line in inside)
         ):
             end = at + 1
-            cells = next(csv.reader([lines[at]], delimiter=mark, quoting=csv.QUOTE_NONE), [])
+            cells = next(read([lines[at]], quoting=csv.QUOTE_NONE), [])
             cells = [cell.strip().strip('"') for cell in cells]
         else:
             text = io.StringIO("\n".join(lines[at:end]), newline="")
-            cells = next(csv.reader(text, delimiter=mark), [])
+            cells = next(read(text), [])
         at = end
         if any(cell.strip() for cell in cells):
             yield cells
 
 
-def _closed(lines: list[str], mark: str) -> bool:
+def _closed(lines: list[str], read: _Read) -> bool:
     """Whether no quotation is open at the end of some lines."""
     try:
-        for _ in csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=mark, strict=True):
+        for _ in read(io.StringIO("\n".join(lines), newline=""), strict=True):
             pass
     except csv.Error as error:
         return "unexpected end" not in str(error)

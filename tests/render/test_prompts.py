@@ -79,7 +79,7 @@ def test_a_table_may_be_separated_as_spreadsheets_do(tmp_path, delimiter):
 
 
 def test_quoted_cells_hold_commas_and_line_ends(tmp_path):
-    text = 'id,prompt\n1,"a fox,\nin ""deep"" snow"\n\n2,a 5" pipe\n'
+    text = 'id, prompt\n1, "a fox,\nin ""deep"" snow"\n\n2,a 5" pipe\n'
     assert rows(written(tmp_path, "p.csv", text)) == [
         ("1", 'a fox, in "deep" snow'),
         ("2", 'a 5" pipe'),

@@ -311,17 +311,26 @@ LINES = '{"file_name": "1.jpg", "text": "a fox"}\n{"file_name": "sub/2.jpg", "te
         ("metadata.jsonl", LINES.replace("\n", "\r")),
         ("metadata.jsonl", LINES.replace("\n", "")),
         ("metadata.jsonl", LINES.replace("\n", ",\n")),
+        ("metadata.jsonl", LINES.replace("}", ",}")),
+        ("metadata.jsonl", LINES.replace('"', "'")),
         ("metadata.jsonl", LINES.replace("a fox", "a\u2028fox").replace("a dog", "a\x85dog")),
         ("metadata.jsonl", LINES.replace("{", "{\n ").replace(", ", ",\n ")),
         ("captions.ndjson", LINES.rstrip()),
         ("captions_all.json", LINES),
         ("data.json", json.dumps([json.loads(line) for line in LINES.splitlines()], indent=1)),
         ("data.json", json.dumps({"1.jpg": "a fox", "sub/2.jpg": ["a dog"]})),
+        ("data.json", f"[{LINES.replace(chr(10), ',')}]"),
+        ("data.json", '{"1.jpg": {"caption": "a fox"}, "sub/2": {"caption": "a dog"}}'),
+        ("data.json", '{"1.jpg": [{"raw": "a fox"}], "sub/2.jpg": [{"raw": "a dog"}]}'),
+        ("data.json", '{"image": ["1.jpg", "sub/2.jpg"], "text": ["a fox", "a dog"]}'),
+        ("data.json", '{"image": {"0": "1.jpg", "1": "sub/2.jpg"}, '
+                      '"text": {"0": "a fox", "1": "a dog"}}'),
         ("data.json", '{"data": [{"image": "1.jpg", "caption": "a fox"}, '
                       '{"image": {"path": "sub\\\\2.jpg"}, "sentences": [{"raw": "a dog"}]}]}'),
         ("metadata.csv", "file_name,text\n1.jpg,a fox\nsub/2.jpg,a dog\n"),
         ("metadata.csv", "\ufeffText ; File_Name\r\na fox;1.jpg\r\na dog;sub/2.jpg\r\n"),
         ("metadata.csv", 'id,image,caption\n1,1.jpg,"a\nfox"\n2,sub/2.jpg,"a dog"'),
+        ("metadata.csv", 'image, "caption", id\n1.jpg, "a fox", "1"\nsub/2.jpg, "a dog", "2"'),
         ("captions.tsv", "image\tcaption\n1.jpg\ta fox\nsub/2.jpg\ta dog"),
         ("captions.csv", "1.jpg,a fox\nsub/2.jpg,a dog\n"),
         ("metadata.csv", "sep=;\nfile_name;text\n1.jpg;a fox\nsub/2.jpg;a dog\n"),
@@ -336,6 +345,12 @@ def test_other_forms_of_captions(tmp_path, name, content):
     assert data.captions == ("a fox", "a dog")
     assert data.pictures == (tmp_path / "1.jpg", tmp_path / "sub" / "2.jpg")
     assert not skips.counts
+
+
+def test_quotations_inside_quotations(tmp_path):
+    for content in ('1.jpg,"the ""fox"", asleep"\n', '1.jpg,"the \\"fox\\", asleep"\n'):
+        folder = folder_of(tmp_path, "image,caption\n" + content, name="metadata.csv")
+        assert captions(folder) == ('the "fox", asleep',)
 
 
 def test_broken_lines_cost_themselves(tmp_path):
@@ -513,6 +528,14 @@ def test_metadata_in_folders_of_folders(tmp_path, name):
     (tmp_path / "x" / "y" / name).write_text(content)
     os.symlink(tmp_path, tmp_path / "x" / "loop")
     assert captions(tmp_path) == ("a fox",)
+
+
+def test_parquet_of_other_peoples_types(tmp_path):
+    picture(tmp_path / "1.jpg")
+    names = pa.array([b"1.jpg"]).dictionary_encode()
+    for texts in ([b"a fox"], [["a fox"]], [{"raw": "a fox"}]):
+        pq.write_table(pa.table({"image": names, "text": texts}), tmp_path / "metadata.parquet")
+        assert captions(tmp_path) == ("a fox",)
 
 
 def test_a_parquet_file_as_our_own_bulk_rendering_writes_it(tmp_path):
