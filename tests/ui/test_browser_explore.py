@@ -166,7 +166,7 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
     find(page, "#copy-link").click()
     shows(page, "#travel-note", "Copied")
-    page.wait_for_function("navigator.clipboard.readText().then(text => text.includes('?v=1'))")
+    page.wait_for_function("navigator.clipboard.readText().then(text => text.includes('?v=2'))")
     address = page.evaluate("navigator.clipboard.readText()")
     models = {spec.key: spec for spec in shelf.specs}
     values = read_link(address.split("?", 1)[1], models).values

@@ -243,7 +243,7 @@ def test_a_cell_is_shown_large_with_its_settings(tab, rendered):
     assert shown["explored"].chosen == 3
     assert shown["cell"].count("<figure") == 2
     assert "a dog in the snow" in shown["cell"]
-    assert 'href="?v=1&amp;model=tiny&amp;' in shown["cell"]
+    assert 'href="?v=2&amp;model=tiny&amp;' in shown["cell"]
     assert "beta=0.5" in shown["cell"]
     assert "seed=3" in shown["cell"]
     assert shown["cells"].count('aria-pressed="true"') == 1

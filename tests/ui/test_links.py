@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from urllib.parse import parse_qs
 
 import pytest
@@ -32,7 +33,7 @@ words = st.text(min_size=1, max_size=60).filter(lambda text: bool(" ".join(text.
 
 def test_a_link_can_be_read_by_people():
     assert link_query(ASKED, "emoji-scenes") == (
-        "?v=1&model=emoji-scenes&prompt=a+fox+in+the+snow&prompt=a+dog+in+the+snow"
+        "?v=2&model=emoji-scenes&prompt=a+fox+in+the+snow&prompt=a+dog+in+the+snow"
         "&tau_min=0.6&tau_max=0.9&max_group_size=5&beta=0.4&steps=30&guidance=7.5&seed=0&guarded=false"
     )
 
@@ -142,6 +143,15 @@ def test_a_record_gives_its_settings_back():
     assert read.problem == ""
     assert request_of(read) == ASKED
     assert read.values["model"] == "sd-v1-5"
+
+
+@pytest.mark.parametrize("sharing", ["groups", "tree"])
+def test_a_budget_of_one_is_a_share_in_a_link_of_the_first_version_only(sharing):
+    asked = replace(ASKED, sharing=sharing, budget=1.0)
+    query = link_query(asked, "emoji-scenes")
+    new, old = (read_link(link, MODELS).values for link in (query, query.replace("v=2", "v=1")))
+    assert (new["budget"], new["spend"]) == (1.0, asked.spend)
+    assert (old.get("budget", 0.0), old["spend"]) == (0.0, 1.0)
 
 
 def test_a_record_of_the_first_version_is_understood():

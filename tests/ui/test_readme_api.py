@@ -41,7 +41,7 @@ def test_the_shell_example_runs(server, tmp_path):
 
 
 def test_the_address_in_the_text_is_a_link():
-    (query,) = re.findall(r"`/(\?v=1[^`#]*)#studio`", SECTION)
+    (query,) = re.findall(r"`/(\?v=2[^`#]*)#studio`", SECTION)
     read = read_link(query, {"emoji-scenes": builtin_model()})
     assert read.problem == ""
     assert read.values["share_ratio"] == pytest.approx(0.4)

@@ -17,7 +17,8 @@ from sage.jobs.prompt_sets import as_typed, lines_of
 from sage.jobs.repeats import REPEATS
 from sage.jobs.request import Request, parse_prompts
 
-VERSION = 1  # of the address; a new number where an old name would come to mean something else
+VERSION = 2  # of the address; a new number where an old name would come to mean something else
+FIRST = "1"  # whose budget was the share that is called spend now, also where that is 1
 PROMPT = "prompt"  # one of the prompts in an address
 TICK = "tick"  # prompts of a look that are to be finished, by their numbers
 SET = "set"  # all of them, as they were typed with braces
@@ -68,7 +69,7 @@ class Settings:
 def link_query(
     request: Request, model: str, typed: str = "", beside: Mapping[str, Any] | None = None
 ) -> str:
-    """A request as the query of an address, e.g. "?v=1&model=...&prompt=a+fox&beta=0.4".
+    """A request as the query of an address, e.g. "?v=2&model=...&prompt=a+fox&beta=0.4".
 
     Most settings are left out at their own default (no adapter, DDIM, ...).
 
@@ -115,9 +116,14 @@ def read_link(
             values[key] = text
     if not values:
         return None
-    version = values.pop("v", str(VERSION))
+    version = values.pop("v", "")
+    if "spend" not in values and "budget" in values:
+        if version == str(VERSION):
+            values["spend"] = settings_of(kind)["spend"].default  # so its budget is no share
+        elif version == FIRST and values["budget"] == 1:
+            values["spend"] = values.pop("budget")
     settings = replace(check_settings(values, models, "link", kind), ticks=ticks)
-    if version == str(VERSION):
+    if version in ("", FIRST, str(VERSION)):
         return settings
     note = f"This link is of version {version[:10]}, this page reads version {VERSION}."
     return replace(settings, problem=f"{note} {settings.problem}".strip())
