@@ -76,6 +76,7 @@ def test_a_span_of_one_number_is_that_number():
 def test_plural():
     assert (plural(1, "step"), plural(0, "step")) == ("1 step", "0 steps")
     assert plural(2000, "prompt") == "2,000 prompts"
+    assert (plural(1.0, "step"), plural(2.566, "step")) == ("1 step", "2.57 steps")
 
 
 def test_expected_seconds_are_round_and_flagged_pictures_are_named():

@@ -107,8 +107,8 @@ def planner_words(job: Job) -> str:
     advice = job.advice
     if advice is None:
         return ""
-    spent = f"{advice.budget:.3g} evaluation{'s' * (advice.budget != 1)} per picture"
-    return note(f"Planner, for {spent}: {advice.reason}", "planner")
+    spent = plural(advice.budget, "evaluation")
+    return note(f"Planner, for {spent} per picture: {advice.reason}", "planner")
 
 
 def _chip(
