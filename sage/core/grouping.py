@@ -9,9 +9,10 @@ Near-duplicates (above tau_max) are kept apart, as the paper's upper bound sugge
 make them nearly the same picture. Set tau_max to 1 to let them share.
 """
 
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Literal
 
 import numpy as np
@@ -115,6 +116,30 @@ def group_prompts(
     _check_bounds(similarity, tau_min, tau_max, max_group_size)
     groups = complete_linkage(_decimals(similarity), tau_min, tau_max, max_group_size)
     return Grouping(groups, similarity, tau_min, tau_max, max_group_size)
+
+
+def group_within(
+    labels: Sequence[Hashable], form: Callable[[list[int]], Iterable[Group]]
+) -> tuple[Group, ...]:
+    """Groups of prompts with the same label; who is in none is alone.
+
+    Args:
+        labels: One for each of N prompts.
+        form: Maps the prompts of a label to groups of their places among these.
+
+    Returns:
+        A partition of 0..N-1, ordered by first members.
+    """
+    labelled: dict[Hashable, list[int]] = {}
+    for n, label in enumerate(labels):
+        labelled.setdefault(label, []).append(n)
+    groups = [
+        tuple(members[place] for place in group)
+        for members in labelled.values()
+        for group in form(members)
+    ]
+    alone = set(range(len(labels))).difference(chain.from_iterable(groups))
+    return tuple(sorted([*groups, *((n,) for n in alone)], key=min))
 
 
 def _decimals(similarity: Tensor) -> np.ndarray:

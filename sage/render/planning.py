@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sage.core.calibration import Calibration
 from sage.core.cost import Cost, ModelFlops, StageFlops, evaluations, plan_cost
-from sage.core.grouping import cosine_similarity
+from sage.core.grouping import cosine_similarity, group_within
 from sage.core.grouping_at_scale import GroupingRule, form_groups
 from sage.core.plan import Group, Plan, Segment, shared_plan
 from sage.core.planner import Planned, Planning, Rows, plan_within, sharing_levels
@@ -156,28 +156,15 @@ def group(
     Returns:
         A partition of 0..N-1, ordered by first members; in a group the smallest seed is first.
     """
-    finite = torch.isfinite(embeddings).all(1)
-    sets: dict[str, list[int]] = {}
-    for n, prompt in enumerate(prompts):
-        if finite[n]:
-            sets.setdefault(prompt.negative_prompt, []).append(n)
-    groups: list[Group] = []
-    if sampling.max_group_size > 1:
-        rule = GroupingRule(
-            sampling.tau_min,
-            sampling.tau_max,
-            sampling.max_group_size,
-            prefer="closest",
-            sizes="largest",
-        )
-        with progress("Grouping", sum(map(len, sets.values()))) as report:
-            for members in sets.values():
-                formed = _formed(embeddings, members, rule, report)
-                groups += [tuple(members[m] for m in g) for g in formed]
-    taken = {n for g in groups for n in g}
-    groups += [(n,) for n in range(len(prompts)) if n not in taken]
-    ordered = [tuple(sorted(g, key=lambda n: (prompts[n].seed, n))) for g in groups]
-    return tuple(sorted(ordered, key=min))
+    size = sampling.max_group_size
+    if size == 1:
+        return tuple((n,) for n in range(len(prompts)))
+    rule = GroupingRule(sampling.tau_min, sampling.tau_max, size, prefer="closest", sizes="largest")
+    finite = torch.isfinite(embeddings).all(1).tolist()
+    labels = [prompt.negative_prompt if finite[n] else n for n, prompt in enumerate(prompts)]
+    with progress("Grouping", len(prompts)) as report:
+        groups = group_within(labels, lambda some: _formed(embeddings, some, rule, report))
+    return tuple(tuple(sorted(g, key=lambda n: (prompts[n].seed, n))) for g in groups)
 
 
 def _formed(

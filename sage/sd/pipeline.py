@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sage.core.adaptive import Adapted, AdaptiveRule, Probe, sample_adaptively
 from sage.core.cost import Cost, ModelFlops, Probed, evaluations, plan_cost
-from sage.core.grouping import Grouping, cosine_similarity, group_prompts
+from sage.core.grouping import Grouping, cosine_similarity, group_prompts, group_within
 from sage.core.guidance import guide
 from sage.core.lending import RULES
 from sage.core.noise import FreshNoise, Streams
@@ -397,6 +397,7 @@ class SagePipeline(ModelPipeline):
         chosen = arguments.settings_for(self.settings, sampling, given, planned)
         arguments.check_together(given, plan=plan, adaptive=adaptive, timesteps=timesteps)
         check_components(self)
+        self._check_checker()
         self._check_rows()
         seeds = arguments.check_seeds(seeds, len(listed), chosen.seed)
         negatives = arguments.check_negative_prompt(negative_prompt, len(listed))
@@ -455,6 +456,12 @@ class SagePipeline(ModelPipeline):
         for name, wanted in {"fresh_noise": sampling.fresh_noise, "information": informed}.items():
             if wanted:
                 raise ValueError(f"{name} does not work with {type(self.scheduler).__name__}.")
+
+    def _check_checker(self) -> None:
+        """That a checker which was set later has what diffusers' own call makes its input with."""
+        without = self.safety_checker is not None and self.feature_extractor is None
+        if without and not self._has_own_check:
+            raise ValueError("The safety checker needs a feature_extractor; set that, too.")
 
     def _check_rows(self) -> None:
         arguments.check_count("max_rows", self.max_rows)
@@ -524,21 +531,12 @@ class SagePipeline(ModelPipeline):
     ) -> list[Group]:
         """Groups, given or found, the smallest seed of each first: it lends the noise."""
         if groups is None:
-            groups = self._found_groups(prompts, negatives, sampling)
+            bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
+            groups = group_within(
+                negatives, lambda some: self.group([prompts[n] for n in some], *bounds).groups
+            )
         groups = arguments.check_groups(groups, len(prompts))
         return [tuple(sorted(group, key=lambda n: (seeds[n], n))) for group in groups]
-
-    def _found_groups(
-        self, prompts: Sequence[str], negatives: Sequence[str], sampling: Sampling
-    ) -> list[Group]:
-        """Groups among the prompts of each negative prompt, as `sage.render.planning.group`."""
-        bounds = (sampling.tau_min, sampling.tau_max, sampling.max_group_size)
-        found: list[Group] = []
-        for negative in dict.fromkeys(negatives):
-            members = [n for n, text in enumerate(negatives) if text == negative]
-            grouping = self.group([prompts[n] for n in members], *bounds)
-            found += [tuple(members[m] for m in group) for group in grouping.groups]
-        return sorted(found, key=min)
 
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
@@ -857,8 +855,12 @@ class SagePipeline(ModelPipeline):
     @property
     def has_checker(self) -> bool:
         """Whether finished pictures are checked before they are shown, by any checker."""
+        return self.safety_checker is not None or self._has_own_check
+
+    @property
+    def _has_own_check(self) -> bool:
         own = vars(self).get("run_safety_checker") or type(self).run_safety_checker
-        return self.safety_checker is not None or own is not _NO_CHECKER
+        return own is not _NO_CHECKER
 
     def checked(self, pixels: Tensor) -> tuple[Tensor, list[bool]]:
         """Finished pictures in [-1, 1], and which of them the safety checker made black."""

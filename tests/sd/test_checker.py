@@ -102,6 +102,15 @@ def test_diffusers_own_checker_gives_what_it_gives_there(threshold, flagged):
     assert all(is_plain(picture) for step in steps for picture in step.previews())
 
 
+def test_a_checker_without_its_feature_extractor_is_refused_before_a_run(tiny):
+    _, with_checker = with_real_checker(2.0)
+    tiny.safety_checker = with_checker.safety_checker
+    with pytest.raises(ValueError, match="needs a feature_extractor"):
+        tiny.stream(PROMPTS, **HOW)
+    tiny.feature_extractor = with_checker.feature_extractor
+    assert tiny(PROMPTS, **HOW).flagged == (False,) * 3
+
+
 def test_a_checker_that_judges_fewer_pictures_shows_none(tiny):
     tiny.run_safety_checker = lambda pixels, *_: (pixels, [False])
     with pytest.raises(ValueError, match="judged 1 of 3 pictures"):
