@@ -25,11 +25,12 @@ from sage.ui.export.links import (
 )
 from sage.ui.html import views
 from sage.ui.html.matrix import empty_matrix
+from sage.ui.html.prose import NOTHING_YET
 from sage.ui.html.tree import empty_tree
 from sage.ui.kit import QUICK, Updates
 from sage.ui.shelf import Shelf
 from sage.ui.studio.form import Form, Run
-from sage.ui.studio.handlers import Handlers, spelled
+from sage.ui.studio.handlers import Handlers, no_costs, spelled
 from sage.ui.studio.layout import Layout
 
 LOADING = "Loading …"
@@ -120,6 +121,8 @@ class Travel:
             page.run: None,
             page.pictures: "",
             page.outcome: "",
+            page.progress: views.progress(0, 1, NOTHING_YET),
+            **no_costs(page),
             page.plan: empty_tree(LOADING),
             page.similarity: empty_matrix(LOADING),
             page.told: LOADING,

@@ -23,6 +23,7 @@ class Turns:
     def __init__(self) -> None:
         self._states: OrderedDict[str, State] = OrderedDict()
         self._begun: OrderedDict[str, str] = OrderedDict()  # by page
+        self._asks: OrderedDict[str, int] = OrderedDict()  # by page
         self._running: set[str] = set()
         self._lock = Lock()
 
@@ -64,6 +65,24 @@ class Turns:
         with self._lock:  # one that was stopped while it waited has freed the page
             renders = self._states.get(now) in ("waiting", "running")
         return renders or now != begun or self.live(turn)
+
+    def ask(self, page: str) -> int:
+        """Numbers what a page asks of the listener that follows its form."""
+        with self._lock:
+            self._asks[page] = self._asks.get(page, 0) + 1
+            self._asks.move_to_end(page)
+            while len(self._asks) > BOUNDS.turns:
+                self._asks.popitem(last=False)
+            return self._asks[page]
+
+    def outdated(self, page: str, ask: int) -> bool:
+        """Whether a page has asked again since.
+
+        Where a model is loaded meanwhile, the later answer can be the earlier one to be ready; the
+        other must not take its place. Without a page ("") nothing is outdated.
+        """
+        with self._lock:
+            return bool(page) and self._asks.get(page, ask) != ask
 
     def stop(self, turn: str) -> State:
         """Asks a turn to end, and says how it stood.

@@ -277,6 +277,24 @@ def test_stopping_says_what_is_finished(tab):
     assert stopped["render"].interactive is True
 
 
+def test_an_answer_that_a_later_one_overtook_says_nothing(tab, monkeypatch):
+    visit, parts, follow = SimpleNamespace(session_hash="one"), tab.parts, tab.follow
+    later = asked(prompts="a cat\na dog")
+    answers = []
+
+    def slow(*values):
+        if values[0] == FORM["prompts"]:  # as where a model is loaded for it
+            answers.append(tab.follow_beside(visit, *later, "", ""))
+        return follow(*values)
+
+    monkeypatch.setattr(tab, "follow", slow)
+    assert tab.follow_beside(visit, *asked(), "", "") == {parts.cost: gr.skip()}
+    (told,) = answers
+    assert "x-prompt=a+cat" in told[parts.address]
+    other = SimpleNamespace(session_hash="other")
+    assert "x-prompt" in tab.follow_beside(other, *later, "", "")[parts.address]
+
+
 def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendered):
     turn, trace = tab.announce()[tab.parts.turn], tab.announce_trace()[tab.parts.trace_turn]
     parts = tab.parts

@@ -506,7 +506,7 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
     assert seen[layout.pictures].count("data-tick") == 4
     assert seen[layout.chosen] == "0 1 2 3"
     assert seen[layout.finish].value == "Finish 4 of 4"
-    assert seen[layout.scrub].interactive is False
+    assert seen[layout.scrub].visible is False  # there are no two sides to move it on
     assert "16 evaluations and" in seen[layout.outcome]
     assert "takes 20 more evaluations" in seen[layout.outcome]
     ticked = followed(page, form, run, "0 2")
@@ -651,6 +651,30 @@ def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, re
     # Where nothing was typed meanwhile, the first change after the end is an ordinary one.
     after = followed(page, typed, same[layout.run], nudge=nudge)
     assert after[layout.run].hidden
+
+
+def test_an_answer_that_a_later_one_overtook_says_nothing(page, form, monkeypatch):
+    visit, layout, analyze = SimpleNamespace(session_hash="one"), page.layout, page.analyze
+    later, answers = changed(form, prompts="a cat\na dog"), []
+
+    def slow(*asked):
+        if asked[0] == form.prompts:  # as where a model is loaded for it
+            answers.append(page.follow(visit, *values(later), "", "told", "", ""))
+        return analyze(*asked)
+
+    monkeypatch.setattr(page, "analyze", slow)
+    overtaken = page.follow(visit, *values(form), "", "told", "", "")
+    assert overtaken == {layout.chips: gr.skip()}
+    assert "a+cat" in answers[0][layout.address]
+
+
+def test_no_banner_stands_above_empty_boxes(page, rendering, form):
+    _, run = rendered(rendering, form)
+    typed = changed(form, prompts="a fox\na dog")
+    away = page.analyze(*values(typed, run))
+    refused = page.analyze(*values(changed(typed, seed=-1), away[page.layout.run]))
+    assert "The seed is -1" in refused[page.layout.scrub_note]
+    assert refused[page.layout.banner] == ""
 
 
 def test_what_is_greyed_says_why_beside_it(page, form):

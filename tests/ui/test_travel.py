@@ -9,6 +9,7 @@ import pytest
 from sage.jobs.request import parse_request
 from sage.ui.examples import FIRST_EXAMPLE
 from sage.ui.export.links import link_query
+from sage.ui.html.prose import NOTHING_YET
 from sage.ui.studio.form import Run
 from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import build_layout
@@ -72,6 +73,8 @@ def test_pictures_of_other_prompts_make_way_at_once(travel):
     filled = by_name(travel, travel.open_link(query))
     assert (filled["pictures"], filled["outcome"], filled["run"]) == ("", "", None)
     assert "sage-empty" in filled["plan"]
+    assert NOTHING_YET in filled["progress"]  # not what the page says of its first comparison
+    assert "sage-empty" in filled["seconds"]
     kept = Run(FORM.check(), "tiny", 10)
     assert "pictures" not in by_name(travel, travel.open_link(query, kept))
     first = "?" + urlencode([("prompt", prompt) for prompt in FIRST_EXAMPLE.prompts])

@@ -224,6 +224,32 @@ def test_the_arrows_of_lists_of_values_are_whole(arrive):  # noqa: F811
     assert len({box["width"] for box in (one.bounding_box() for one in arrows.all())}) == 1
 
 
+# What is chosen in lists and lies beneath their arrows; values and names beyond their boxes.
+UNREAD = """() => [
+  ...[...document.querySelectorAll('input[role=combobox][readonly]')].filter(e => {
+    const arrow = e.parentElement.querySelector('.dropdown-arrow').getBoundingClientRect();
+    const end = e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight);
+    return end > arrow.left || e.scrollWidth > e.clientWidth; }),
+  ...[...document.querySelectorAll('.token')].filter(e =>
+    e.getBoundingClientRect().top < e.closest('.wrap').getBoundingClientRect().top + 4),
+  ...[...document.querySelectorAll('#sage-tree .sage-name')].filter(e =>
+    e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right + 1),
+].filter(e => e.checkVisibility({visibilityProperty: true})).map(e => e.value ?? e.innerText)"""
+
+
+def test_what_is_chosen_and_named_can_be_read_on_a_phone(visit):
+    page = visit(390, 844)
+    unfold(page, "advanced")
+    expect(find(page, "#trunk")).to_be_visible()
+    long = "a fox in the snow beside a small house in the wood"
+    find(page, "#prompts textarea").fill(f"{long}\na dog\na cat")
+    shows(page, ".sage-pair[data-p='0'] .sage-name", long)
+    assert page.evaluate(UNREAD) == []
+    open_tab(page, "explore")
+    expect(find(page, "#explore-across-values .token").first).to_be_visible()
+    assert page.evaluate(UNREAD) == []
+
+
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_what_stands_at_the_end_of_a_phones_card_has_room(arrive, width):  # noqa: F811
     """The planner says up to three lines beneath the budget; Random stands beside its seed."""

@@ -148,7 +148,10 @@ class Exploring:
         *asked, turn, trace_turn = values
         visit = kit.page_of(request)
         begun, begun_trace = self.turns.begun(visit), self.trace_turns.begun(visit)
+        ask = self.turns.ask(visit)
         parts, shown = self.parts, self.follow(*asked)
+        if self.turns.outdated(visit, ask):
+            return {parts.cost: gr.skip()}
         held = [parts.trace] if self.trace_turns.busy(trace_turn, visit, begun_trace) else []
         if self.turns.busy(turn, visit, begun):
             held += [parts.render, parts.banner, parts.show, parts.cells, parts.progress]

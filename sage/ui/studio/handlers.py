@@ -77,8 +77,10 @@ class Handlers:
         """
         *asked, chosen, told, turn, nudge = values
         visit = kit.page_of(request)
-        begun = self.turns.begun(visit)
+        begun, ask = self.turns.begun(visit), self.turns.ask(visit)
         page, shown = self.layout, self.analyze(*asked)
+        if self.turns.outdated(visit, ask):
+            return {page.chips: gr.skip()}
         shown |= self._ticks(shown, chosen, *asked)
         if self.turns.busy(turn, visit, begun):
             shown = self._beside(shown)
@@ -478,7 +480,8 @@ def scrub_words(run: Run) -> str:
 
 def banner(run: Run | None, request: Request | None, model: str) -> str:
     """Whether the pictures on the page still belong to the form."""
-    if run is None or (request is not None and run.request.prompts != request.prompts):
+    boxes = request is not None and run is not None and run.request.prompts != request.prompts
+    if run is None or run.hidden or boxes:
         return ""  # there are no pictures, or boxes for other prompts
     if request is None or not run.fits(request, model):
         return views.banner(EARLIER)
@@ -486,9 +489,10 @@ def banner(run: Run | None, request: Request | None, model: str) -> str:
 
 
 def scrub_button(run: Run | None, interactive: bool) -> gr.Button:
-    """What renders all branch points; there is none where they are on the page already."""
-    ready = run is not None and not run.hidden and run.strip is not None
-    return gr.Button(visible=not ready, interactive=interactive)
+    """What renders all branch points; none where they are on the page, or it is a look's."""
+    shown = None if run is None or run.hidden else run
+    none = shown is not None and (shown.strip is not None or shown.look is not None)
+    return gr.Button(visible=not none, interactive=interactive)
 
 
 def finish_button(run: Run | None, ticked: Collection[int] | None = None) -> gr.Button:
