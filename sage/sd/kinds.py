@@ -66,6 +66,7 @@ _KINDS_BY_CLASS = {
     "T2IAdapter": "a T2I-Adapter, not a whole model",
     "MotionAdapter": "a motion adapter, not a whole model",
     "FlaxUNet2DConditionModel": "a model for Flax",
+    "Onnx": "a model for ONNX",
 }
 _KINDS_BY_CHANNELS = {
     9: "an inpainting model",
@@ -299,6 +300,7 @@ def in_one_sentence(source: str, given: Mapping[str, Any] | None) -> Iterator[No
     except (
         *(ValueError, TypeError, LookupError, AttributeError),  # odd values in a configuration
         *(RuntimeError, SafetensorError, SingleFileComponentError),
+        ImportError,  # it was saved by a package that is not here, for numbers of few bits
     ) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
@@ -529,6 +531,8 @@ def _scheduler_reason(scheduler: Scheduler) -> str:
     falling = bool((levels.diff() <= 0).all()) and len(levels) > 0
     if not falling or not 0 <= float(levels[-1]) < float(levels[0]) <= 1:
         return f"has a scheduler whose noise does not rise from step to step ({name})"
+    if len(levels) < (known := scheduler.config.get("num_train_timesteps", 0)):
+        return f"has a scheduler of {known} timesteps with {len(levels)} noise levels ({name})"
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
         return f"predicts {prediction!r}; known are {', '.join(PREDICTIONS)}"

@@ -225,6 +225,17 @@ FOLDERS = {
         lambda f: scheduler(f, beta_start=float("nan")),
         "noise does not rise",
     ),
+    "too few noise levels": (
+        lambda f: scheduler(f, trained_betas=[0.01] * 5),
+        "1000 timesteps with 5 noise levels",
+    ),
+    "weights of a package that is not here": (
+        lambda f: config(
+            f, "unet", quantization_config={"quant_method": "quanto", "weights_dtype": "int8"}
+        ),
+        "cannot be loaded: .*quanto",
+    ),
+    "ONNX": (lambda f: index(f, unet=["diffusers", "OnnxRuntimeModel"]), "a model for ONNX"),
     "VAE without a scale": (lambda f: config(f, "vae", scaling_factor=None), "factor is None"),
     "VAE of scale 0": (lambda f: config(f, "vae", scaling_factor=0.0), "factor is 0.0"),
     "no size": (lambda f: config(f, "unet", sample_size=0), "latents of 0"),
