@@ -157,7 +157,8 @@ class _Reader:
         """Adds the tokens of what holds other values."""
         if isinstance(value, nn.Module):
             self._module(value)
-        elif isinstance(value, (dict, Mapping)):
+        # Accelerate's mappings of weights that are kept elsewhere do not know their own keys.
+        elif isinstance(value, dict) or (isinstance(value, Mapping) and not _attributes(value)):
             self.tokens += ("pairs", len(value))
             for key, item in value.items():
                 self.tokens.append(key if type(key) in _PLAIN else repr(key))
@@ -235,12 +236,16 @@ class _Reader:
             array = _bits(tensor.detach()).cpu().numpy()
             self.tokens += (*tensor.shape, str(tensor.dtype), _digest(array))
             return
-        version = 0 if tensor.is_inference() else tensor._version
-        self.tokens += (*tensor.shape, *tensor.stride(), str(tensor.dtype), version)
-        if tensor.is_meta or tensor.is_sparse or tensor.is_quantized:
-            self.tokens.append(serial(tensor))
+        self.tokens += (*tensor.shape, str(tensor.dtype), str(tensor.layout))
+        if tensor.is_meta:  # its values are kept elsewhere, by a hook, and are read there
             return
+        self.tokens.append(0 if tensor.is_inference() else tensor._version)
         plain = tensor.detach()
+        if plain.is_quantized:
+            plain = plain.dequantize()
+        if plain.layout is not torch.strided:
+            plain = plain.to_dense()
+        self.tokens += plain.stride()
         if self.sampled and plain.numel() > SAMPLES:
             plain = plain.reshape(-1)[:: plain.numel() // SAMPLES]
         bits = _bits(plain)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import AutoencoderTiny, DDIMScheduler
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2DCrossAttn
@@ -365,6 +366,23 @@ def test_preview_colours_follow_the_decoder(pipe):
     with torch.no_grad():
         pipe.vae.decoder.conv_out.bias += 0.5
     assert pipe.preview(latents)[0].tobytes() != before
+
+
+def test_weights_that_are_kept_off_the_device_are_read(pipe):
+    whole, store = pipe(PROMPTS, **HOW).latents, StateStore()
+    cpu_offload(pipe.unet, torch.device("cpu"))
+    assert torch.equal(pipe(PROMPTS, reuse=store, **HOW).latents, whole)
+    before = fingerprint(pipe.unet)
+    assert fingerprint(pipe.unet) == before
+    pipe.unet.conv_in._hf_hook.weights_map["weight"].mul_(2)
+    assert fingerprint(pipe.unet) != before
+    assert not torch.equal(pipe(PROMPTS, reuse=store, **HOW).latents, whole)
+
+
+def test_sparse_weights_are_read():
+    one, same, other = ((torch.eye(3) * factor).to_sparse() for factor in (1.0, 1.0, 2.0))
+    assert fingerprint(one) == fingerprint(one) == fingerprint(same)
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_preview_colours_of_a_decoder_that_is_kept_in_eight_bits(pipe):
