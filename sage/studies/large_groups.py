@@ -88,7 +88,7 @@ def finding(comparison: Comparison) -> str:
 def figure(result: Result) -> Figure:
     """Quality against evaluations, a panel for each size of group."""
     panels = []
-    for size in SIZES:
+    for size in sorted({line["size"] for line in result["rows"]}):
         series: dict[str, list[Row]] = {}
         for line in (line for line in result["rows"] if line["size"] == size):
             series.setdefault(line["name"], []).append(line)

@@ -127,6 +127,11 @@ def test_the_summary_is_three_sentences_and_a_figure(tmp_path):
     assert "better in CLIP score and probe than sharing with the SAGE adapter" in sentences
     assert "as good, up to chance, as sharing without training" in sentences
     assert picture.endswith("(results/main-table.svg)")
+    result = main_result()
+    for row in result["rows"]:
+        row["seconds"] = None  # something else ran
+    write(tmp_path / "results", result, figure())
+    assert "saves 20% of the evaluations. " in summary_block(tmp_path / "results", tmp_path)
 
 
 def test_a_table_shows_what_its_study_names():

@@ -74,9 +74,12 @@ def summary_block(results: Path, page: Path) -> str:
     sage = next(r for r in by_ratio(result)[RATIO] if r["name"] == SAGE)
     changes = [f"{c['measure']} {percent(c['ours'])}" for c in result["claims"] if "measure" in c]
     verdicts = " / ".join(dict.fromkeys(c["verdict"] for c in result["claims"] if "measure" in c))
+    saved = f"{sage['saving']:.0%} of the evaluations"
+    if sage["seconds"] is not None:
+        saved += f" and {1 - sage['seconds']:.0%} of the time"
     sentences = [
         f"On the model *{result['conditions']['model']}*, sharing {RATIO:.0%} of the steps saves "
-        f"{sage['saving']:.0%} of the evaluations and {1 - sage['seconds']:.0%} of the time.",
+        f"{saved}.",
         "Independent sampling with as many evaluations (the equal-NFE baseline) is "
         f"{compared(result, SAGE)} sharing with the SAGE adapter, and "
         f"{compared(result, IN_TURN)} sharing without training whose prompts take turns as the "
