@@ -83,15 +83,18 @@ def more(comparison: Comparison) -> dict[str, Any]:
 
 def answer(result: Result) -> str:
     """Whether the goal is reached, with which solver."""
-    keys = quality_of(result["metrics"])
-    worse = [
-        SCHEDULERS[solver].split(" (")[0]
-        for solver, gaps in result["differences"].items()
-        if any(gaps[key]["sign"] < 0 for key in keys)
-    ]
+    keys, worse = quality_of(result["metrics"]), []
+    for solver, gaps in result["differences"].items():
+        judges = [
+            f"{METRIC[key].title} by {abs(gaps[key]['value']):.2g}"
+            for key in keys
+            if gaps[key]["sign"] < 0
+        ]
+        if judges:
+            worse.append(f"{' and '.join(judges)} with {SCHEDULERS[solver].split(' (')[0]}")
     if worse:
-        where = " and ".join(worse)
-        return f"No: with {where}, {FEW} planned steps are worse than {UNIFORM} uniform ones."
+        where = "; ".join(worse)
+        return f"No: {FEW} planned steps are worse than {UNIFORM} uniform ones in {where}."
     return f"Yes: {FEW} planned steps are at least as good as {UNIFORM} uniform ones."
 
 
