@@ -45,6 +45,7 @@ class LinearDecoder(torch.nn.Module):
     """A decoder that is nothing but a colour map, two times enlarged."""
 
     config = SimpleNamespace(latent_channels=4, scaling_factor=0.5)
+    dtype = torch.float32
 
     def __init__(self, weight, bias):
         super().__init__()
