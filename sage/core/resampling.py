@@ -5,10 +5,10 @@ are counts of groups, [B, G], drawn once; a mean, a Fréchet distance and a CMMD
 those counts. As every method is given the same counts, the difference of two methods is resampled
 in pairs by subtraction. Intervals are percentiles, of replicates that are spread as Student's t
 asks for: plain percentiles of few groups are too narrow (Hesterberg 2015, arXiv 1411.5279). The two
-distances are biased upwards by few
-pictures, and resampling adds that bias once more (pictures drawn twice look less varied), so their
-replicates are shifted to have the value as their mean: the interval says how the number would vary
-with other groups *at this count of pictures*. The reference pictures are held fixed.
+distances are biased upwards by few pictures, and resampling adds that bias once more (pictures
+drawn twice look less varied), so their replicates are shifted to have the value as their mean: the
+interval says how the number would vary with other groups *at this count of pictures*. The reference
+pictures are held fixed.
 """
 
 import math

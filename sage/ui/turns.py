@@ -35,14 +35,9 @@ class Turns:
         """
         turn = secrets.token_hex(8)
         with self._lock:
-            self._states[turn] = "waiting"
-            while len(self._states) > BOUNDS.turns:  # whose visitors left before they came up
-                self._states.popitem(last=False)
+            _set_last(self._states, turn, "waiting")
             if page:
-                self._begun[page] = turn
-                self._begun.move_to_end(page)
-            while len(self._begun) > BOUNDS.turns:
-                self._begun.popitem(last=False)
+                _set_last(self._begun, page, turn)
         return turn
 
     def begun(self, page: str) -> str:
@@ -69,10 +64,7 @@ class Turns:
     def ask(self, page: str) -> int:
         """Numbers what a page asks of the listener that follows its form."""
         with self._lock:
-            self._asks[page] = self._asks.get(page, 0) + 1
-            self._asks.move_to_end(page)
-            while len(self._asks) > BOUNDS.turns:
-                self._asks.popitem(last=False)
+            _set_last(self._asks, page, self._asks.get(page, 0) + 1)
             return self._asks[page]
 
     def outdated(self, page: str, ask: int) -> bool:
@@ -150,3 +142,11 @@ class Turns:
         with self._lock:
             self._running.discard(turn)
             self._states.pop(turn, None)
+
+
+def _set_last(known: OrderedDict[str, Any], key: str, value: Any) -> None:
+    """Sets the newest entry; the oldest ones go, whose visitors left long ago."""
+    known[key] = value
+    known.move_to_end(key)
+    while len(known) > BOUNDS.turns:
+        known.popitem(last=False)

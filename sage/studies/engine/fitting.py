@@ -157,11 +157,16 @@ def standing(lab: Lab, prompts: PromptSet, recipes: Sequence[Recipe]) -> list[fl
     """
     lab.render([(recipe, prompts) for recipe in recipes])
     measured = [lab.measure(recipe, prompts).metrics for recipe in recipes]
-    keys = [key for key in QUALITY if key in measured[0]] or ["pixels"]
+    keys = _judges(measured[0])
     table = np.array([[METRIC[k].better * m[k].value for k in keys] for m in measured])
     spread = table.std(0)
     scores = (table - table.mean(0)) / np.where(spread > 0, spread, 1.0)
     return [round(float(score), 4) for score in scores.mean(1)]
+
+
+def _judges(metrics: Mapping[str, Any]) -> list[str]:
+    """What a choice goes by: the judges of quality that there are, or else the pixels."""
+    return [key for key in QUALITY if key in metrics] or ["pixels"]
 
 
 def best_solver(
@@ -186,7 +191,7 @@ def best_spacing(
     lab.render([(recipe, prompts) for recipe in recipes.values()])
     measured = {p: lab.measure(recipe, prompts) for p, recipe in recipes.items()}
     usual = measured[USUAL]
-    keys = [key for key in QUALITY if key in usual.metrics] or ["pixels"]
+    keys = _judges(usual.metrics)
     signs = {p: [better(m, usual, key) for key in keys] for p, m in measured.items()}
     ahead = [USUAL, *(p for p, s in signs.items() if max(s) > 0 and min(s) >= 0)]
     scores = standing(lab, prompts, [recipes[p] for p in ahead])
@@ -316,8 +321,7 @@ def _pays(
         spacing, scale = fit.spacing_at(budget), fit.alone_at(budget)
         rival = alone(lab, planning, fit.scheduler, spacing, budget, guidance=scale)
         ours, theirs = lab.measure(recipe, by_size[size]), lab.measure(rival, by_size[1])
-        keys = [key for key in QUALITY if key in ours.metrics] or ["pixels"]
-        signs = {key: better(ours, theirs, key) for key in keys}
+        signs = {key: better(ours, theirs, key) for key in _judges(ours.metrics)}
         told[f"{budget:g} evaluations, groups of {size}"] = signs
     every = [sign for signs in told.values() for sign in signs.values()]
     return max(every, default=0) > 0 and min(every) >= 0, told
