@@ -6,19 +6,23 @@
   const one = (selector, root = document) => root.querySelector(selector);
 
   // -- tabs: #lesson (or ?tab=lesson) opens the lesson; a change of tab changes the address -----
-  const wanted = () =>
-    location.hash.slice(1) || new URLSearchParams(location.search).get("tab") || "";
+  const wantedTab = () => {
+    const name = location.hash.slice(1) || new URLSearchParams(location.search).get("tab") || OWN_TABS[0];
+    return name.toLowerCase().split("/")[0]; // "#lesson/3" is a step of the lesson
+  };
   const openTab = () => {
-    const [name] = wanted().toLowerCase().split("/"); // "#lesson/3" is a step of the lesson
-    all("#sage-tabs [role=tab]").find((tab) => tab.dataset.tabId === name)?.click();
+    const name = wantedTab();
+    const tab = all("#sage-tabs [role=tab]").find((each) => each.dataset.tabId === name);
+    if (tab?.getAttribute("aria-selected") !== "true") tab?.click();
   };
   document.addEventListener("click", (event) => {
     const tab = event.target.closest("#sage-tabs [role=tab]");
-    if (!OWN_TABS.includes(tab?.dataset.tabId) || wanted().split("/")[0] === tab.dataset.tabId) return;
+    if (!OWN_TABS.includes(tab?.dataset.tabId) || wantedTab() === tab.dataset.tabId) return;
     // Whole, for "#..." alone would be read against the page's <base> and lose the query.
-    history.replaceState(null, "", location.pathname + location.search + "#" + tab.dataset.tabId);
+    history.pushState(null, "", location.pathname + location.search + "#" + tab.dataset.tabId);
   });
-  window.addEventListener("hashchange", openTab);
+  // Also fired for an address that was typed. An entry of before a change holds the form of then.
+  window.addEventListener("popstate", () => { openTab(); followForm(); });
   openTab();
 
   // -- the pictures come into view when they are rendered, as far as "Stop" stays in view ---------

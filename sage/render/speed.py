@@ -37,6 +37,7 @@ from sage.sd.pipeline import SagePipeline
 from sage.sd.precision import dtype_for
 
 KERNEL_CALLS = 5  # of each size
+UNITS_EACH = 3  # fewest of a worker whose rate is measured: the first one is left out
 THINGS = ("fox", "rabbit", "owl", "dog", "cat", "bear", "whale", "car")
 PLACES = (
     "in the snow",
@@ -160,7 +161,7 @@ def _one_call(worker: Worker, rows: int) -> float:
 
 def in_bulk(recipe: Recipe, places: Sequence[str], messages: Sequence[bytes]) -> float:
     """Pictures a second of workers, from the first unit that each has finished."""
-    if len(messages) < 3 * len(places):
+    if len(messages) < UNITS_EACH * len(places):
         raise ValueError(f"{len(messages)} units are too few for {len(places)} workers.")
     arrivals: list[tuple[float, int]] = []
     for rendered in run_in_processes(recipe, places, messages):
@@ -247,8 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _rates(work: Work, places: Sequence[str], asked: argparse.Namespace) -> None:
     """Prints pictures a second, with as many workers as there are and with one."""
-    messages = [unit.to_bytes() for unit in work.units(asked.unit)]
     number, groups = len(work.prompts), GroupByGroup(work)
+    unit = min(asked.unit, number // (UNITS_EACH * len(places)))
+    messages = [unit.to_bytes() for unit in work.units(unit)]
     rates: dict[str, list[float]] = {}
     for _ in range(asked.repeats):
         for threads in sorted({1, len(devices("cpu", None, 1))}):

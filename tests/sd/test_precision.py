@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.models import builtin_model, load_model
 from sage.sd import precision
-from sage.sd.direct import DirectAttention
+from sage.sd.direct import DirectAttention, DirectGroupNorm, make_direct
 from sage.sd.flops import count_flops
 from sage.sd.packed import PackableConv2d, PackableLinear, make_packable, packed
 from sage.sd.pipeline import SagePipeline
@@ -166,6 +166,29 @@ def test_direct_attention_still_says_which_arguments_are_unknown(tiny, monkeypat
     layer = next(m for m in tiny.unet.modules() if isinstance(m, DirectAttention))
     layer(torch.zeros(1, 4, layer.to_q.in_features), wings=2)
     assert "['wings'] are not expected" in said[0]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_in_channels_last_takes_the_way_by_float32(affine, monkeypatch):
+    torch.manual_seed(0)
+    layer = torch.nn.GroupNorm(4, 16, affine=affine).bfloat16()
+    plain, x = copy.deepcopy(layer), torch.randn(2, 16, 8, 8).bfloat16()
+    make_direct(layer)
+    assert type(layer) is DirectGroupNorm
+    with torch.no_grad():
+        assert torch.equal(layer(x), plain(x))
+        last = x.contiguous(memory_format=torch.channels_last)
+        expected = plain(last)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.nn.GroupNorm, "forward", None)  # nobody asks for it
+            made = layer(last)
+        assert made.dtype == torch.bfloat16
+        assert made.is_contiguous(memory_format=torch.channels_last)
+        assert (made - expected).abs().max() <= 2**-7 * expected.abs().max()
+        assert torch.equal(layer(last[:1]), made[:1])  # in any company
+    last.requires_grad_()
+    layer(last).float().square().sum().backward()  # and it learns as it did
+    assert last.grad is not None
 
 
 # -- the built-in model --------------------------------------------------------------------------

@@ -774,6 +774,24 @@ def test_tabs_have_addresses(arrive):
     assert page.evaluate("location.hash") == "#studio"
 
 
+def test_back_returns_to_the_tab_before_with_the_form_as_it_is(arrive):
+    page = arrive()
+    page.get_by_role("tab", name="Lesson").click()
+    page.get_by_role("tab", name="Explore").click()
+    page.go_back()
+    expect(page.get_by_role("tab", name="Lesson")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Studio").click()
+    find(page, "#prompts textarea").fill("a cat in space\na dog in space")
+    page.wait_for_function("location.search.includes('space')")
+    page.go_back()
+    expect(page.get_by_role("tab", name="Lesson")).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("location.search.includes('space')")
+    page.go_back()  # to the address of the arrival, which names no tab
+    expect(page.get_by_role("tab", name="Studio")).to_have_attribute("aria-selected", "true")
+    expect(find(page, "#prompts textarea")).to_have_value("a cat in space\na dog in space")
+    assert page.evaluate("location.hash") == ""
+
+
 def test_an_address_opens_its_tab(chromium, arrival):
     page = chromium.new_page()
     page.goto(f"{arrival}/#lesson")
