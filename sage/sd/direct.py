@@ -35,8 +35,9 @@ class DirectGroupNorm(nn.GroupNorm):
             return super().forward(input)
         if torch.compiler.is_compiling():  # which fuses it by itself
             return super().forward(input)
-        affine = (None if value is None else value.float() for value in (self.weight, self.bias))
-        return F.group_norm(input.float(), self.num_groups, *affine, self.eps).to(input.dtype)
+        weight, bias = (None if own is None else own.float() for own in (self.weight, self.bias))
+        output = F.group_norm(input.float(), self.num_groups, weight, bias, self.eps)
+        return output.to(input.dtype)
 
 
 class DirectAttention(Attention):

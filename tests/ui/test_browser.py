@@ -774,8 +774,8 @@ def test_tabs_have_addresses(arrive):
     assert page.evaluate("location.hash") == "#studio"
 
 
-def test_back_returns_to_the_tab_before_with_the_form_as_it_is(arrive):
-    page = arrive()
+def test_back_returns_to_the_tab_before_with_the_form_as_it_is(visit):
+    page = visit()
     page.get_by_role("tab", name="Lesson").click()
     page.get_by_role("tab", name="Explore").click()
     page.go_back()

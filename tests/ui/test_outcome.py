@@ -1,10 +1,12 @@
 """The sentence of the outcome says the run's numbers, and no time without its conditions."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from sage.jobs.repeats import Mean, SeedScores
+from sage.ui.html import look
 from sage.ui.html.outcome import (
     FAR,
     NEARNESS,
@@ -129,3 +131,21 @@ def test_a_difference_whose_interval_holds_none_is_called_noise():
 def test_without_an_image_encoder_or_a_baseline_the_distance_is_told_alone():
     words = outcome_words(replace(PLAIN, seeds=SeedScores(5, Mean(0.031, 0.004))))
     assert "of the mean: distance 0.031 ± 0.004.</p>" in words
+
+
+@pytest.mark.parametrize(
+    ("spent", "words"),
+    [
+        (80.0, "20 % less compute,"),
+        (106.0, "6 % more compute (every expected picture was decoded),"),
+    ],
+)
+def test_a_look_that_computes_more_for_fewer_evaluations_says_why(monkeypatch, spent, words):
+    report = {
+        "evaluations": {"look": 20, "spent": 42, "all": 61, "independent": 80},
+        "flops": {"spent": spent, "all": 100.0},
+        "seconds": {"look": 1.0, "spent": 2.0, "all": 3.0},
+    }
+    monkeypatch.setattr(look, "look_report", lambda seen: report)
+    seen = SimpleNamespace(finishes=(1,), finished=(0,), pictures=(1, 2))
+    assert f"42 evaluations instead of 61, {words}" in look.look_words(seen)

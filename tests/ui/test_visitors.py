@@ -335,6 +335,20 @@ SMALL = """() => [...document.querySelectorAll('.gradio-container *')].filter(e 
     parseFloat(getComputedStyle(e).fontSize) < 18).map(e => e.outerHTML.slice(0, 90))"""
 
 
+@pytest.mark.parametrize("width", [390, 768])
+def test_in_the_classroom_names_stand_free_of_the_pictures_on_a_small_screen(arrive, width):  # noqa: F811
+    page = arrive(width, 1024)
+    page.goto(f"{page.url}&present=1")
+    expect(find(page, ".sage-shared .sage-frame")).to_have_count(4)
+    page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)
+    names = [find(page, ".sage-pair .sage-name").nth(n).bounding_box() for n in range(4)]
+    shots = [find(page, ".sage-shared .sage-frame").nth(n).bounding_box() for n in range(4)]
+    for name, shot, below in zip(names, shots, [*shots[1:], None], strict=True):
+        assert shot["y"] + shot["height"] <= name["y"] + 1
+        assert below is None or name["y"] + name["height"] <= below["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     """Fault 18 among others: every curve of the lesson has both axes."""
     page = arrive(1920, 1080)

@@ -26,6 +26,12 @@ def when_to_share(folder: Path = RESULTS) -> str:
     found = "".join(
         f"<li>{escape(sentence.replace('*', ''))}</li>" for sentence in told["sentences"]
     )
+    judges = "".join(
+        f"<li><b>{escape(judge['title'])}</b>: {escape(judge['about'])}; "
+        f"{'higher' if judge['better'] > 0 else 'lower'} is better.</li>"
+        for judge in told["metrics"].values()
+        if any(f"In {judge['title']} " in sentence for sentence in told["sentences"])
+    )
     return (
         '<section class="sage-card lesson-panel" id="lesson-when">'
         f'<img loading="lazy" src="{escape(figure)}" alt="Map: who wins at equal evaluations">'
@@ -34,6 +40,7 @@ def when_to_share(folder: Path = RESULTS) -> str:
         "independent steps. So the question is who makes better pictures <b>at equal cost</b>. "
         f"Measured on {escape(told['conditions']['model'])}, over budgets and group sizes:</p>"
         f"<ul>{found}</ul>"
+        f"<details><summary>What these judges measure</summary><ul>{judges}</ul></details>"
         "<p>Set <b>Budget</b> in the Studio, or call "
         "<code>pipe(prompts, budget=5)</code>: the planner takes the better of the two.</p>"
         "</div></section>"
