@@ -44,12 +44,23 @@ def rows_run(tiny, monkeypatch):
 
 def middling(tiny, **arguments):
     """A rule that parts one of the three prompts and keeps the other two together."""
+
+    def run(threshold, compare):
+        rule = AdaptiveRule(threshold, 0.2, 0.8, every=2, compare=compare)
+        output = tiny(PROMPTS, adaptive=rule, **(GUIDED | arguments))
+        return rule, output, [len(row) for i in range(STEPS) for row in output.plan.rows(i)]
+
     for compare in ("direction", "clean"):
-        for threshold in torch.logspace(-6, 1, 80).tolist():
-            rule = AdaptiveRule(threshold, 0.2, 0.8, every=2, compare=compare)
-            output = tiny(PROMPTS, adaptive=rule, **(GUIDED | arguments))
-            if any(len(row) == 2 for i in range(STEPS) for row in output.plan.rows(i)):
+        low, high = -6.0, 1.0
+        *_, latest = run(math.inf, compare)
+        for _ in range(16):
+            rule, output, sizes = run(10 ** ((low + high) / 2), compare)
+            if 2 in sizes:
                 return rule, output
+            if sizes == latest:  # nobody disagrees that much
+                high = (low + high) / 2
+            else:
+                low = (low + high) / 2
     pytest.fail("no threshold parts one prompt of three")
 
 
