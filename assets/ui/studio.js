@@ -566,7 +566,8 @@
       pen.fillStyle = color;
       pen.fillText(words, x, y, most);
     };
-    write("Which one is shared?", pad, 56, "700 26px");
+    const tagline = one("#sage-title h1 small").textContent.trim();
+    write(tagline[0].toUpperCase() + tagline.slice(1), pad, 56, "700 26px");
     const result = one("#outcome .sage-result")?.textContent.split(",")[0] ?? "";
     write(result, pad, 88, "400 17px", "#5b6473");
     write(`Left shared, right independent, ${one("#branch output").textContent}`, pad, 114, "400 15px", "#5b6473");
