@@ -1,8 +1,8 @@
 """Which of the choices that the paper leaves open in its loss does best?
 
 One adapter for each choice, trained like the adapter `base` but for what its row names; each shares
-at ratio 0.4 on the same prompts and seeds. Differences are against `base`, and paired. `base` has the
-defaults of `sage.training`.
+at ratio 0.4 on the same prompts and seeds. Differences are against `base`, and paired. `base` has
+the defaults of `sage.training`.
 """
 
 import json
