@@ -24,14 +24,13 @@ WORKERS = 4  # each holds models and pages of its own: about 2 GB
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Processes of a run: for folders one more than cores; for chosen files and rehearsals none.
+    """Processes of a run: for folders one a core; for chosen files and for rehearsals none.
 
-    One more, as many tests wait for a browser or for processes that start. To start them takes
-    seconds, and what is measured wants the machine for itself.
+    To start them takes seconds, and what is measured wants the machine for itself.
     """
     folders = all(Path(arg).is_dir() for arg in config.args)
     alone = {"rehearsal", "gpu"} & set(config.option.markexpr.replace("not rehearsal", "").split())
-    return min(len(os.sched_getaffinity(0)) + 1, WORKERS) if folders and not alone else 0
+    return min(len(os.sched_getaffinity(0)), WORKERS) if folders and not alone else 0
 
 
 def pytest_collection_modifyitems(items):

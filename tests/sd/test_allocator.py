@@ -20,15 +20,15 @@ def layers():
 for _ in range(3):
     layers()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(25):
     layers()
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults / (5 * number * size / resource.getpagesize()))
+print(faults / (25 * number * size / resource.getpagesize()))
 """
 
 
 def cleared_again(kept, largest, heaps, size, number):
-    """The share of the pages of five calls that the system had to hand out anew."""
+    """The share of the pages of 25 calls that the system had to hand out anew."""
     given = [str(value) for value in (kept, largest, heaps or 0, size, number)]
     ran = subprocess.run([sys.executable, "-c", COUNT, *given], capture_output=True, check=True)
     return float(ran.stdout)

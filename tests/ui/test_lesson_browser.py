@@ -294,7 +294,8 @@ def test_when_to_share_stands_beside_what_goes_wrong_and_its_bullets_in_the_card
         expect(page.locator("#lesson-when")).to_be_visible(visible=beside)
         if beside:
             room = "list => parseFloat(getComputedStyle(list).paddingLeft)"
-            assert page.locator("#lesson-when ul").evaluate(room) >= 16  # a bullet hangs in it
+            sentences = page.locator("#lesson-when ul").first
+            assert sentences.evaluate(room) >= 16  # a bullet hangs in it
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

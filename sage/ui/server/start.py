@@ -7,7 +7,7 @@ from sage.ui.server.files import end_on_sigterm, workplace
 # A run's steps are taken by many threads, each with a heap of its own: with a model of Stable
 # Diffusion's size they would keep gigabytes that nothing uses any more. The built-in model's
 # largest block of a call is 10 MiB; mapped alone, such blocks are a fifth of eight prompts' time.
-MEMORY = {"kept": 32 * MEBIBYTE, "largest": 16 * MEBIBYTE, "heaps": 2}
+MEMORY = {"kept": 64 * MEBIBYTE, "largest": 16 * MEBIBYTE, "heaps": 2}
 
 
 def prepare_process() -> None:
