@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _rates(work: Work, places: Sequence[str], asked: argparse.Namespace) -> None:
     """Prints pictures a second, with as many workers as there are and with one."""
     number, groups = len(work.prompts), GroupByGroup(work)
-    unit = min(asked.unit, number // (UNITS_EACH * len(places)))
+    unit = min(asked.unit, max(1, number // (UNITS_EACH * len(places))))
     messages = [unit.to_bytes() for unit in work.units(unit)]
     rates: dict[str, list[float]] = {}
     for _ in range(asked.repeats):

@@ -31,9 +31,8 @@ class DirectGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         """As nn.GroupNorm."""
         slow = input.device.type == "cpu" and input.dtype == torch.bfloat16
-        if not slow or input.is_contiguous() or torch.is_grad_enabled():
-            return super().forward(input)
-        if torch.compiler.is_compiling():  # which fuses it by itself
+        learns_or_fuses = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if learns_or_fuses or not slow or input.is_contiguous():
             return super().forward(input)
         weight, bias = (None if own is None else own.float() for own in (self.weight, self.bias))
         output = F.group_norm(input.float(), self.num_groups, weight, bias, self.eps)

@@ -37,8 +37,12 @@ def cleared_again(kept, largest, heaps, size, number):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 @pytest.mark.parametrize(
     ("memory", "size", "number"),
-    [(start.MEMORY, 10 * 2**20, 3), (worker.MEMORY, 24 * 2**20, 4)],
-    ids=["page", "bulk"],
+    [
+        (start.MEMORY, 3 * 2**20, 8),
+        (start.MEMORY, 10 * 2**20, 3),
+        (worker.MEMORY, 24 * 2**20, 4),
+    ],
+    ids=["page", "page, large", "bulk"],
 )
 def test_memory_of_a_call_is_kept_for_the_next(memory, size, number):
     kept, largest, heaps = memory["kept"], memory["largest"], memory.get("heaps")
