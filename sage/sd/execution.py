@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sage.sd.flops import PeakBytes
 from sage.sd.identity import arithmetic, plain_values, serial
-from sage.sd.packed import Packs, packed
+from sage.sd.packed import Pack, packed
 
 ROOM = 0.7  # share of the free memory that one call may take: others live here too
 # A call that takes more is no faster for each row, and its memory is wanted elsewhere.
@@ -194,7 +194,7 @@ class Execution:
     largest: int = 0
     numbers: Numbers = field(default_factory=Numbers)
     _begun: bool = False  # whether the denoiser has had a batch of the exact size
-    _packs: Packs = field(default_factory=dict)
+    _packs: dict[int, Pack] = field(default_factory=dict)
     _structures: dict[int, tuple[Hashable, torch.dtype]] = field(default_factory=dict)
     _limits: dict[str, int] = field(default_factory=dict)
 

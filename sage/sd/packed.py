@@ -1,37 +1,69 @@
-"""Layers that lay out their weights for oneDNN once a run, not at every call.
+"""Layers that lay out their weights for oneDNN once, not at every call.
 
 On a CPU, oneDNN reorders the weight of every convolution, and in bfloat16 of every matrix product,
 into blocks each time it is called. For a batch of two that is a fifth of the built-in model's step;
 a trunk is such a batch, so without this, sharing saves less time than FLOPs. In float32 a step
 takes 22 % less processor time at two passes and 23 % at eight, matrix products through oneDNN
-included. Packed copies live no longer than a run: weights may change between runs.
+included.
+
+Packed copies are kept for the next run. Weights may change between runs without a trace (an adapter
+is merged into `weight.data`), so each run compares every weight once, bit by bit, with what was
+packed. A copy is laid out for the shape of a row, never for the number of rows: a result must not
+depend on which run came first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-MOST_BYTES = 512 * 2**20  # of a network; the calls of larger ones are long, and copies cost memory
+MOST_BYTES = 256 * 2**20  # of a network; calls of larger ones are long, and copies cost memory
 PACKABLE = (torch.bfloat16, torch.float32)
-Packs = dict[int, tuple[Tensor, Tensor]]  # by the id of a weight: that weight and its packed copy
+ROWS = 8  # that copies are laid out for
 if torch.backends.mkldnn.is_available():
     # The operations that torch.compile makes of these layers.
     _convolve = torch.ops.mkldnn._convolution_pointwise
     _multiply = torch.ops.mkldnn._linear_pointwise
-_packs: ContextVar[Packs | None] = ContextVar("packs", default=None)
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Weights as they were packed, and how.
+
+    Attributes:
+        row: The shape of an input's row.
+        weights: Copies of the weights.
+        packed: Their layouts for oneDNN.
+    """
+
+    row: torch.Size
+    weights: tuple[Tensor, ...]
+    packed: tuple[Tensor, ...]
+
+
+Packer = Callable[[Tensor], tuple[Tensor, ...]]
+_packs: "WeakKeyDictionary[nn.Module, Pack]" = WeakKeyDictionary()
+_current: ContextVar[dict[int, Pack] | None] = ContextVar("current packs", default=None)
 
 
 @contextmanager
-def packed(packs: Packs) -> Iterator[None]:
-    """Within it, packable layers compute with copies of their weights, which it fills in."""
-    token = _packs.set(packs)
+def packed(current: dict[int, Pack]) -> Iterator[None]:
+    """Within it, packable layers compute with packed weights.
+
+    Args:
+        current: The packs of one run, by the ids of layers, which fill it in. While it is in use,
+            their weights must not change.
+    """
+    token = _current.set(current)
     try:
         yield
     finally:
-        _packs.reset(token)
+        _current.reset(token)
 
 
 def make_packable(network: nn.Module) -> None:
@@ -54,15 +86,14 @@ class PackableConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Conv2d."""
-        packs = _usable(input)
-        if packs is None or self.padding_mode != "zeros" or isinstance(self.padding, str):
+        current = _usable(input)
+        if current is None or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(input)
-        weight, shape = self.weight, (self.padding, self.stride, self.dilation, self.groups)
-        if id(weight) not in packs:
-            reorder = torch.ops.mkldnn._reorder_convolution_weight
-            packs[id(weight)] = weight, reorder(weight.detach(), *shape, list(input.shape))
-        copy = packs[id(weight)][1]
-        return _convolve(input, copy, self.bias, *shape, "none", [], "")
+        how = (self.padding, self.stride, self.dilation, self.groups)
+        (weight,) = _known(current, self, input) or _pack(
+            current, self, [self.weight], input, _pack_convolution(input, how)
+        )
+        return _convolve(input, weight, self.bias, *how, "none", [], "")
 
 
 class PackableLinear(nn.Linear):
@@ -70,23 +101,123 @@ class PackableLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Linear."""
-        packs = _usable(input)
-        if packs is None:
+        current = _usable(input)
+        if current is None:
             return super().forward(input)
-        weight = self.weight
-        if id(weight) not in packs:
-            rows = input.numel() // input.shape[-1]
-            packs[id(weight)] = (
-                weight,
-                torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows),
-            )
-        return _multiply(input, packs[id(weight)][1], self.bias, "none", [], "")
+        (weight,) = _known(current, self, input) or _pack(
+            current, self, [self.weight], input, _pack_linear(input)
+        )
+        return _multiply(input, weight, self.bias, "none", [], "")
 
 
-def _usable(x: Tensor) -> Packs | None:
+def multiply_together(
+    owner: nn.Module, layers: Sequence[nn.Module], input: Tensor
+) -> Sequence[Tensor]:
+    """The outputs of linear layers for one input, in one product where they allow it.
+
+    They do if they are packable, of one width, without bias and without hooks.
+
+    Args:
+        owner: Whom the packed weight belongs to: one module for each such list of layers.
+        layers: Linear layers, or what stands in their places: an adapter's layers.
+        input: (..., features).
+    """
+    current = _usable(input)
+    plain = [layer for layer in layers if _is_plain(layer) and layer.bias is None]
+    if current is None or len(plain) < len(layers) or len({a.out_features for a in plain}) > 1:
+        return [layer(input) for layer in layers]
+    (weight,) = _known(current, owner, input) or _pack(
+        current, owner, [layer.weight for layer in plain], input, _pack_linear(input)
+    )
+    return _multiply(input, weight, None, "none", [], "").chunk(len(plain), -1)
+
+
+def multiply_gated(owner: nn.Module, layer: nn.Module, input: Tensor) -> Tensor | None:
+    """A linear layer's first half times the GELU of its second; None if it cannot.
+
+    Args:
+        owner: Whom the packed weights belong to.
+        layer: A linear layer with an even number of outputs, or an adapter's layer.
+        input: (..., features).
+    """
+    current = _usable(input)
+    if current is None or not _is_plain(layer):
+        return None
+    weights = _known(current, owner, input) or _pack(
+        current, owner, [layer.weight], input, _pack_linear(input, parts=2)
+    )
+    biases = (None, None) if layer.bias is None else layer.bias.chunk(2)
+    # oneDNN would multiply the two as well, but PyTorch makes that operation anew for every call.
+    gate = _multiply(input, weights[1], biases[1], "gelu", [], "none")
+    return _multiply(input, weights[0], biases[0], "none", [], "").mul_(gate)
+
+
+def in_float32(norm: nn.GroupNorm, input: Tensor) -> Sequence[Tensor | None]:
+    """A normalisation's weight and bias in float32."""
+    current = _usable(input)
+    if current is not None and (known := _known(current, norm, input)):
+        return known
+    own = [norm.weight, norm.bias]
+    if current is None or norm.weight is None or norm.bias is None:
+        return [None if values is None else values.float() for values in own]
+    return _pack(current, norm, own, input, lambda both: both.float().chunk(2))
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[PackableLinear]:
+    """Whether a layer does nothing but its product."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer) is PackableLinear and not hooked
+
+
+def _pack_linear(input: Tensor, parts: int = 1) -> Packer:
+    rows = ROWS * input[0, ..., 0].numel()
+    pack = torch.ops.mkldnn._reorder_linear_weight
+    return lambda weight: tuple(pack(part.contiguous(), rows) for part in weight.chunk(parts))
+
+
+def _pack_convolution(input: Tensor, how: tuple[Any, ...]) -> Packer:
+    shape = [ROWS, *input.shape[1:]]
+    pack = torch.ops.mkldnn._reorder_convolution_weight
+    return lambda weight: (pack(weight, *how, shape),)
+
+
+def _known(current: dict[int, Pack], owner: nn.Module, input: Tensor) -> tuple[Tensor, ...] | None:
+    """What this run has packed for an owner and such rows."""
+    known = current.get(id(owner))
+    return None if known is None or known.row != input.shape[1:] else known.packed
+
+
+def _pack(
+    current: dict[int, Pack],
+    owner: nn.Module,
+    weights: Sequence[Tensor],
+    input: Tensor,
+    pack: Packer,
+) -> tuple[Tensor, ...]:
+    """An owner's packed weights for this run, made anew if they have changed since the last one."""
+    row, own = input.shape[1:], [weight.detach() for weight in weights]
+    last = _packs.get(owner)
+    if last is None or last.row != row or not all(map(_equal, own, last.weights)):
+        copies = tuple(weight.clone() for weight in own)
+        last = Pack(row, copies, pack(copies[0] if len(copies) == 1 else torch.cat(copies)))
+        _packs[owner] = last
+    current[id(owner)] = last
+    return last.packed
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are equal bit by bit."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    whole = a.numel() * a.element_size() % 8 == 0  # in words it takes a quarter of the time
+    kind = torch.int64 if whole else {2: torch.int16, 4: torch.int32}[a.element_size()]
+    return torch.equal(a.flatten().view(kind), b.flatten().view(kind))
+
+
+def _usable(x: Tensor) -> dict[int, Pack] | None:
     """The packs in use, if they are of use for an input."""
     if torch.compiler.is_compiling():  # which packs by itself
         return None
     # The packed operations have no gradient.
     plain = x.device.type == "cpu" and x.dtype in PACKABLE and not torch.is_grad_enabled()
-    return _packs.get() if plain else None
+    return _current.get() if plain else None

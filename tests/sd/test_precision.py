@@ -7,12 +7,23 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.models import attention_processor
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.jobs.models import builtin_model, load_model
-from sage.sd import precision
-from sage.sd.direct import DirectAttention, DirectGroupNorm, make_direct
+from sage.sd import direct, precision
+from sage.sd import packed as packing
+from sage.sd.direct import (
+    DirectAttention,
+    DirectGEGLU,
+    DirectGroupNorm,
+    DirectResnet,
+    DirectTransformer,
+    make_direct,
+)
 from sage.sd.flops import count_flops
 from sage.sd.packed import PackableConv2d, PackableLinear, make_packable, packed
 from sage.sd.pipeline import SagePipeline
@@ -122,14 +133,65 @@ def test_a_packed_layer_still_learns():
     assert layer.weight.grad is not None
 
 
-def test_packs_do_not_outlive_a_run(half):
-    """Weights may change between runs: an adapter is merged, a layer is trained."""
+@pytest.mark.parametrize(
+    "name",
+    ["conv_in", "time_embedding.linear_1", "attn1.to_k", "attn2.to_v", "ff.net.0.proj", "norm1"],
+)
+def test_a_run_computes_with_the_weights_as_they_are(half, name):
+    """They may change between runs: an adapter is merged, a layer is trained."""
+    how = {"num_inference_steps": 2, "output_type": "latent"}
+    before = half(["a fox"], **how).latents
+    layer = next(layer for key, layer in half.unet.named_modules() if key.endswith(name))
+    layer.weight.data[-1].neg_()  # which leaves no trace in the tensor's version
+    changed = half(["a fox"], **how).latents
+    assert not torch.equal(changed, before)
+    fresh = SagePipeline.from_pretrained(half.name_or_path, dtype=torch.bfloat16)
+    fresh.set_progress_bar_config(disable=True)
+    fresh.unet.load_state_dict(half.unet.state_dict())
+    assert torch.equal(changed, fresh(["a fox"], **how).latents)
+
+
+def test_unchanged_weights_are_packed_once(half):
     how = {"num_inference_steps": 2, "output_type": "latent"}
     half(["a fox"], **how)
-    with torch.no_grad():
-        half.unet.conv_in.weight.data.mul_(2)  # which leaves no trace in the tensor's version
-    fresh = SagePipeline.from_pipe(half)
-    assert torch.equal(half(["a fox"], **how).latents, fresh(["a fox"], **how).latents)
+    first = dict(packing._packs)
+    half(["a fox", "an owl"], **how)
+    layers = [layer for layer in half.unet.modules() if layer in first]
+    assert layers
+    assert all(packing._packs[layer] is first[layer] for layer in layers)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16])
+def test_a_pack_does_not_depend_on_how_many_rows_came_first(rows):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(16, 32, 3).bfloat16()
+    make_packable(layer)
+    x, results = torch.randn(16, 16, 8, 8).bfloat16(), []
+    for first in (rows, 3):
+        packing._packs.clear()
+        with torch.inference_mode(), packed({}):
+            layer(x[:first])
+            results.append(layer(x[:2]))
+    assert torch.equal(*results)
+
+
+def test_layers_for_one_input_share_a_product():
+    torch.manual_seed(0)
+    layers = torch.nn.ModuleList(torch.nn.Linear(16, 24, bias=False) for _ in range(3)).bfloat16()
+    make_packable(layers)
+    x = torch.randn(2, 5, 16).bfloat16()
+    with torch.inference_mode(), packed({}):
+        expected = [layer(x) for layer in layers]
+    packs = {}
+    with torch.inference_mode(), packed(packs):
+        together = packing.multiply_together(layers, list(layers), x)
+        assert len(packs) == 1
+        for one, other in zip(expected, together, strict=True):
+            assert (one - other).abs().max() <= 2**-7 * one.abs().max()
+        heard = []
+        layers[1].register_forward_hook(lambda *_: heard.append(1))  # someone listens
+        packing.multiply_together(layers, list(layers), x)
+    assert heard == [1]
 
 
 def test_flops_are_counted_of_packed_layers_too(tiny, half):
@@ -166,6 +228,95 @@ def test_direct_attention_still_says_which_arguments_are_unknown(tiny, monkeypat
     layer = next(m for m in tiny.unet.modules() if isinstance(m, DirectAttention))
     layer(torch.zeros(1, 4, layer.to_q.in_features), wings=2)
     assert "['wings'] are not expected" in said[0]
+
+
+def _both(kind: type, layer: torch.nn.Module, *inputs: torch.Tensor | None, **how):
+    """What a layer computes in float32, in bfloat16, and in bfloat16 as a direct layer."""
+
+    def call(layer, some):
+        output = layer(*some, **how)
+        return output[0] if isinstance(output, tuple) else output
+
+    exact = call(copy.deepcopy(layer), inputs)
+    layer, few = layer.bfloat16(), [x if x is None else x.bfloat16() for x in inputs]
+    plain = call(copy.deepcopy(layer), few)
+    make_packable(layer)
+    make_direct(layer)
+    assert type(layer) is kind
+    with packed({}):
+        made = call(layer, few)
+        alone = call(layer, [x if x is None else x[:1] for x in few])
+    assert torch.equal(made[:1], alone)
+    assert made.dtype == torch.bfloat16
+    assert made.shape == plain.shape
+    return exact, plain.float(), made.float()
+
+
+@pytest.mark.parametrize("most", [1, 2**20])
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"time_embedding_norm": "scale_shift"},
+        {"time_embedding_norm": "default", "out_channels": 48},
+        {"temb_channels": None},
+    ],
+)
+@torch.no_grad()
+def test_a_direct_block_is_as_near_to_float32_as_diffusers(block, most, monkeypatch):
+    monkeypatch.setattr(direct, "CACHED", most)
+    torch.manual_seed(0)
+    how = {"in_channels": 32, "temb_channels": 24, "groups": 8, "eps": 1e-5} | block
+    layer = ResnetBlock2D(**how).eval()
+    x = torch.randn(3, 32, 8, 8).contiguous(memory_format=torch.channels_last)
+    time = None if how["temb_channels"] is None else torch.randn(3, 24)
+    exact, plain, made = _both(DirectResnet, layer, x, time)
+    assert (made - exact).norm() <= 1.1 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("most", [2**14, 2**20])  # a few rows at a time, all at once
+@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (128, 32), (16, 16)])
+@torch.no_grad()
+def test_direct_attention_is_near_to_float32(queries, keys, most, monkeypatch):
+    monkeypatch.setattr(direct, "CACHED", most)
+    torch.manual_seed(0)
+    cross = queries != keys
+    layer = Attention(64, 48 if cross else None, heads=4, dim_head=16).eval()
+    inputs = [torch.randn(3, queries, 64)]
+    if cross:
+        inputs.append(torch.randn(3, keys, 48))
+    exact, plain, made = _both(DirectAttention, layer, *inputs)
+    assert (made - exact).norm() <= 2 * (plain - exact).norm() <= 0.02 * exact.norm()
+
+
+@torch.no_grad()
+def test_a_direct_transformer_keeps_channels_last():
+    torch.manual_seed(0)
+
+    how = {"in_channels": 32, "cross_attention_dim": 48, "norm_num_groups": 8}
+    layer = Transformer2DModel(num_attention_heads=2, attention_head_dim=16, **how).eval()
+    x = torch.randn(3, 32, 8, 8).contiguous(memory_format=torch.channels_last)
+    sample = {"return_dict": False}
+    exact, plain, made = _both(DirectTransformer, layer, x, torch.randn(3, 5, 48), **sample)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert (made - exact).norm() <= 1.2 * (plain - exact).norm()
+
+
+@torch.no_grad()
+def test_a_direct_gate_is_as_near_to_float32_as_diffusers():
+    torch.manual_seed(0)
+    exact, plain, made = _both(DirectGEGLU, GEGLU(32, 64), torch.randn(3, 5, 32))
+    assert (made - exact).norm() <= 1.1 * (plain - exact).norm()
+
+
+@pytest.mark.parametrize("part", ["norm1", "nonlinearity", "conv2"])
+@torch.no_grad()
+def test_a_hook_within_a_direct_block_is_called(part):
+    layer = ResnetBlock2D(in_channels=32, temb_channels=24, groups=8).eval().bfloat16()
+    make_direct(layer)
+    heard = []
+    getattr(layer, part).register_forward_hook(lambda *_: heard.append(1))
+    layer(torch.randn(1, 32, 8, 8).bfloat16(), torch.randn(1, 24).bfloat16())
+    assert heard
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -205,7 +356,7 @@ def test_the_page_takes_half_the_time_and_draws_the_same_pictures():
     names = ("float32", "bf16", "float32")
     pipes = [load_model(builtin_model(), "cpu", name).pipe for name in names]
     for layer in (*pipes[0].unet.modules(), *pipes[0].vae.modules()):
-        if isinstance(layer, (PackableConv2d, PackableLinear, DirectAttention)):
+        if type(layer).__module__ in (direct.__name__, packing.__name__):
             layer.__class__ = type(layer).__base__
     for pipe in pipes:
         for rows in (1, 4):
