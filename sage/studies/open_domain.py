@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sage.core.grouping import cosine_similarity
+from sage.core.words import listed
 from sage.studies.engine.compare import Comparison, Design, Entry, Line, plain_rows
 from sage.studies.engine.figures import Bars, Figure, caption, metric_title
 from sage.studies.engine.lab import Lab
@@ -200,8 +201,10 @@ def answer(result: Result) -> str:
     rows = [row for row in result["rows"] if "difference" in row]
     lost = [row["kind"] for row in rows if row["difference"].get("clip", {}).get("sign", 0) < 0]
     least, most = (pick(row["saving"] for row in rows) for pick in (min, max))
-    where = f"for {' and '.join(lost)}" if lost else "nowhere"
-    return f"They save {least:.0%} to {most:.0%} of the evaluations; CLIP score is lost {where}."
+    where = f"for {listed(lost)}" if lost else "nowhere"
+    return (
+        f"Sharing saves {least:.0%} to {most:.0%} of the evaluations; CLIP score is lost {where}."
+    )
 
 
 def finding(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from sage.core.settings import NUM_PROMPTS, Choice, ModelDefaults, Setting, Switch, settings_of
+from sage.core.words import listed
 from sage.jobs.grid import Grid
 from sage.jobs.prompt_sets import as_typed, lines_of
 from sage.jobs.repeats import REPEATS
@@ -254,10 +255,9 @@ def _problem(bad: Mapping[str, str], source: str) -> str:
     if not bad:
         return ""
     names = [_plain_name(name) for name in bad]
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     reasons = list(dict.fromkeys(bad.values()))
     more = " ..." if len(reasons) > 2 else ""
-    return f"The {source}'s {listed} could not be used. {' '.join(reasons[:2])}{more}"
+    return f"The {source}'s {listed(names)} could not be used. {' '.join(reasons[:2])}{more}"
 
 
 def _plain_name(name: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from sage.core.words import listed
 from sage.jobs.repeats import Mean
 
 STAGES = ("encode", "trunk", "branches", "decode")
@@ -41,9 +42,8 @@ def flagged_words(flagged: Iterable[int]) -> str:
     names = [f"P{n + 1}" for n in sorted(set(flagged))]
     if not names:
         return ""
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     was = "picture was" if len(names) == 1 else "pictures were"
-    return f" The {was} flagged by the model's safety checker and made black: {listed}."
+    return f" The {was} flagged by the model's safety checker and made black: {listed(names)}."
 
 
 def percent_text(share: float) -> str:
