@@ -1,6 +1,7 @@
 """A real Ray cluster of several nodes on this machine, disturbed in the middle."""
 
 import signal
+import warnings
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,11 +15,11 @@ from .conftest import Quiet, content, descendants
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
+strategies = pytest.importorskip("ray.util.scheduling_strategies")
 
 NODE = {"object_store_memory": 100 * 2**20, "num_cpus": 1}
-# A node is lost after several failed looks; by default these are three seconds apart. Two nodes of
-# one machine unpack the code into one folder, so that a worker may not find it and ends: Ray would
-# wait a minute for it.
+# A node is lost after several failed looks; by default these are three seconds apart. A worker that
+# ends while it starts is waited for; by default for a minute.
 PATIENCE = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
@@ -110,10 +111,24 @@ def two_nodes():
     """A head without cores, which writes, and two nodes of one core that render."""
     head = NODE | {"num_cpus": 0, "include_dashboard": False, "_system_config": PATIENCE}
     made = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    made.workers = [made.add_node(**NODE) for _ in range(2)]
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    try:
+        made.workers = [made.add_node(**NODE) for _ in range(2)]
+        _unpack_the_code(made)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def _unpack_the_code(nodes):
+    """Nodes of one machine unpack it into one folder; at the same time, they disturb each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster.connect(nodes.address)
+        for node in nodes.workers:
+            here = strategies.NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+            first = ray.remote(lambda: None).options(num_cpus=1, scheduling_strategy=here)
+            ray.get(first.remote())
 
 
 @pytest.fixture

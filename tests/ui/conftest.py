@@ -65,11 +65,17 @@ def server(demo):
     demo.close()
 
 
-@pytest.fixture
-def page(shelf):
-    """Handlers on a layout of their own, called without a server."""
+@pytest.fixture(scope="session")
+def layout(shelf):
+    """The Studio's components, which nothing changes."""
     with gr.Blocks():
-        return Handlers(build_layout(shelf), shelf)
+        return build_layout(shelf)
+
+
+@pytest.fixture
+def page(layout, shelf):
+    """Handlers called without a server."""
+    return Handlers(layout, shelf)
 
 
 @pytest.fixture

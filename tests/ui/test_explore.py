@@ -61,10 +61,15 @@ FORM = {
 }
 
 
-@pytest.fixture
-def tab(shelf):
+@pytest.fixture(scope="module")
+def parts(shelf):
     with gr.Blocks():
-        return Exploring(build_parts(shelf), shelf)
+        return build_parts(shelf)
+
+
+@pytest.fixture
+def tab(parts, shelf):
+    return Exploring(parts, shelf)
 
 
 def asked(explored=None, **changes):
