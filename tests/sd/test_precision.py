@@ -313,10 +313,13 @@ def test_a_direct_gate_is_as_near_to_float32_as_diffusers():
 def test_a_hook_within_a_direct_block_is_called(part):
     layer = ResnetBlock2D(in_channels=32, temb_channels=24, groups=8).eval().bfloat16()
     make_direct(layer)
-    heard = []
-    getattr(layer, part).register_forward_hook(lambda *_: heard.append(1))
+    kept = []
+    getattr(layer, part).register_forward_hook(
+        lambda *call: kept.append((call[2], call[2].clone()))
+    )
     layer(torch.randn(1, 32, 8, 8).bfloat16(), torch.randn(1, 24).bfloat16())
-    assert heard
+    assert kept
+    assert all(torch.equal(output, copy) for output, copy in kept)  # and nothing is overwritten
 
 
 @pytest.mark.parametrize("affine", [True, False])
