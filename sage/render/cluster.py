@@ -10,6 +10,7 @@ nodes need no common disk.
 
 import logging
 import os
+import socket
 from collections import Counter
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from sage.render.worker import OutOfMemory, Recipe, Worker
 
 ROOT = Path(sage.__file__).resolve().parents[1]
 NOT_SHIPPED = (".git", ".cache", "tests", "assets/results", "assets/ui", "**/__pycache__")
+ANSWER_SECONDS = 10  # for a connection to a cluster
 ATTEMPTS = 3  # of a unit that arrives damaged
 OLDEST = (2, 40)
 INSTALL = "pip install 'ray[data]>=2.40,<3'"
@@ -55,6 +57,7 @@ def connect(address: str) -> str:
         else:  # other machines get this code and the built-in model
             ship = {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
             options |= {"address": address, "runtime_env": ship}
+            _check_that_something_answers(address)
         try:
             ray.init(**options)
         except Exception as error:  # Ray has many kinds for what can be wrong with an address
@@ -66,6 +69,27 @@ def connect(address: str) -> str:
         f"Ray cluster of {plural(nodes, 'node')}, {resources.get('CPU', 0):.0f} cores, "
         f"{resources.get('GPU', 0):.0f} GPUs"
     )
+
+
+def _check_that_something_answers(address: str) -> None:
+    """That a connection can be made to where a cluster is said to be; Ray tries for minutes.
+
+    Raises:
+        ValueError: If not.
+    """
+    where = address
+    if address == "auto":  # Ray's own order; its file stays behind a cluster that was killed
+        from ray._private.utils import read_ray_address
+
+        where = os.environ.get("RAY_ADDRESS") or read_ray_address() or ""
+    host, colon, port = where.rpartition(":")
+    if not (host and colon and port.isdecimal()) or "://" in where:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
+    except OSError as error:
+        reason = f"nothing answers at {where} ({error.strerror or error})"
+        raise ValueError(f"There is no Ray cluster at {address!r}: {reason}.") from None
 
 
 def _ask() -> str:
