@@ -27,7 +27,13 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 
-from sage.sd.packed import in_float32, multiply_gated, multiply_together
+from sage.sd.packed import (
+    in_float32,
+    is_watched,
+    multiply_gated,
+    multiply_together,
+    only_computes,
+)
 
 CACHED = 2**20  # numbers between two steps that a processor keeps at hand
 LEAST_SCORES = 64 * 64  # of a head; below, PyTorch's fused attention takes no longer
@@ -91,7 +97,7 @@ class DirectResnet(ResnetBlock2D):
             and not self.skip_time_act
             and not self.training
             and self.output_scale_factor == 1
-            and not _is_watched(*parts)
+            and not is_watched(*parts)
         )
 
 
@@ -120,15 +126,9 @@ def _few(x: Tensor, numbers: int) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, len(x), rows)]
 
 
-def _is_watched(*layers: nn.Module) -> bool:
-    """Whether someone waits for layers' calls, or may keep outputs that are to be overwritten."""
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-
-
 def _is_slow(x: Tensor) -> bool:
     """Whether PyTorch and diffusers take a detour for x, and nothing needs it."""
-    learns_or_fuses = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    return x.device.type == "cpu" and x.dtype == torch.bfloat16 and not learns_or_fuses
+    return x.dtype == torch.bfloat16 and only_computes(x)
 
 
 class DirectTransformer(Transformer2DModel):
@@ -138,7 +138,7 @@ class DirectTransformer(Transformer2DModel):
         self, hidden_states: Tensor, residual: Tensor, *shape: Any, **how: Any
     ) -> Tensor:
         """As diffusers' Transformer2DModel, but for a copy into another layout."""
-        plain = not self.use_linear_projection and not _is_watched(self.proj_out)
+        plain = not self.use_linear_projection and not is_watched(self.proj_out)
         if not (plain and _is_slow(hidden_states)):
             return super()._get_output_for_continuous_inputs(hidden_states, residual, *shape, **how)
         x = hidden_states.unflatten(1, residual.shape[2:]).permute(0, 3, 1, 2)

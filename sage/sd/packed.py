@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 from weakref import WeakKeyDictionary
 
 import torch
@@ -44,10 +44,10 @@ class Pack:
 
     row: torch.Size
     weights: tuple[Tensor, ...]
-    packed: tuple[Tensor, ...]
+    packed: Sequence[Tensor]
 
 
-Packer = Callable[[Tensor], tuple[Tensor, ...]]
+Packer = Callable[[Tensor, Tensor], Sequence[Tensor]]  # of weights, for such an input
 _packs: "WeakKeyDictionary[nn.Module, Pack]" = WeakKeyDictionary()
 _current: ContextVar[dict[int, Pack] | None] = ContextVar("current packs", default=None)
 
@@ -91,8 +91,13 @@ class PackableConv2d(nn.Conv2d):
         if current is None or self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super().forward(input)
         how = (self.padding, self.stride, self.dilation, self.groups)
-        (weight,) = _known(current, self, input) or _pack(
-            current, self, [self.weight], input, _pack_convolution(input, how)
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        (weight,) = _pack(
+            current,
+            self,
+            (self.weight,),
+            input,
+            lambda weight, x: (pack(weight, *how, [ROWS, *x.shape[1:]]),),
         )
         return _convolve(input, weight, self.bias, *how, "none", [], "")
 
@@ -105,9 +110,7 @@ class PackableLinear(nn.Linear):
         current = _usable(input)
         if current is None:
             return super().forward(input)
-        (weight,) = _known(current, self, input) or _pack(
-            current, self, [self.weight], input, _pack_linear(input)
-        )
+        (weight,) = _pack(current, self, (self.weight,), input, _whole)
         return _multiply(input, weight, self.bias, "none", [], "")
 
 
@@ -127,9 +130,7 @@ def multiply_together(
     plain = [layer for layer in layers if _is_plain(layer) and layer.bias is None]
     if current is None or len(plain) < len(layers) or len({a.out_features for a in plain}) > 1:
         return [layer(input) for layer in layers]
-    (weight,) = _known(current, owner, input) or _pack(
-        current, owner, [layer.weight for layer in plain], input, _pack_linear(input)
-    )
+    (weight,) = _pack(current, owner, [layer.weight for layer in plain], input, _whole)
     return _multiply(input, weight, None, "none", [], "").chunk(len(plain), -1)
 
 
@@ -144,9 +145,7 @@ def multiply_gated(owner: nn.Module, layer: nn.Module, input: Tensor) -> Tensor 
     current = _usable(input)
     if current is None or not _is_plain(layer):
         return None
-    weights = _known(current, owner, input) or _pack(
-        current, owner, [layer.weight], input, _pack_linear(input, parts=2)
-    )
+    weights = _pack(current, owner, (layer.weight,), input, _halves)
     biases = (None, None) if layer.bias is None else layer.bias.chunk(2)
     # oneDNN would multiply the two as well, but PyTorch makes that operation anew for every call.
     gate = _multiply(input, weights[1], biases[1], "gelu", [], "none")
@@ -155,37 +154,29 @@ def multiply_gated(owner: nn.Module, layer: nn.Module, input: Tensor) -> Tensor 
 
 def in_float32(norm: nn.GroupNorm, input: Tensor) -> Sequence[Tensor | None]:
     """A normalisation's weight and bias in float32."""
-    current = _usable(input)
-    if current is not None and (known := _known(current, norm, input)):
-        return known
-    own = [norm.weight, norm.bias]
+    current, own = _usable(input), (norm.weight, norm.bias)
     if current is None or norm.weight is None or norm.bias is None:
         return [None if values is None else values.float() for values in own]
-    return _pack(current, norm, own, input, lambda both: both.float().chunk(2))
+    return _pack(current, norm, own, input, lambda both, _: both.float().chunk(2))
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[PackableLinear]:
     """Whether a layer does nothing but its product."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return type(layer) is PackableLinear and not hooked
+    return type(layer) is PackableLinear and not is_watched(layer)
 
 
-def _pack_linear(input: Tensor, parts: int = 1) -> Packer:
+def is_watched(*layers: nn.Module) -> bool:
+    """Whether someone waits for layers' calls, or may keep outputs that are to be overwritten."""
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+
+
+def _whole(weight: Tensor, input: Tensor) -> tuple[Tensor]:
     rows = ROWS * input[0, ..., 0].numel()
-    pack = torch.ops.mkldnn._reorder_linear_weight
-    return lambda weight: tuple(pack(part.contiguous(), rows) for part in weight.chunk(parts))
+    return (torch.ops.mkldnn._reorder_linear_weight(weight, rows),)
 
 
-def _pack_convolution(input: Tensor, how: tuple[Any, ...]) -> Packer:
-    shape = [ROWS, *input.shape[1:]]
-    pack = torch.ops.mkldnn._reorder_convolution_weight
-    return lambda weight: (pack(weight, *how, shape),)
-
-
-def _known(current: dict[int, Pack], owner: nn.Module, input: Tensor) -> tuple[Tensor, ...] | None:
-    """What this run has packed for an owner and such rows."""
-    known = current.get(id(owner))
-    return None if known is None or known.row != input.shape[1:] else known.packed
+def _halves(weight: Tensor, input: Tensor) -> tuple[Tensor, ...]:
+    return tuple(_whole(half.contiguous(), input)[0] for half in weight.chunk(2))
 
 
 def _pack(
@@ -194,14 +185,17 @@ def _pack(
     weights: Sequence[Tensor],
     input: Tensor,
     pack: Packer,
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """An owner's packed weights for this run, made anew if they have changed since the last one."""
-    row, own = input.shape[1:], [weight.detach() for weight in weights]
-    last = _packs.get(owner)
+    row, known = input.shape[1:], current.get(id(owner))
+    if known is not None and known.row == row:
+        return known.packed
+    last, own = _packs.get(owner), [weight.detach() for weight in weights]
     if last is None or last.row != row or not all(map(_equal, own, last.weights)):
         with _disable_current_modes():  # what is kept is no memory of the call being measured
             copies = tuple(weight.clone() for weight in own)
-            last = Pack(row, copies, pack(copies[0] if len(copies) == 1 else torch.cat(copies)))
+            joined = copies[0] if len(copies) == 1 else torch.cat(copies)
+            last = Pack(row, copies, pack(joined, input))
         _packs[owner] = last
     current[id(owner)] = last
     return last.packed
@@ -218,8 +212,10 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 def _usable(x: Tensor) -> dict[int, Pack] | None:
     """The packs in use, if they are of use for an input."""
-    if torch.compiler.is_compiling():  # which packs by itself
-        return None
-    # The packed operations have no gradient.
-    plain = x.device.type == "cpu" and x.dtype in PACKABLE and not torch.is_grad_enabled()
-    return _current.get() if plain else None
+    return _current.get() if x.dtype in PACKABLE and only_computes(x) else None
+
+
+def only_computes(x: Tensor) -> bool:
+    """Whether x is on a CPU, wants no gradient and no compiler follows, which packs by itself."""
+    learns_or_fuses = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not learns_or_fuses
