@@ -19,8 +19,13 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 strategies = pytest.importorskip("ray.util.scheduling_strategies")
 
 NODE = {"object_store_memory": 100 * 2**20, "num_cpus": 1}
-# A node is lost after several failed looks; by default these are three seconds apart.
-LOOKS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500}
+# A node is lost after several failed looks; by default these are three seconds apart. A worker that
+# ends while it starts is waited for; by default for a minute.
+PATIENCE = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "worker_register_timeout_seconds": 15,
+}
 
 
 def test_a_unit_that_arrives_damaged_is_sent_again(monkeypatch):
@@ -131,7 +136,7 @@ def test_a_cluster_that_may_have_asked_for_a_token_says_how_to_bring_it(
 @pytest.fixture(scope="module")
 def two_nodes():
     """A head without cores, which writes, and two nodes of one core that render."""
-    head = NODE | {"num_cpus": 0, "include_dashboard": False, "_system_config": LOOKS}
+    head = NODE | {"num_cpus": 0, "include_dashboard": False, "_system_config": PATIENCE}
     made = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     try:
         made.workers = [made.add_node(**NODE) for _ in range(2)]
