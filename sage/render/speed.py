@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from sage.core.settings import Sampling
+from sage.core.words import plural
 from sage.jobs.job import calls_of
 from sage.jobs.models import available_models, open_pipeline
 from sage.render.local import devices, run_in_processes
@@ -37,6 +38,7 @@ from sage.sd.pipeline import SagePipeline
 from sage.sd.precision import dtype_for
 
 KERNEL_CALLS = 5  # of each size
+GROUPS, BULK = "group by group", "bulk"
 UNITS_EACH = 3  # fewest of a worker whose rate is measured: the first one is left out
 THINGS = ("fox", "rabbit", "owl", "dog", "cat", "bear", "whale", "car")
 PLACES = (
@@ -231,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     if places[0] == "cpu":
         alone, bulk = compare(work, worker, asked.unit, asked.repeats)
-        for name, values in (("group by group", alone), ("in bulk", bulk)):
+        for name, values in ((GROUPS, alone), (BULK, bulk)):
             each = [1e3 * v / number for v in values]
             print(f"{name}: {median(each):.0f} ms of processors a picture "
                   f"({min(each):.0f} to {max(each):.0f})")  # fmt: skip
@@ -242,28 +244,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"full calls ({own / full:.2f})"
         )
     if asked.rates:
-        _rates(work, places, asked)
+        unit = min(asked.unit, max(1, number // (UNITS_EACH * len(places))))
+        found = rates(work, places, unit, asked.repeats)
+        base = max(median(values) for (way, _), values in found.items() if way == GROUPS)
+        print(f"on the clock, in units of {unit} prompts:")
+        for (way, cores), values in found.items():
+            spread = f"{min(values):.2f} to {max(values):.2f}"
+            print(f"{way}, {plural(cores, 'core')}: {median(values):.2f} pictures/s ({spread}), "
+                  f"x {median(values) / base:.2f}")  # fmt: skip
     return 0
 
 
-def _rates(work: Work, places: Sequence[str], asked: argparse.Namespace) -> None:
-    """Prints pictures a second, with as many workers as there are and with one."""
-    number, groups = len(work.prompts), GroupByGroup(work)
-    unit = min(asked.unit, max(1, number // (UNITS_EACH * len(places))))
-    messages = [unit.to_bytes() for unit in work.units(unit)]
-    rates: dict[str, list[float]] = {}
-    for _ in range(asked.repeats):
-        for threads in sorted({1, len(devices("cpu", None, 1))}):
-            rate = number / groups.seconds(threads)[1]
-            rates.setdefault(f"group by group, {threads} threads", []).append(rate)
-        for workers in sorted({1, len(places)}):
-            rate = in_bulk(work.recipe, places[:workers], messages)
-            rates.setdefault(f"bulk, {workers} workers", []).append(rate)
-    groups.close()
-    base = max(median(values) for name, values in rates.items() if name.startswith("group"))
-    for name, values in rates.items():
-        spread = f"{min(values):.2f} to {max(values):.2f}"
-        print(f"{name}: {median(values):.2f} pictures/s ({spread}), x {median(values) / base:.2f}")
+def rates(
+    work: Work, places: Sequence[str], unit: int, repeats: int
+) -> dict[tuple[str, int], list[float]]:
+    """Pictures a second group by group and in bulk, in turn.
+
+    Args:
+        work: What is rendered.
+        places: Of the bulk workers; measured are one of them and all.
+        unit: Prompts in a unit.
+        repeats: Rates of each.
+
+    Returns:
+        By `GROUPS` or `BULK` and the number of threads or workers.
+    """
+    messages = [one.to_bytes() for one in work.units(unit)]
+    groups, found = GroupByGroup(work), dict[tuple[str, int], list[float]]()
+    try:
+        for _ in range(repeats):
+            for threads in sorted({1, len(devices("cpu", None, 1))}):
+                rate = len(work.prompts) / groups.seconds(threads)[1]
+                found.setdefault((GROUPS, threads), []).append(rate)
+            for workers in sorted({1, len(places)}):
+                rate = in_bulk(work.recipe, places[:workers], messages)
+                found.setdefault((BULK, workers), []).append(rate)
+    finally:
+        groups.close()
+    return found
 
 
 if __name__ == "__main__":
