@@ -4,19 +4,19 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import threading
+
+from sage.imports import many_imports
 
 # Otherwise a start begins with notices, and a long prompt is repeated in the log.
 os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error"} | os.environ
-
-with contextlib.suppress(ImportError):
-    import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
-
-from sage.jobs.models import available_models, device_of, load_model, zero_gpu
-from sage.sd.precision import PRECISIONS
-from sage.ui.demo import build_demo, launch_settings
-from sage.ui.server.start import prepare_process
-from sage.ui.shelf import Shelf
+with many_imports():
+    with contextlib.suppress(ImportError):
+        import spaces  # noqa: F401  (Hugging Face's GPU lease; it must come before torch)
+    from sage.jobs.models import available_models, device_of, load_model, zero_gpu
+    from sage.sd.precision import PRECISIONS
+    from sage.ui.demo import build_demo, launch_settings
+    from sage.ui.server.start import block, prepare_process
+    from sage.ui.shelf import Shelf
 
 
 def parse_flags() -> argparse.Namespace:
@@ -52,8 +52,8 @@ def main() -> None:
     where = {"server_name": flags.host, "server_port": flags.port, "share": flags.share}
     own = launch_settings(flags.proxy, flags.host)
     demo.launch(**where, mcp_server=flags.mcp or None, prevent_thread_lock=True, **own)
-    threading.Thread(target=shelf.warm_up, daemon=True).start()  # the page answers meanwhile
-    demo.block_thread()
+    shelf.warm_up_meanwhile()  # the page answers
+    block(demo)
 
 
 if __name__ == "__main__":

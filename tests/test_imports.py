@@ -51,7 +51,8 @@ def imports(path):
 
 def loaded_by(code):
     """Names of the modules that a fresh interpreter holds after some code."""
-    script = f"{code}\nimport sys\nprint('\\n'.join(sys.modules))"
+    script = f"import gc; gc.disable()\n{code}\nimport os, sys\n"
+    script += "print('\\n'.join(sys.modules), flush=True)\nos._exit(0)"
     run = [sys.executable, "-c", script]
     return set(
         subprocess.run(run, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
@@ -127,6 +128,10 @@ def test_bulk_runs_load_neither_the_page_nor_ray():
     loaded = loaded_by("import sage.render.run, sage.render.command, sage.render.cluster")
     assert "pyarrow" in loaded
     assert not {"gradio", "plotly", "ray", "sage.ui", "sage.studies", "sage.world"} & loaded
+
+
+def test_the_register_of_a_cluster_starts_at_once():
+    assert "torch" not in loaded_by("import sage.render.register")
 
 
 def test_the_help_of_bulk_runs_loads_no_model_library():

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from sage.core.words import plural
+from sage.imports import many_imports
 from sage.render.settings import RenderSettings, parse
 
 OK, WITH_ERRORS, REFUSED, STOPPED_BY_DISK, INTERRUPTED = 0, 1, 2, 3, 130
@@ -92,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(settings: RenderSettings, console: Terminal) -> int:
-    from sage.render.run import run  # heavy: not needed for --help
-    from sage.render.store import StoreError
+    with many_imports():  # not needed for --help
+        from sage.render.run import run
+        from sage.render.store import StoreError
 
     try:
         counts = run(settings, console)

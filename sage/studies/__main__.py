@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from sage.imports import many_imports
 from sage.studies import STUDIES
 
 PUBLISHING = {
@@ -56,8 +57,9 @@ def _quiet() -> None:
 
 
 def _run(name: str, given: dict[str, Any]) -> int:
-    from sage.studies.engine.lab import DryRun, Lab, LabSettings
-    from sage.studies.engine.results import write
+    with many_imports():
+        from sage.studies.engine.lab import DryRun, Lab, LabSettings
+        from sage.studies.engine.results import write
     from sage.studies.engine.study import load
 
     study = load(name)
@@ -87,7 +89,8 @@ def _publish(name: str, folder: Path | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from sage.studies.engine.lab import LabSettings
+    with many_imports():
+        from sage.studies.engine.lab import LabSettings
 
     parser = argparse.ArgumentParser(
         prog="python -m sage.studies",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from sage.imports import many_imports
 from sage.training.settings import parse
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Train as the command line says; returns the exit code."""
     settings, resume = parse(arguments)
-    from sage.training.trainer import Trainer  # heavy: not needed for --help
+    with many_imports():  # not needed for --help
+        from sage.training.trainer import Trainer
 
     try:
         return _train(Trainer(settings, resume))

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from statistics import median
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import Any
 
 from sage.core.plan import independent_plan
@@ -124,6 +124,10 @@ class Shelf:
         for rows in (1, 2, 4):
             self._unless_visited(model.pipe.warm_up, rows)
         self._unless_visited(self._measure, model)
+
+    def warm_up_meanwhile(self) -> None:
+        """Warms up in a thread of its own."""
+        Thread(target=self.warm_up, daemon=True).start()
 
     def _unless_visited(self, run: Callable[[Any], None], argument: Any) -> None:
         """A run of ours, unless a visitor's has begun; theirs waits until it is over."""

@@ -7,11 +7,14 @@ python -m tests.ui.serve                 the built-in model
 import sys
 import threading
 
-from sage.jobs.models import ModelSpec, available_models, load_model
-from sage.sd.model_settings import ModelSettings
-from sage.ui.demo import build_demo, launch_settings
-from sage.ui.server.start import prepare_process
-from sage.ui.shelf import Shelf
+from sage.imports import many_imports
+
+with many_imports():
+    from sage.jobs.models import ModelSpec, available_models, load_model
+    from sage.sd.model_settings import ModelSettings
+    from sage.ui.demo import build_demo, launch_settings
+    from sage.ui.server.start import prepare_process
+    from sage.ui.shelf import Shelf
 
 
 def main() -> None:

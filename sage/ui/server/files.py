@@ -9,12 +9,14 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
@@ -146,13 +148,16 @@ def _remove(item: Path) -> None:
 
 
 def end_on_sigterm() -> None:
-    """Makes SIGTERM an end at which the workplace is removed.
+    """Makes SIGTERM an end at which the workplace is removed."""
+    signal.signal(signal.SIGTERM, lambda *_: end(128 + signal.SIGTERM))
 
-    The interpreter itself is not taken down: torch's threads may be at work, and abort then.
+
+def end(code: int) -> NoReturn:
+    """Ends this process as usual, but for the interpreter, which is not taken down.
+
+    torch's threads may be at work, and abort then.
     """
-
-    def end(*_: object) -> None:
-        atexit._run_exitfuncs()
-        os._exit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, end)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

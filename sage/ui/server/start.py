@@ -1,8 +1,12 @@
-"""How a process that serves begins: bounded log and memory, and files that end with it."""
+"""How a process that serves begins and ends: bounded log and memory, files that end with it."""
+
+from typing import NoReturn
+
+import gradio as gr
 
 from sage.sd.allocator import MEBIBYTE, keep_memory
 from sage.ui.server import logs
-from sage.ui.server.files import end_on_sigterm, workplace
+from sage.ui.server.files import end, end_on_sigterm, workplace
 
 # A run's steps are taken by many threads, each with a heap of its own: with a model of Stable
 # Diffusion's size they would keep gigabytes that nothing uses any more. The built-in model's
@@ -16,3 +20,9 @@ def prepare_process() -> None:
     keep_memory(**MEMORY)
     end_on_sigterm()
     workplace()
+
+
+def block(demo: gr.Blocks) -> NoReturn:
+    """Waits for Ctrl-C, and ends the process, whatever is being rendered."""
+    demo.block_thread()
+    end(0)
