@@ -20,7 +20,8 @@ import numpy as np
 
 import sage
 from sage.core.words import plural
-from sage.render.pieces import IN_VAIN, STRIKES_IN_VAIN, Pieces, Register
+from sage.render.pieces import IN_VAIN, Pieces
+from sage.render.register import STRIKES_IN_VAIN, Register, lost_nodes
 from sage.render.work import DIED, DamagedError, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory, Recipe, Worker
 
@@ -206,18 +207,7 @@ def _register() -> Any:
     remote: Any = ray.remote(Register)
     return remote.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
-    ).remote(_lost_nodes)
-
-
-def _lost_nodes() -> set[str]:
-    """Ids of the nodes that the cluster has lost, by a failure or because they were taken away.
-
-    Of an actor that died, Ray can tell no more: whether its process crashed or was ended from
-    outside looks the same.
-    """
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+    ).remote(lost_nodes)
 
 
 class _Actor:

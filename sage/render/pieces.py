@@ -1,22 +1,20 @@
 """Units that take their workers with them: how often they are tried, and what they are torn into.
 
 A prompt may end the process that renders it, for want of memory or through a library that crashes.
-A unit that does so STRIKES times (lost nodes of a cluster apart: see `Register`) is torn into its
-groups, each a unit of its own, so that nobody else is lost: calls have fixed shapes and a picture
-depends on its group alone, so all other groups come out as they would have, bit for bit. A group
-that is lost again is torn into its prompts, as around a prompt whose picture is not a number. Those
-pictures are others than together: what their trunk would have been cannot be known without the
-prompt that ends its process.
+A unit that does so STRIKES times (lost nodes of a cluster apart: see `sage.render.register`) is
+torn into its groups, each a unit of its own, so that nobody else is lost: calls have fixed shapes
+and a picture depends on its group alone, so all other groups come out as they would have, bit for
+bit. A group that is lost again is torn into its prompts, as around a prompt whose picture is not a
+number. Those pictures are others than together: what their trunk would have been cannot be known
+without the prompt that ends its process.
 """
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from itertools import count
 
 from sage.core.plan import independent_plan
-from sage.render.work import STRIKES, Picture, Rendered, Unit, part_of
+from sage.render.work import Picture, Rendered, Unit, part_of
 
-STRIKES_IN_VAIN = 3  # units lost before any was finished: it is not theirs
-NODES = 8  # lost while they rendered a unit; with more, it counts as the cause
 IN_VAIN = (
     "Workers die before they finish anything, perhaps for want of memory; fewer --workers need "
     "less."
@@ -65,49 +63,3 @@ class Pieces:
         if None not in pictures:
             known = tuple(p for p in self._pictures.pop(number) if p is not None)
             yield from self.whole(Rendered(number, known, rendered.device, rendered.seconds))
-
-
-class Register:
-    """What actors have begun and not ended; they do not live to tell what ended them.
-
-    An actor that went with its node does not count against what it was doing, unless that has
-    lost more than NODES nodes: it may be what takes them along.
-    """
-
-    def __init__(self, lost_nodes: Callable[[], Set[str]]) -> None:
-        """Takes a function that gives the ids of the nodes that are gone."""
-        self.lost_nodes = lost_nodes
-        self.begun: dict[int, list[str]] = {}  # nodes on which a unit was begun
-        self.loading: dict[str, list[str]] = {}  # nodes on which an actor began to load
-        self.works = False
-
-    def may_load(self, actor: str, node: str) -> bool:
-        """Whether an actor is to load its model: not if it has often died of that, as all have."""
-        earlier = self.loading.setdefault(actor, [])
-        if not self.works and self._strikes(earlier) >= STRIKES_IN_VAIN:
-            return False
-        earlier.append(node)
-        return True
-
-    def loaded(self) -> None:
-        """An actor has its model."""
-        self.works = True
-
-    def may_begin(self, unit: int, node: str) -> bool:
-        """Whether a unit is to be rendered: not if it has ended as many actors as it may."""
-        earlier = self.begun.setdefault(unit, [])
-        if self._strikes(earlier) >= STRIKES:
-            return False
-        earlier.append(node)
-        return True
-
-    def ended(self, unit: int) -> None:
-        """A unit is rendered."""
-        self.begun.pop(unit, None)
-
-    def _strikes(self, nodes: Sequence[str]) -> int:
-        """How many beginnings count; looked up anew each time, as a loss may be noticed late."""
-        if not nodes:  # as nearly always, and the cluster need not be asked
-            return 0
-        gone = self.lost_nodes() & set(nodes)
-        return sum(node not in gone or len(gone) > NODES for node in nodes)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from sage.core.plan import Plan, Segment
+from sage.render.register import STRIKES
 
-STRIKES = 2  # processes that a unit may take with it
 _DEATHS = f"The process that rendered it died {STRIKES} times"
 DIED = (
     f"{_DEATHS} while it rendered nothing else, perhaps for want of memory. The same command "

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sage.render import cluster, run
+from sage.render.register import lost_nodes
 from sage.render.work import DIED, DamagedError, Rendered, Unit
 from sage.render.worker import Worker
 
@@ -208,4 +209,4 @@ def test_a_lost_actor_and_a_lost_node_change_no_byte(render, rows, two_nodes, tm
     assert content(out) == content(whole)
     taken_away = two_nodes.workers[1]
     two_nodes.remove_node(taken_away)
-    assert taken_away.node_id in cluster._lost_nodes()
+    assert taken_away.node_id in lost_nodes()

@@ -8,8 +8,9 @@ import pytest
 
 from sage.core.plan import independent_plan, shared_plan
 from sage.render import cluster
-from sage.render.pieces import NODES, STRIKES_IN_VAIN, Pieces, Register
-from sage.render.work import DIED, STRIKES, Picture, Rendered, Unit, failed
+from sage.render.pieces import Pieces
+from sage.render.register import NODES, STRIKES, STRIKES_IN_VAIN, Register
+from sage.render.work import DIED, Picture, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory
 
 GROUPS = ((0, 1, 2), (3,), (4, 5))
