@@ -8,6 +8,7 @@ unit that kills its process is found, and then in pieces, so that only a prompt 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -15,13 +16,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import Any
 
 import torch
 
 from sage.jobs.models import device_of
-from sage.render.pieces import IN_VAIN, STRIKES_IN_VAIN, Pieces
-from sage.render.work import DIED, STRIKES, Rendered, Unit, failed
+from sage.render.pieces import IN_VAIN, Pieces
+from sage.render.register import STRIKES, STRIKES_IN_VAIN
+from sage.render.work import DIED, Rendered, Unit, failed
 from sage.render.worker import OutOfMemory, Recipe, Worker
 
 AHEAD = 2  # units for each process that are sent before they are needed
@@ -81,7 +84,7 @@ class _Pool:
         self.executor = self._start()
 
     def _start(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        context = _context(self.devices)
         free = context.SimpleQueue()
         for device in self.devices:
             free.put(device)
@@ -107,6 +110,18 @@ class _Pool:
             return self.executor.submit(_answer, message)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _context(devices: Sequence[str]) -> SpawnContext | ForkServerContext:
+    """How processes start: as forks of one that has imported everything and computes nothing.
+
+    CUDA does not survive a fork.
+    """
+    if sys.platform == "linux" and set(devices) == {"cpu"}:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
 
 
 class _Dispatch:

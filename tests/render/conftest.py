@@ -83,6 +83,12 @@ def descendants(*names):
     return found
 
 
+def workers():
+    """Processes of a bulk run: forks of one that has imported everything."""
+    servers = {process.pid for process in descendants("forkserver")}
+    return [process for process in descendants("forkserver") if process.ppid() in servers]
+
+
 def content(folder):
     """Every file that a run leaves for its user, as bytes by name."""
     return {

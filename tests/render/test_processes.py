@@ -20,7 +20,7 @@ from sage.render import local
 from sage.render.work import DIED, Rendered, Unit
 from sage.render.worker import OutOfMemory, Recipe
 
-from .conftest import SAMPLING, Quiet, content, descendants
+from .conftest import SAMPLING, Quiet, content, workers
 
 
 def parts(folder):
@@ -42,11 +42,11 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_files(
     while parts(tmp_path / "killed") < 2:
         assert process.poll() is None, "it ended before it was killed"
         time.sleep(0.005)
-    workers = psutil.Process(process.pid).children(recursive=True)
+    started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert 2 <= parts(tmp_path / "killed") < 12
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(started, timeout=30)
     assert not alive
     console = Quiet()
     assert content(render("killed", console=console, workers=1, unit=2)) == content(whole)
@@ -60,7 +60,7 @@ def test_a_killed_worker_costs_nothing_but_time(render):
 
     def kill(finished):
         if finished == 3:
-            victim = descendants("spawn_main")[0]
+            victim = workers()[0]
             victim.send_signal(signal.SIGKILL)
             killed.append(victim.pid)
 
@@ -159,7 +159,7 @@ def test_ctrl_c_waits_for_no_unit(tiny_folder, tmp_path):
             list(local.run_in_processes(recipe, ["cpu"], messages))
     finally:
         signal.signal(signal.SIGINT, before)
-    _, alive = psutil.wait_procs(descendants("spawn_main"), timeout=60)
+    _, alive = psutil.wait_procs(workers(), timeout=60)
     assert not alive
 
 
