@@ -267,16 +267,16 @@ def test_too_few_captions_give_no_groups():
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_prompts_are_grouped_in_minutes():
-    """Two thousand subjects with fifty prompts each, of the built-in model's width."""
+def test_fifty_thousand_prompts_are_grouped_in_a_quarter_of_three_minutes():
+    """A thousand subjects with fifty prompts each; the time grows with the square."""
     drawn = torch.Generator().manual_seed(0)
-    subjects = torch.randn(2000, 128, generator=drawn)
-    own = torch.randn(100_000, 128, generator=drawn)
-    embeddings = subjects[torch.arange(100_000) % 2000] + 0.6 * own
+    subjects = torch.randn(1000, 128, generator=drawn)
+    own = torch.randn(50_000, 128, generator=drawn)
+    embeddings = subjects[torch.arange(50_000) % 1000] + 0.6 * own
     embeddings = torch.nn.functional.normalize(embeddings, dim=1)
     rule = GroupingRule(0.6, 0.9, prefer="closest", sizes="largest")
     start = time.process_time()  # of all cores: a busy machine is not held against it
-    groups = form_groups(embeddings, torch.arange(100_000), rule)
-    assert time.process_time() - start < 180
-    assert len(groups) < 30_000
-    assert sum(map(len, groups)) > 99_000
+    groups = form_groups(embeddings, torch.arange(50_000), rule)
+    assert time.process_time() - start < 180 / 4
+    assert len(groups) < 15_000
+    assert sum(map(len, groups)) > 49_500
