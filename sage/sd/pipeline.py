@@ -541,11 +541,12 @@ class SagePipeline(ModelPipeline):
     def _run(
         self, run: "_Run", output_type: OutputType, reuse: StateStore | None
     ) -> Iterator[SageStep | SageOutput]:
-        clock = StageClock(self._execution_device)
+        execution = self._execution(run.exact)
+        clock = StageClock(execution.device)
         # 1. Condition, noise and solver.
-        parts = self._parts(run, clock)
+        parts = self._parts(run, execution, clock)
         # 2. Trunks and branches, one step at a time.
-        draft, execution = self._draft(run, parts, reuse), parts.execution
+        draft = self._draft(run, parts, reuse)
         state = draft.latest() if draft else run.start and moved(run.start, parts.noise.device)
         first = 0 if state is None else state.step + 1
         done, probes = yield from self._steps(run, parts, draft, state, clock)
@@ -626,12 +627,11 @@ class SagePipeline(ModelPipeline):
             state = next(states)
             yield Adapted(state, run.plan)
 
-    def _parts(self, run: "_Run", clock: StageClock) -> "_Parts":
+    def _parts(self, run: "_Run", execution: Execution, clock: StageClock) -> "_Parts":
         """What a run needs, on the device."""
-        device = self._execution_device
+        device = execution.device  # the pipeline's own searches all of its modules
         # A probe compares with the unconditional prediction whether or not the run is guided.
         needed = run.guided or (run.adaptive and run.adaptive.compare == "direction")
-        execution = self._execution(run.exact)
         encode = partial(texts.encode, self, clip_skip=run.clip_skip, device=device)
         encoder = Part("text encoder", encode, self.max_rows)
         with torch.inference_mode(), clock.measure({"encode": 1.0}):
@@ -661,7 +661,7 @@ class SagePipeline(ModelPipeline):
                 guidance=run.guidance if i in run.guided else 1.0,
             ),
             execution,
-            self._fresh(run),
+            self._fresh(run, device),
         )
 
     def _inputs(self, run: "_Run", parts: "_Parts") -> Hashable:
@@ -671,7 +671,7 @@ class SagePipeline(ModelPipeline):
             fingerprint(self.unet),
             (run.guidance, run.guided, run.trunk),
             (run.plan.steps, "exact" if run.exact else self.max_rows),
-            (str(self._execution_device), arithmetic()),
+            (str(parts.execution.device), arithmetic()),
         )
 
     def warm_up(self, rows: int, guidance_scale: float | None = None) -> None:
@@ -729,12 +729,12 @@ class SagePipeline(ModelPipeline):
             latent.append(side if known else arguments.check_size(name, pixels, factor) // factor)
         return self.unet.config.in_channels, latent[0], latent[1]
 
-    def _fresh(self, run: "_Run") -> FreshNoise | None:
+    def _fresh(self, run: "_Run", device: torch.device) -> FreshNoise | None:
         """Noise that branches exchange, where the latents live."""
         # An adaptive plan may part one prompt at a time.
         depth = run.plan.depth if run.adaptive is None else len(run.prompts)
         fresh = make_fresh_noise(run.sampling.fresh_noise, run.seeds, run.shape, depth)
-        return fresh and replace(fresh, draws=fresh.draws.to(self._execution_device))
+        return fresh and replace(fresh, draws=fresh.draws.to(device))
 
     def _denoise(
         self,
