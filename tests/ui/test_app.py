@@ -2,6 +2,7 @@ import re
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -10,6 +11,7 @@ import app
 from sage.jobs.models import ModelSpec, load_model
 from sage.sd.pipeline import SagePipeline
 from sage.ui.demo import launch_settings
+from sage.ui.server.start import block
 from sage.ui.shelf import Shelf
 
 
@@ -76,6 +78,16 @@ def test_the_server_does_not_wait_for_the_model(started, monkeypatch):
     assert begun.wait(10)
     assert order == ["launch", "block", 0]  # and a process ends while torch may be at work
     go_on.set()
+
+
+def test_ctrl_c_pressed_twice_ends_the_page_as_once(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    codes = []
+    monkeypatch.setattr("sage.ui.server.start.end", codes.append)
+    block(SimpleNamespace(block_thread=interrupted))
+    assert codes == [0]
 
 
 def test_a_model_whose_pass_takes_seconds_is_measured_with_one(monkeypatch, page_folder):

@@ -1,5 +1,6 @@
 """How a process that serves begins and ends: bounded log and memory, files that end with it."""
 
+from contextlib import suppress
 from typing import NoReturn
 
 import gradio as gr
@@ -24,5 +25,6 @@ def prepare_process() -> None:
 
 def block(demo: gr.Blocks) -> NoReturn:
     """Waits for Ctrl-C, and ends the process, whatever is being rendered."""
-    demo.block_thread()
+    with suppress(KeyboardInterrupt):  # pressed again while the server is closed
+        demo.block_thread()
     end(0)
