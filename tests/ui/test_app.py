@@ -32,7 +32,7 @@ def test_a_mistyped_flag_is_refused(monkeypatch, capsys):
 @pytest.fixture
 def started(monkeypatch, shelf):
     """Runs main() with flags on the tiny models; gives what was served and when what happened."""
-    served, order = {}, []
+    served, order, before = {}, [], set(threading.enumerate())
 
     def start(*flags):
         monkeypatch.setattr(sys, "argv", ["app.py", *flags])
@@ -53,7 +53,9 @@ def started(monkeypatch, shelf):
         served.update(settings)
         order.append("launch")
 
-    return start
+    yield start
+    for warming in set(threading.enumerate()) - before:  # torch at work would abort Python's end
+        warming.join(60)
 
 
 def test_main_serves_the_page(started):
