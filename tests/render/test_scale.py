@@ -1,8 +1,9 @@
-"""Many prompts, in the processor's own time but for one rate by the clock."""
+"""Many prompts: plans in the processor's own time, pictures by the clock."""
 
 import resource
 import subprocess
 import sys
+import time
 from statistics import median
 
 import pyarrow.parquet as pq
@@ -82,14 +83,17 @@ def test_600_000_prompts_are_planned_in_8_gb_and_show_how_far_it_is(tmp_path):
 @pytest.mark.slow
 @pytest.mark.rehearsal
 def test_1_000_prompts_are_rendered_in_10_minutes_of_two_cores(tmp_path):
+    """By the clock: nobody waits for the processes that workers are forks of."""
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(texts(1_000)))
-    seconds, most, _ = spent(command(file, tmp_path / "out", "--workers", "2"))
-    print(f"1,000 rendered: {seconds:.0f} s of processors, {most / 1e9:.2f} GB for each process")
+    start = time.monotonic()
+    subprocess.run(command(file, tmp_path / "out", "--workers", "2"), check=True)
+    seconds = time.monotonic() - start
+    print(f"1,000 rendered in {seconds:.0f} s")
     table = pq.read_table(tmp_path / "out" / "manifest.parquet")
     assert len(table) == 1_000
     assert table["error"].null_count == 1_000
-    assert seconds <= 10 * 60 * 2
+    assert seconds <= 10 * 60
 
 
 @pytest.mark.slow
