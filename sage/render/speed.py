@@ -248,9 +248,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = rates(work, places, unit, asked.repeats)
         base = max(median(values) for (way, _), values in found.items() if way == GROUPS)
         print(f"on the clock, in units of {unit} prompts:")
-        for (way, cores), values in found.items():
+        for (way, size), values in found.items():
+            of = plural(size, "thread" if way == GROUPS else "worker")
             spread = f"{min(values):.2f} to {max(values):.2f}"
-            print(f"{way}, {plural(cores, 'core')}: {median(values):.2f} pictures/s ({spread}), "
+            print(f"{way}, {of}: {median(values):.2f} pictures/s ({spread}), "
                   f"x {median(values) / base:.2f}")  # fmt: skip
     return 0
 
