@@ -57,9 +57,8 @@ def _quiet() -> None:
 
 
 def _run(name: str, given: dict[str, Any]) -> int:
-    with many_imports():
-        from sage.studies.engine.lab import DryRun, Lab, LabSettings
-        from sage.studies.engine.results import write
+    from sage.studies.engine.lab import DryRun, Lab, LabSettings
+    from sage.studies.engine.results import write
     from sage.studies.engine.study import load
 
     study = load(name)

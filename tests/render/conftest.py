@@ -85,8 +85,9 @@ def descendants(*names):
 
 def workers():
     """Processes of a bulk run: forks of one that has imported everything."""
-    servers = {process.pid for process in descendants("forkserver")}
-    return [process for process in descendants("forkserver") if process.ppid() in servers]
+    found = descendants("forkserver")
+    servers = {process.pid for process in found}
+    return [process for process in found if process.ppid() in servers]
 
 
 def content(folder):
