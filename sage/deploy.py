@@ -167,15 +167,6 @@ def _check_preload(lines: Sequence[str]) -> list[str]:
     ]
 
 
-def preload_lines(revisions: Mapping[str, str]) -> list[str]:
-    """What `preload_from_hub` should say: files of the hub's models at pinned commits.
-
-    Args:
-        revisions: Commit of each repository in `PRELOADED`.
-    """
-    return [f"{repo} {','.join(files)} {revisions[repo]}" for repo, files in PRELOADED.items()]
-
-
 def check_requirements(text: str, head: Mapping[str, Any]) -> list[str]:
     """What a Space would not accept in requirements.txt, as sentences."""
     wrong, found = [], {}

@@ -96,7 +96,10 @@ def test_the_head_preloads_the_models_files_at_their_pinned_commits():
     spec = stable_diffusion_v1_5()
     revisions = {spec.source: spec.revision, spec.clip_source: spec.clip_revision}
     head = deploy.read_head((ROOT / "README.md").read_text("utf-8"))
-    assert head["preload_from_hub"] == deploy.preload_lines(revisions)
+    lines = [
+        f"{repo} {','.join(files)} {revisions[repo]}" for repo, files in deploy.PRELOADED.items()
+    ]
+    assert head["preload_from_hub"] == lines
 
 
 def test_a_dry_run_lists_and_uploads_nothing(at, capsys):

@@ -7,7 +7,6 @@ shared for the first one or two of its four, beside itself alone at the same cos
 from dataclasses import replace
 
 from sage.core.plan import shared_plan
-from sage.core.settings import TRIED_TRUNKS, TRUNKS
 from sage.studies.engine import methods
 from sage.studies.engine.answers import tally
 from sage.studies.engine.compare import Comparison, Design, Entry
@@ -23,7 +22,6 @@ STEPS = 4
 SIZES = (8, 16, 32)
 ALONE = (2, 3, 4)
 SHARED = (1, 2)
-TITLES = {**TRUNKS, **TRIED_TRUNKS}
 SHORT = {"mean": "mean embedding", "alternate": "in turn", "control_once": "in turn, corrected"}
 STUDENT = "student alone"
 
