@@ -150,3 +150,25 @@ def tiny(tiny_folder):
     pipe = SagePipeline.from_pretrained(tiny_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_folder, tmp_path_factory):
+    """A LoRA for it in diffusers' format whose weights are not zero."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    from sage.sd.building import BUILDING
+    from sage.sd.pipeline import SagePipeline
+
+    pipe = SagePipeline.from_pretrained(tiny_folder)
+    with BUILDING:  # a page of another test may be loading its model
+        pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_q", "to_v"]))
+    torch.manual_seed(0)
+    for name, parameter in pipe.unet.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    folder = tmp_path_factory.mktemp("adapter")
+    layers = get_peft_model_state_dict(pipe.unet)
+    SagePipeline.save_lora_weights(folder, unet_lora_layers=layers)
+    return folder

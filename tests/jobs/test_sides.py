@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
-from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from sage.jobs.compare import compare
@@ -14,29 +13,9 @@ from sage.jobs.job import prepare
 from sage.jobs.models import load_model
 from sage.jobs.request import parse_request
 from sage.jobs.sides import Sides, variant
-from sage.sd.building import BUILDING
-from sage.sd.pipeline import SagePipeline
 from tests.jobs.test_models import spec_of
 
 TEXT = "a red fox\na blue fox"
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_folder, tmp_path_factory):
-    """A LoRA in diffusers' format whose weights are not zero."""
-    pipe = SagePipeline.from_pretrained(tiny_folder)
-    with BUILDING:  # a page of another test may be loading its model
-        pipe.unet.add_adapter(LoraConfig(r=2, lora_alpha=64, target_modules=["to_q", "to_v"]))
-    torch.manual_seed(0)
-    for name, parameter in pipe.unet.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(parameter)
-    from peft.utils import get_peft_model_state_dict
-
-    folder = tmp_path_factory.mktemp("adapter")
-    layers = get_peft_model_state_dict(pipe.unet)
-    SagePipeline.save_lora_weights(folder, unet_lora_layers=layers)
-    return folder
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from sage.sd.clip import ClipEncoder
 from sage.sd.pipeline import SagePipeline
 from sage.sd.schedulers import make_scheduler
 from tests.conftest import build_tiny_pipeline
-from tests.jobs.test_sides import adapter  # noqa: F401
 from tests.test_parts import clip_folder  # noqa: F401
 
 PROMPTS = ["a cat", "a dog"]
@@ -46,7 +45,7 @@ def values(pipe):
 
 def test_models_loaded_at_once_are_whole_and_leave_torch_as_it_was(
     tiny_folder,
-    adapter,  # noqa: F811
+    adapter,
     clip_folder,  # noqa: F811
     at_once,
 ):

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -24,6 +23,7 @@ from sage.studies.engine.figures import (
 from sage.studies.engine.lab import RESULTS
 from sage.studies.engine.results import read
 from sage.studies.engine.study import every
+from tests.ui.browser import launched
 
 SVG = "{http://www.w3.org/2000/svg}"
 DRAWN = sorted(RESULTS.glob("*.svg"))
@@ -118,11 +118,7 @@ def test_panels_of_the_stored_results_have_at_most_six_series():
 @pytest.mark.browser
 def test_texts_can_be_read_on_a_phone():
     """At 390 pixels: letters of 9 pixels at least, none outside, no two texts on top of another."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-        )
+    with launched() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         for path in DRAWN:
             drawing = path.read_text("utf-8").replace(f'width="{SHOWN}"', 'width="358"')
@@ -138,4 +134,3 @@ def test_texts_can_be_read_on_a_phone():
                     width = min(right, right2) - max(left, left2)
                     height = min(bottom, bottom2) - max(top, top2)
                     assert width <= 0 or height <= 4, (path.name, words, other)
-        browser.close()

@@ -5,11 +5,12 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
 
-from sage.jobs.models import ModelSpec, load_model
+from sage.jobs.models import ModelSpec, builtin_model, load_model
 from sage.sd.model_settings import ModelSettings
 from sage.ui.demo import build_demo, launch_settings
 from sage.ui.shelf import Shelf
@@ -18,7 +19,9 @@ from sage.ui.studio.handlers import Handlers
 from sage.ui.studio.layout import build_layout
 from sage.ui.studio.rendering import Rendering
 
-PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
+from . import browser
+from .browser import PROMPTS
+
 SLEEP = 0.2  # seconds a call of the slow model's denoiser sleeps
 SLOW_RUN = 2 * 100 * SLEEP  # so 100 steps of both sides take at least this long
 KNOWN = ["a", "an", "the", "fox", "dog", "cat", "in", "snow", "whale", "under", "water", "two"]
@@ -63,6 +66,60 @@ def server(demo):
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
     yield url.rstrip("/")
     demo.close()
+
+
+@pytest.fixture(scope="module")
+def arrival():
+    """Address of the page on the built-in model, of which only what is stored can be had."""
+
+    def refuse(spec):
+        raise OSError("there is no model in this test")
+
+    demo = build_demo(Shelf([builtin_model()], refuse))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture(scope="session")
+def adapted(page_folder, adapter):
+    """Address of a page with the tiny model, its adapter and the same network in four steps."""
+    settings = ModelSettings.read(page_folder)
+    tiny = ModelSpec("tiny", "Tiny", str(page_folder), settings=settings, adapter=adapter)
+    quick = replace(settings, steps=4, guidance_scale=1.0)
+    fast = replace(
+        tiny, key="fast", title="Fast", settings=quick, student=Path("none"), adapter=None
+    )
+
+    def load(spec):
+        model = load_model(replace(spec, student=None), "cpu")
+        model.pipe.set_progress_bar_config(disable=True)
+        return replace(model, spec=spec)
+
+    demo = build_demo(Shelf([tiny, fast], load))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
+    yield url.rstrip("/")
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser, for one file: as long as it runs, no other event loop can."""
+    with browser.launched() as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def pages(chromium):
+    """Pages of the browser, each used by one test after another."""
+    return browser.Pages(chromium)
+
+
+@pytest.fixture
+def arrive(pages, arrival):
+    """Opens the page as it is met, before any model is loaded."""
+    with browser.visits(pages, arrival, browser.STUDIO) as open_page:
+        yield open_page
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The whole flow in headless Chromium, on the tiny model; any error in the browser fails it."""
 
-import shutil
 import time
 import zipfile
 from contextlib import contextmanager
@@ -9,205 +8,57 @@ from itertools import pairwise
 import pytest
 from gradio_client import Client
 
-from sage.jobs.models import builtin_model
 from sage.jobs.prompt_sets import expand_sets
-from sage.ui.demo import build_demo, launch_settings
 from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.shelf import Shelf
 from sage.ui.studio.handlers import EARLIER, UNFINISHED
 from sage.ui.studio.rendering import RENDERING
 
+from .browser import (
+    PATIENCE,
+    STUDIO,
+    check_accessibility,
+    drag_by_keys,
+    expect,
+    find,
+    pick,
+    render,
+    set_number,
+    shows,
+    type_prompts,
+    unfold,
+    visits,
+)
 from .conftest import PROMPTS, SLOW_RUN
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
-
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-# Console errors that gradio 6.31 itself causes, with the reason; all others fail the test.
-# One test cuts the connection; a request that was on its way then says so.
-ALLOWED_ERRORS = ("net::ERR_INTERNET_DISCONNECTED",)
-HANDLE = "#branch-step"  # the form's slider is hidden; the handle on the tree moves it
-PATIENCE = 30_000  # milliseconds; a loaded machine is slow, a broken page is slower
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("no chromium on this machine (Debian: apt install chromium)")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        FREE.clear()
-        browser.close()
-
-
-# Contexts that no test uses now, with their settings: they keep Gradio's scripts, read and
-# compiled, so that the next page costs the processor a third.
-FREE = []
-
-
-@contextmanager
-def lent_contexts(chromium, server):
-    """Gives contexts by their settings; those handed back remember no visitor."""
-    lent = []
-
-    def lend(**settings):
-        found = next((one for one in FREE if one[0] == settings), None)
-        if found:
-            FREE.remove(found)
-        lent.append(found or (settings, chromium.new_context(**settings)))
-        return lent[-1][1]
-
-    yield lend
-    kinds = "cookies,local_storage,indexeddb,service_workers,cache_storage"
-    for settings, context in lent:
-        for page in context.pages:
-            page.close()
-        blank = context.new_page()
-        storage = {"origin": server, "storageTypes": kinds}
-        context.new_cdp_session(blank).send("Storage.clearDataForOrigin", storage)
-        blank.close()
-        context.set_offline(False)
-        context.clear_permissions()
-        FREE.append((settings, context))
-
-
-def test_a_context_that_is_lent_again_remembers_nobody(chromium, server):
-    with lent_contexts(chromium, server) as lend:
-        first, other = lend(), lend()
+def test_a_page_that_is_lent_again_remembers_nobody(pages, server):
+    with pages.lent(server) as lend:
+        first, other = lend(), lend(390, 844)
         assert first is not other
-        page = first.new_page()
-        page.goto(f"{server}/robots.txt")
-        page.evaluate("localStorage.a = sessionStorage.a = document.cookie = 'a=1'")
-        first.set_offline(True)
-    with lent_contexts(chromium, server) as lend:
-        assert lend() is first
-        assert not first.pages
-        page = first.new_page()
-        page.goto(f"{server}/robots.txt")
-        held = "[localStorage.length, sessionStorage.length, document.cookie]"
-        assert page.evaluate(held) == [0, 0, ""]
+        first.goto(f"{server}/robots.txt?a=1")
+        first.evaluate("localStorage.a = sessionStorage.a = document.cookie = window.name = 'a=1'")
+        first.context.grant_permissions(["clipboard-read"], origin=server)
+        first.context.set_offline(True)
+        first.context.new_page()
+    with pages.lent(server) as lend:
+        assert lend(600, 500) is first
+        assert lend(has_touch=True) not in (first, other)
+        assert first.context.pages == [first]
+        held = """[localStorage.length, sessionStorage.length, document.cookie, window.name,
+                  history.length, innerWidth, innerHeight]"""
+        assert first.evaluate(held) == [0, 0, "", "", 1, 600, 500]
+        query = "navigator.permissions.query({name: 'clipboard-read'}).then(p => p.state)"
+        assert first.evaluate(query) != "granted"
+        first.goto(f"{server}/robots.txt")
 
 
 @pytest.fixture
-def visit(chromium, server):
-    """Opens the page of the tiny models; afterwards nothing may have gone wrong."""
-    with _visits(chromium, server) as open_page:
+def visit(pages, server):
+    """Opens the page of the tiny models."""
+    with visits(pages, server, STUDIO) as open_page:
         yield open_page
-
-
-@pytest.fixture(scope="module")
-def arrival():
-    """Address of the page on the built-in model, of which only what is stored can be had."""
-
-    def refuse(spec):
-        raise OSError("there is no model in this test")
-
-    demo = build_demo(Shelf([builtin_model()], refuse))
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
-    yield url.rstrip("/")
-    demo.close()
-
-
-@pytest.fixture
-def arrive(chromium, arrival):
-    """Opens the page as it is met, before any model is loaded."""
-    with _visits(chromium, arrival) as open_page:
-        yield open_page
-
-
-@contextmanager
-def _visits(chromium, server):
-    problems = []
-
-    def open_page(width=1440, height=900, theme="light", address="", **context_settings):
-        still = {"reduced_motion": "reduce"}  # else the handle plays once on arrival
-        size = {"width": width, "height": height}
-        page = lend(viewport=size, **(still | context_settings)).new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
-        page.on("response", lambda r: problems.append(r.url) if r.status >= 500 else None)
-        page.goto(f"{server}/?__theme={theme}{address}")
-        page.wait_for_selector("#similarity table")
-        page.wait_for_selector("#plan svg", state="attached")
-        return page
-
-    with lent_contexts(chromium, server) as lend:
-        yield open_page
-    assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
-
-
-def _foreign(url, server):
-    local = url.startswith((server, "data:", "blob:"))
-    return [] if local else [f"request to {url}"]
-
-
-def find(page, selector):
-    return page.locator(selector)
-
-
-def shows(page, selector, text):
-    expect(find(page, selector)).to_contain_text(text, timeout=PATIENCE)
-
-
-def type_prompts(page, text=PROMPTS):
-    find(page, "#prompts textarea").fill(text)
-    last = text.split("\n")[-1]
-    shows(page, "#pictures", last)
-
-
-def unfold(page, name):
-    """Opens one of the sections beneath the tree."""
-    find(page, f"#{name} button").first.click()
-
-
-def set_number(page, slider, value):
-    """Types a value; an accordion that has just opened may put its own back once."""
-    box = find(page, f"{slider} input[type=number]")
-    for _ in range(10):
-        box.fill(str(value))
-        box.press("Enter")
-        page.wait_for_timeout(300)
-        if box.input_value() == str(value):
-            return
-
-
-def check_accessibility(page):
-    """axe finds nothing of ours."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    # A button that fades in is pale on its way; what counts is where it arrives.
-    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
-    found = Axe().run(page).response["violations"]
-    # Gradio's own: footer icons repeat their text; boxes of plots carry a label without a role.
-    ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
-    assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
-
-
-def drag_by_keys(page, slider, key, times=1):
-    handle = "#branch .sage-knob" if slider == HANDLE else f"{slider} input[type=range]"
-    for _ in range(times):
-        find(page, handle).press(key)
-
-
-def render(page):
-    find(page, "#render").click()
-    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
-
-
-def pick(page, dropdown, title):
-    find(page, f"{dropdown} input").click()
-    page.get_by_role("option", name=title, exact=True).click()
 
 
 def test_the_whole_flow(visit, tmp_path):
@@ -645,8 +496,6 @@ def test_on_arrival_a_finished_comparison_can_be_scrubbed_without_a_model(arrive
     unfold(page, "fold-cost")
     picture = find(page, ".sage-shared img").first
     old = picture.get_attribute("src")
-    requests = []
-    page.on("request", lambda request: requests.append(request.url))
     # Within one task of the browser, so that no answer from a server can have come in between.
     new = page.evaluate(
         """async () => {
@@ -792,27 +641,20 @@ def test_back_returns_to_the_tab_before_with_the_form_as_it_is(visit):
     assert page.evaluate("location.hash") == ""
 
 
-def test_an_address_opens_its_tab(chromium, arrival):
-    page = chromium.new_page()
-    page.goto(f"{arrival}/#lesson")
+def test_an_address_opens_its_tab(arrive):
+    page = arrive(address="#lesson")
     lesson = page.get_by_role("tab", name="Lesson")
     expect(lesson).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
-    page.close()
 
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_the_first_view_is_accessible_and_fits(arrive, width):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = arrive(width, 844, "dark" if width == 390 else "light")
     expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible()
     unfold(page, "advanced")
     expect(find(page, "#scheduler")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
-    found = Axe().run(page).response["violations"]
-    ours = [v for v in found if v["id"] not in {"image-redundant-alt", "aria-prohibited-attr"}]
-    assert not [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in ours]
+    check_accessibility(page)
 
 
 def test_the_keyboard_reaches_every_control_in_order(visit):

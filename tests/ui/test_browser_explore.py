@@ -10,22 +10,9 @@ from sage.jobs.request import Request
 from sage.ui.explore.parts import EARLIER
 from sage.ui.export.links import read_link
 
-from .test_browser import (  # noqa: F401
-    ALLOWED_ERRORS,
-    PATIENCE,
-    _foreign,
-    check_accessibility,
-    chromium,
-    find,
-    lent_contexts,
-    pick,
-    set_number,
-    shows,
-    unfold,
-)
+from .browser import PATIENCE, expect, find, listening, pick, set_number, shows, unfold, visits
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 LINK = (
     "v=1&model=tiny&prompt=a+fox+in+the+snow&prompt=a+dog+in+the+snow&beta=0.5&steps=4&seed=9"
     "&guidance=abc&scheduler=euler"
@@ -33,24 +20,19 @@ LINK = (
 
 
 @pytest.fixture
-def visit(chromium, server):  # noqa: F811
-    """Opens an address of the page; afterwards nothing may have gone wrong in the browser."""
-    problems = []
+def visit(pages, server):
+    """Opens an address of the page of the tiny models, which may use the clipboard."""
+    with visits(pages, server) as open_page:
 
-    def open_page(query="", place="", width=1440, height=900, theme="light"):
-        context = lend(viewport={"width": width, "height": height})
-        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server)
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
-        page.goto(f"{server}/?__theme={theme}&{query}{place}")
-        return page
+        def visit(query="", place="", **settings):
+            return open_page(
+                address=f"&{query}{place}",
+                permissions=("clipboard-read", "clipboard-write"),
+                reduced_motion="no-preference",
+                **settings,
+            )
 
-    with lent_contexts(chromium, server) as lend:
-        yield open_page
-    assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
+        yield visit
 
 
 def explore(visit, **settings):
@@ -77,10 +59,10 @@ def test_opening_explore_asks_once_what_follows(visit):
         called = json.loads(request.post_data or "{}").get("fn_index")
         asked.extend([request.url] * (called == follow))
 
-    page.on("request", count)
-    page.get_by_role("tab", name="Explore").click()
-    shows(page, "#explore-cost", "12 runs")
-    page.wait_for_timeout(1500)  # the second one came 0.7 s after the first
+    with listening(page, request=count):
+        page.get_by_role("tab", name="Explore").click()
+        shows(page, "#explore-cost", "12 runs")
+        page.wait_for_timeout(1500)  # the second one came 0.7 s after the first
     assert len(asked) == 1
     pick(page, "#explore-down", "Seed")  # what fills the values is heard all the same
     page.wait_for_function("location.search.includes('x-down=seed%3A0')")

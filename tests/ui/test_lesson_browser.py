@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import partial
 
 import gradio as gr
 import pytest
@@ -13,16 +14,9 @@ from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
 from tests.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 
-from .test_browser import (  # noqa: F401
-    ALLOWED_ERRORS,
-    PATIENCE,
-    _foreign,
-    chromium,
-    lent_contexts,
-)
+from .browser import PATIENCE, check_accessibility, expect, visits
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 LAST = 8  # the quiz
 
 
@@ -30,7 +24,7 @@ LAST = 8  # the quiz
 
 
 @pytest.fixture(scope="module")
-def toy(chromium):  # noqa: F811
+def toy(chromium):
     """Evaluates JavaScript where only toy.js is loaded."""
     page = chromium.new_page()
     page.add_script_tag(path=content.FOLDER / "toy.js")
@@ -122,24 +116,10 @@ def address():
 
 
 @pytest.fixture
-def visit(chromium, address):  # noqa: F811
-    """Opens the lesson; afterwards nothing may have gone wrong in the browser."""
-    problems = []
-
-    def open_page(width=1440, height=900, theme="light", **settings):
-        size = {"width": width, "height": height}
-        page = lend(viewport=size, **settings).new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: problems.extend(_foreign(request.url, address)))
-        page.goto(f"{address}/?__theme={theme}")
-        page.wait_for_selector("#lesson-tab-0")
-        return page
-
-    with lent_contexts(chromium, address) as lend:
-        yield open_page
-    assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
+def visit(pages, address):
+    """Opens the lesson."""
+    with visits(pages, address, ["#lesson-tab-0"]) as open_page:
+        yield partial(open_page, reduced_motion="no-preference")
 
 
 def go(page, step):
@@ -300,20 +280,13 @@ def test_when_to_share_stands_beside_what_goes_wrong_and_its_bullets_in_the_card
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility_of_every_step(visit, theme):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = visit(theme=theme)
-    found = []
     for step in range(LAST + 1):
         go(page, step)
-        page.wait_for_function("document.getAnimations().every(a => !(a instanceof CSSTransition))")
-        for violation in Axe().run(page, context="#lesson").response["violations"]:
-            nodes = [node["html"][:160] for node in violation["nodes"][:3]]
-            found.append((step, violation["id"], nodes))
-    assert not found
+        check_accessibility(page, "#lesson")
 
 
-def test_an_address_leads_to_a_step(chromium, address):  # noqa: F811
+def test_an_address_leads_to_a_step(chromium, address):
     page = chromium.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?step=5")

@@ -12,7 +12,7 @@ from sage.core.cost import evaluations
 from sage.core.plan import independent_plan, shared_plan
 from sage.ui.html.words import flops_text
 
-from .test_browser import PATIENCE, _visits, chromium, drag_by_keys, find, render, shows  # noqa: F401
+from .browser import PATIENCE, STUDIO, drag_by_keys, expect, find, render, shows, visits
 from .test_numbers import (
     check_bars,
     check_outcome,
@@ -21,10 +21,8 @@ from .test_numbers import (
     numbers,
     text_of,
 )
-from .test_visitors import adapter, own  # noqa: F401
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PROMPTS = "&prompt=a+fox+in+the+snow&prompt=a+dog+in+the+snow&prompt=a+whale+under+water"
 STEPS = "&steps=6&beta=0.5&guarded=false"
 CASES = {
@@ -40,8 +38,8 @@ FOLDS = ("fold-groups", "fold-cost", "fold-travel")
 
 
 @pytest.fixture
-def visit(chromium, own):  # noqa: F811
-    with _visits(chromium, own) as open_page:
+def visit(pages, adapted):
+    with visits(pages, adapted, STUDIO) as open_page:
         yield open_page
 
 

@@ -5,40 +5,33 @@ test that holds its cure.
 """
 
 import re
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from sage.jobs.models import ModelSpec, load_model
-from sage.sd.model_settings import ModelSettings
-from sage.ui.demo import build_demo, launch_settings
 from sage.ui.examples import EXAMPLE_SETS
-from sage.ui.shelf import Shelf
 from sage.ui.studio.handlers import EARLIER
 from sage.ui.studio.precompute import EVERY
-from tests.jobs.test_sides import adapter  # noqa: F401
 
-from .test_browser import (  # noqa: F401
+from .browser import (
     PATIENCE,
-    _visits,
-    arrival,
-    arrive,
+    STUDIO,
     check_accessibility,
-    chromium,
     drag_by_keys,
+    expect,
     find,
+    listening,
     pick,
     render,
     set_number,
     shows,
     type_prompts,
     unfold,
+    visits,
 )
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TABS = ("studio", "lesson", "explore", "evidence")
 SCRUBBED = "ui/test_browser.py::test_on_arrival_a_finished_comparison_can_be_scrubbed"
 SIXTEEN = "ui/test_browser.py::test_sixteen_prompts_can_be_read_and_a_product_fills_a_table"
@@ -92,30 +85,9 @@ def test_every_fault_of_the_review_has_its_test():
             assert f"def {test}" in source, name
 
 
-@pytest.fixture(scope="module")
-def own(page_folder, adapter):  # noqa: F811
-    """Address of a page with the tiny model, its adapter and the same network in four steps."""
-    settings = ModelSettings.read(page_folder)
-    tiny = ModelSpec("tiny", "Tiny", str(page_folder), settings=settings, adapter=adapter)
-    quick = replace(settings, steps=4, guidance_scale=1.0)
-    fast = replace(
-        tiny, key="fast", title="Fast", settings=quick, student=Path("none"), adapter=None
-    )
-
-    def load(spec):
-        model = load_model(replace(spec, student=None), "cpu")
-        model.pipe.set_progress_bar_config(disable=True)
-        return replace(model, spec=spec)
-
-    demo = build_demo(Shelf([tiny, fast], load))
-    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **launch_settings())
-    yield url.rstrip("/")
-    demo.close()
-
-
 @pytest.fixture
-def visit(chromium, own):  # noqa: F811
-    with _visits(chromium, own) as open_page:
+def visit(pages, adapted):
+    with visits(pages, adapted, STUDIO) as open_page:
         yield open_page
 
 
@@ -145,7 +117,7 @@ def open_tab(page, name):
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_tab_is_accessible_and_fits_a_phone(arrive, theme):  # noqa: F811
+def test_every_tab_is_accessible_and_fits_a_phone(arrive, theme):
     page = arrive(390, 844, theme)
     for name in TABS:
         open_tab(page, name)
@@ -172,7 +144,7 @@ TOO_SMALL = """() => [...document.querySelectorAll(
 }).map(e => e.outerHTML.slice(0, 100))"""
 
 
-def test_fingers_find_everything_on_a_phone(arrive):  # noqa: F811
+def test_fingers_find_everything_on_a_phone(arrive):
     """Faults 28 and 30: fields of 16 px, targets of 44 px on every tab, and no list that is cut."""
     page = arrive(390, 844, has_touch=True)
     for fold in ("words", "fold-groups", "advanced", "fold-travel", "load-record"):
@@ -198,25 +170,31 @@ def test_fingers_find_everything_on_a_phone(arrive):  # noqa: F811
         page.wait_for_function(f"({TOO_SMALL})().length === 0", timeout=PATIENCE)
 
 
-def test_twelve_boxes_have_heads_apart_and_no_scores(visit):
+@pytest.mark.parametrize("count", [2, 4, 6, 7, 9, 12])
+def test_heads_stand_apart_above_every_size_of_pictures(visit, count):
+    """Also where letters are as wide as whole pixels; twelve rows show no scores."""
     page = visit()
     page.evaluate("document.querySelector('#tools [data-do=numbers]').click()")
-    type_prompts(page, "\n".join(f"a {a} in {b}" for a in ("fox", "owl") for b in "abcdef"))
-    expect(find(page, ".sage-pair")).to_have_count(12)
-    assert not find(page, "#pictures .sage-shot p").first.is_visible()
+    prompts = [f"a {a} in {b}" for a in ("fox", "owl") for b in "abcdef"]
+    type_prompts(page, "\n".join(prompts[:count]))
+    expect(find(page, ".sage-pair")).to_have_count(count)
+    if count == 12:
+        assert not find(page, "#pictures .sage-shot p").first.is_visible()
     heads = page.evaluate(
         """() => [...document.querySelectorAll('.sage-heads b')].map((head) => {
             const words = document.createRange();
             words.selectNodeContents(head);
-            const { left, right } = words.getBoundingClientRect();
-            return [left, right];
+            const { left, right, bottom } = words.getBoundingClientRect();
+            const above = head.parentElement.nextElementSibling.getBoundingClientRect().top;
+            return [left, right, bottom, above];
         })"""
     )
     assert len(heads) == 3
-    assert all(a[1] < b[0] for a, b in pairwise(heads))
+    assert all(a[1] + 2 < b[0] for a, b in pairwise(heads))
+    assert all(bottom <= above for _, _, bottom, above in heads)
 
 
-def test_the_arrows_of_lists_of_values_are_whole(arrive):  # noqa: F811
+def test_the_arrows_of_lists_of_values_are_whole(arrive):
     page = arrive()
     open_tab(page, "explore")
     arrows = find(page, "#explore-inputs .icon-wrap svg")
@@ -251,7 +229,7 @@ def test_what_is_chosen_and_named_can_be_read_on_a_phone(visit):
 
 
 @pytest.mark.parametrize("width", [320, 390, 768])
-def test_what_stands_at_the_end_of_a_phones_card_has_room(arrive, width):  # noqa: F811
+def test_what_stands_at_the_end_of_a_phones_card_has_room(arrive, width):
     """The planner says up to three lines beneath the budget; Random stands beside its seed."""
     page = arrive(width=width, height=844)
     said = (
@@ -268,7 +246,7 @@ def test_what_stands_at_the_end_of_a_phones_card_has_room(arrive, width):  # noq
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
-def test_the_first_screen_is_plain_english(arrive, width, height):  # noqa: F811
+def test_the_first_screen_is_plain_english(arrive, width, height):
     """Fault 29: what needs a lesson stands one click away."""
     page = arrive(width, height)
     shows(page, "#outcome", "evaluations instead of")
@@ -287,7 +265,7 @@ def test_the_first_screen_is_plain_english(arrive, width, height):  # noqa: F811
         assert word not in said, word
 
 
-def test_no_button_is_grey_without_a_reason_and_none_is_cut(arrive):  # noqa: F811
+def test_no_button_is_grey_without_a_reason_and_none_is_cut(arrive):
     """Fault 23, on arrival: what cannot be used is away, or says why beside it."""
     page = arrive()
     shows(page, "#outcome", "evaluations instead of")
@@ -336,7 +314,7 @@ SMALL = """() => [...document.querySelectorAll('.gradio-container *')].filter(e 
 
 
 @pytest.mark.parametrize("width", [390, 768])
-def test_in_the_classroom_names_stand_free_of_the_pictures_on_a_small_screen(arrive, width):  # noqa: F811
+def test_in_the_classroom_names_stand_free_of_the_pictures_on_a_small_screen(arrive, width):
     page = arrive(width, 1024)
     page.goto(f"{page.url}&present=1")
     expect(find(page, ".sage-shared .sage-frame")).to_have_count(4)
@@ -349,7 +327,7 @@ def test_in_the_classroom_names_stand_free_of_the_pictures_on_a_small_screen(arr
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
+def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):
     """Fault 18 among others: every curve of the lesson has both axes."""
     page = arrive(1920, 1080)
     find(page, "[data-do=present]").click()
@@ -395,7 +373,7 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):  # noqa: F811
     shows(page, "#explore-cell", "to the independent pictures")
 
 
-def test_a_teacher_finds_no_contradiction_and_no_short_card(arrive):  # noqa: F811
+def test_a_teacher_finds_no_contradiction_and_no_short_card(arrive):
     """Faults 15, 16 and 20."""
     page = arrive()
     open_tab(page, "lesson")
@@ -411,7 +389,7 @@ def test_a_teacher_finds_no_contradiction_and_no_short_card(arrive):  # noqa: F8
 # -- a researcher with own prompts -----------------------------------------------------------------
 
 
-def test_five_prompts_leave_no_holes(arrive):  # noqa: F811
+def test_five_prompts_leave_no_holes(arrive):
     """Fault 22: five prompts are as high as four, and the columns end nearly together."""
     page = arrive(1440, 900)
     heights = []
@@ -570,7 +548,7 @@ OUR_REQUESTS, OUR_BYTES = 4, 250_000
 GRADIOS = ("/assets/", "/static/", "/theme.css", "/heartbeat/", "/favicon.ico")
 
 
-def test_the_first_load_is_light_and_shows_pictures(chromium, arrival):  # noqa: F811
+def test_the_first_load_is_light_and_shows_pictures(chromium, arrival):
     """At most 60 requests and 500 KB until the first comparison stands, fonts and pictures too."""
     context = chromium.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
@@ -604,7 +582,7 @@ def _is_gradios(url):
     return any(part in url and "file=" not in url for part in GRADIOS)
 
 
-def test_the_first_pictures_wait_for_no_listener(chromium, arrival):  # noqa: F811
+def test_the_first_pictures_wait_for_no_listener(chromium, arrival):
     """What everybody meets first is in the page itself; no answer is needed to show it."""
     context = chromium.new_context(viewport={"width": 390, "height": 844}, reduced_motion="reduce")
     page = context.new_page()
@@ -620,7 +598,7 @@ def test_the_first_pictures_wait_for_no_listener(chromium, arrival):  # noqa: F8
     context.close()
 
 
-def test_a_move_of_the_handle_reaches_the_pictures_at_once(arrive):  # noqa: F811
+def test_a_move_of_the_handle_reaches_the_pictures_at_once(arrive):
     """Within a tenth of a second of the browser's own time; the median of the moves.
 
     A move goes to the next branch point that is precomputed.
@@ -648,12 +626,17 @@ def test_a_move_of_the_handle_reaches_the_pictures_at_once(arrive):  # noqa: F81
     assert times[7] <= 100, times
 
 
-def test_the_first_comparison_is_sent_once(arrive):  # noqa: F811
+def test_the_first_comparison_is_sent_once(arrive):
     page, sizes = arrive(), []
-    page.on("response", lambda r: sizes.append(len(r.body())) if "/run/predict" in r.url else None)
-    with page.expect_response(lambda response: "/run/predict" in response.url):
-        page.reload()
-    shows(page, "#outcome", "evaluations instead of")
-    page.wait_for_timeout(2000)
+
+    def on_response(response):
+        if "/run/predict" in response.url:
+            sizes.append(len(response.body()))
+
+    with listening(page, response=on_response):
+        with page.expect_response(lambda response: "/run/predict" in response.url):
+            page.reload()
+        shows(page, "#outcome", "evaluations instead of")
+        page.wait_for_timeout(2000)
     assert sizes
     assert max(sizes) < 60_000
