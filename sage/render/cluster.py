@@ -16,14 +16,12 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sage
 from sage.core.words import plural
 from sage.render.pieces import IN_VAIN, Pieces
 from sage.render.register import STRIKES_IN_VAIN, Register, lost_nodes
-from sage.render.work import DIED, DamagedError, Rendered, Unit, failed
-from sage.render.worker import OutOfMemory, Recipe, Worker
+from sage.render.work import DamagedError, Rendered, Unit
+from sage.render.worker import OutOfMemory, Recipe
 
 ROOT = Path(sage.__file__).resolve().parents[1]
 NOT_SHIPPED = (".git", ".cache", "tests", "assets/results", "assets/ui", "**/__pycache__")
@@ -171,6 +169,8 @@ def _pass(
     """All units through the cluster once; those that end their actors come back as lost."""
     import ray.data
 
+    from sage.render.actor import Actor
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -178,7 +178,7 @@ def _pass(
     units = ray.data.from_items([{"unit": m} for m in messages], override_num_blocks=len(messages))
     cores, gpus = (1, 1) if device == "cuda" else (recipe.threads, 0)
     done = units.map_batches(
-        _Actor,
+        Actor,
         batch_size=1,
         num_cpus=cores,
         num_gpus=gpus,
@@ -208,36 +208,3 @@ def _register() -> Any:
     return remote.options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
     ).remote(lost_nodes)
-
-
-class _Actor:
-    """A worker as Ray Data wants it."""
-
-    def __init__(self, recipe: Recipe, device: str, register: Any) -> None:
-        import ray
-
-        self.register, self.get = register, ray.get
-        context = ray.get_runtime_context()
-        self.node = context.get_node_id()
-        if not self.get(register.may_load.remote(context.get_actor_id(), self.node)):
-            raise OutOfMemory(IN_VAIN)
-        self.worker = Worker(recipe, device)  # Ray shows an actor its own GPU only, as cuda:0
-        self.get(register.loaded.remote())
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        answers = np.empty(len(batch["unit"]), object)
-        for n, message in enumerate(batch["unit"]):
-            answers[n] = self._answer(bytes(message))
-        return {"pictures": answers}
-
-    def _answer(self, message: bytes) -> bytes:
-        """As `Worker.answer`; of a unit that has ended too many actors, that it is lost."""
-        try:
-            unit = Unit.from_bytes(message)
-        except DamagedError:
-            return self.worker.answer(message)
-        if not self.get(self.register.may_begin.remote(unit.number, self.node)):
-            return failed(unit, DIED).to_bytes()
-        answer = self.worker.answer(message)
-        self.get(self.register.ended.remote(unit.number))
-        return answer

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import sage.render.actor
 from sage.core.plan import independent_plan, shared_plan
 from sage.render import cluster
+from sage.render.actor import Actor
 from sage.render.pieces import Pieces
 from sage.render.register import NODES, STRIKES, STRIKES_IN_VAIN, Register
 from sage.render.work import DIED, Picture, Rendered, Unit, failed
@@ -174,13 +176,13 @@ def test_an_actor_says_what_it_begins_and_does_not_begin_it_too_often(monkeypatc
     monkeypatch.setattr(ray, "get", lambda value: value)
     context = SimpleNamespace(get_actor_id=lambda: "a", get_node_id=lambda: "n")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(cluster, "Worker", Mortal)
+    monkeypatch.setattr(sage.render.actor, "Worker", Mortal)
     register = Remote(Register(set))
     batches = [{"unit": np.array([unit(n).to_bytes()], object)} for n in range(3)]
     for _ in range(STRIKES):
         with pytest.raises(KeyboardInterrupt):
-            cluster._Actor(None, "cpu", register)(batches[1])
-    actor = cluster._Actor(None, "cpu", register)
+            Actor(None, "cpu", register)(batches[1])
+    actor = Actor(None, "cpu", register)
     found = [Rendered.from_bytes(actor(batch)["pictures"][0]) for batch in (*batches, batches[0])]
     assert [(r.number, r.lost) for r in found] == [(0, False), (1, True), (2, False), (0, False)]
     assert began == [1] * STRIKES + [0, 2, 0]
