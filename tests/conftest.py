@@ -39,12 +39,25 @@ def pytest_xdist_auto_num_workers(config):
     return min(len(os.sched_getaffinity(0)), WORKERS)
 
 
+# Files of half a minute and more.
+LONGEST = {
+    "test_browser.py",
+    "test_browser_explore.py",
+    "test_cluster.py",
+    "test_execution.py",
+    "test_full_size.py",
+    "test_lesson_browser.py",
+    "test_processes.py",
+    "test_run.py",
+    "test_served_numbers.py",
+    "test_visitors.py",
+}
+
+
 def pytest_collection_modifyitems(items):
-    """Files with the most slow tests first: none is left for the end, on one process alone."""
-    slow = Counter(
-        item.path for item in items if any(map(item.get_closest_marker, ("slow", "browser")))
-    )
-    items.sort(key=lambda item: -slow[item.path])
+    """The longest files first, then those with the most slow tests: none is left for the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path.name not in LONGEST, -slow[item.path]))
 
 
 def pytest_collection_finish(session):

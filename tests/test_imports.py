@@ -103,12 +103,14 @@ def test_importing_the_library_loads_nothing():
     assert not loaded & {*FOREIGN, "torch", "numpy"}
 
 
+@pytest.mark.slow
 def test_the_core_loads_nothing_but_torch():
     names = [p.stem for p in modules("core") if p.stem != "__init__"]
     loaded = loaded_by("; ".join(f"import sage.core.{name}" for name in names))
     assert not (loaded - loaded_by("import torch")) & set(FOREIGN)
 
 
+@pytest.mark.slow
 def test_the_pipeline_does_not_load_the_page():
     loaded = loaded_by("import sage.jobs.compare")
     assert "diffusers" in loaded
@@ -124,6 +126,7 @@ def test_what_the_library_offers_can_be_loaded_by_name():
         sage.sorcery  # noqa: B018
 
 
+@pytest.mark.slow
 def test_bulk_runs_load_neither_the_page_nor_ray():
     loaded = loaded_by("import sage.render.run, sage.render.command, sage.render.cluster")
     assert "pyarrow" in loaded

@@ -32,6 +32,7 @@ def test_help_names_every_command_and_loads_nothing(capsys):
     assert not {"torch", "numpy", "diffusers", "gradio"} & loaded
 
 
+@pytest.mark.slow
 @pytest.mark.rehearsal  # a bound of seconds; that nothing heavy is loaded is held above, always
 def test_help_takes_no_time():
     start = time.process_time()

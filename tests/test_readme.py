@@ -34,6 +34,7 @@ def code_blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_library_example_runs(tmp_path):
     (example,) = [block for block in code_blocks("python") if "SagePipeline" in block]
     assert len([line for line in example.splitlines() if line.strip()]) <= 10

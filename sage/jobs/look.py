@@ -257,6 +257,7 @@ def _clip(
     return unflagged(scores.tolist(), flagged)
 
 
+# A list of what the record holds.
 def look_report(seen: Look) -> dict[str, Any]:
     """All of a look as plain numbers and texts, ready for JSON.
 

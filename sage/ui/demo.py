@@ -97,6 +97,7 @@ def _paint(handlers: Handlers) -> None:
             part.value = shown
 
 
+# A list: one listener after another.
 def _wire_inputs(demo: gr.Blocks, page: Layout, handlers: Handlers) -> None:
     """Everything that acts at once: no listener here renders."""
     set_by, follows = page.controls, [*page.consequences, page.told]

@@ -67,6 +67,7 @@ def middling(tiny, **arguments):
 # -- both ends -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("compare", ["direction", "clean"])
 def test_a_threshold_that_never_splits_is_the_latest_branch_point(tiny, compare, guidance):
@@ -80,6 +81,7 @@ def test_a_threshold_that_never_splits_is_the_latest_branch_point(tiny, compare,
     assert adapted.cost.evaluations == fixed.cost.evaluations + adapted.probes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", SCHEDULERS)
 def test_a_threshold_that_always_splits_is_the_earliest_branch_point(tiny, key):
     tiny.scheduler = make_scheduler(key, like=tiny.scheduler)
@@ -96,6 +98,7 @@ def test_a_threshold_that_always_splits_is_the_earliest_branch_point(tiny, key):
         assert adapted.cost.evaluations == fixed.cost.evaluations + adapted.probes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", SCHEDULERS)
 def test_the_realised_plan_run_as_a_fixed_plan_gives_the_same_pictures(tiny, key):
     tiny.scheduler = make_scheduler(key, like=tiny.scheduler)
@@ -109,6 +112,7 @@ def test_the_realised_plan_run_as_a_fixed_plan_gives_the_same_pictures(tiny, key
 # -- in between ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", ["mean", "alternate", "prediction"])
 def test_only_those_who_disagree_part(tiny, rows_run, trunk):
     rule, _ = middling(tiny, trunk=trunk)
@@ -131,6 +135,7 @@ def test_what_is_run_is_what_is_counted(tiny, rows_run, threshold, interval, fre
     assert output.probes == output.cost.evaluations - tiny.cost(output.plan).evaluations
 
 
+@pytest.mark.slow
 def test_fresh_noise_moves_a_branch_so_its_probe_is_no_evaluation(tiny):
     rule = AdaptiveRule(0.0, 1 / 3)
     adapted = tiny(PROMPTS, adaptive=rule, fresh_noise=0.5, **GUIDED)

@@ -45,6 +45,7 @@ def test_every_pair_of_a_group_lies_within_the_bounds(s, size):
         assert all(0.6 <= round(float(s[i, j]), 6) <= 0.9 for i, j in combinations(group, 2))
 
 
+@pytest.mark.slow
 @given(similarities(), st.integers(2, 6), st.data())
 def test_the_order_of_the_prompts_does_not_matter(s, size, data):
     order = data.draw(st.permutations(range(len(s))))

@@ -95,6 +95,7 @@ def test_the_search_ends_when_all_have_their_neighbours(monkeypatch):
     assert shares[-1] == 1
 
 
+@pytest.mark.slow
 def test_beyond_a_number_of_prompts_the_work_grows_with_them_alone(monkeypatch):
     """Each meets those of the blocks nearest to it, and the groups save nearly as much."""
     monkeypatch.setattr(grouping, "BLOCK", 100)
@@ -119,6 +120,7 @@ def test_beyond_a_number_of_prompts_the_work_grows_with_them_alone(monkeypatch):
     assert saved[1] > 0.85 * saved[0]
 
 
+@pytest.mark.slow
 def test_the_largest_groups_save_more_than_mixed_ones():
     embeddings, owners = small(2000)
     mixed, largest = (
@@ -158,6 +160,7 @@ def test_with_all_neighbours_the_groups_are_those_of_brute_force(monkeypatch):
     assert len(groups) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefer", ["any", "closest"])
 def test_five_thousand_captions(prefer):
     embeddings, owners = coco()
@@ -182,6 +185,7 @@ def test_groups_are_the_same_every_time():
     assert form_groups(*small(1000), RULE) != form_groups(*small(1000), replace(RULE, seed=1))
 
 
+@pytest.mark.slow
 def test_any_spreads_over_the_window_and_closest_does_not():
     embeddings, owners = small(2000)
 
@@ -224,6 +228,7 @@ class LiveBytes(TorchDispatchMode):
             self.now -= size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefer", ["any", "closest"])
 def test_memory_stays_within_the_bound(monkeypatch, prefer):
     """Arrays that are alive are counted; N² similarities would be far over the bound."""

@@ -33,6 +33,7 @@ def fit(values, weights):
     return Calibration.fit(*axes, values, weights, **WORDS)
 
 
+@pytest.mark.slow
 @given(noisy_tables(), shares, shares, st.floats(0, 0.6), st.floats(0, 0.6))
 def test_closer_prompts_and_shorter_trunks_are_never_expected_to_do_worse(table, s, t, r, q):
     made = fit(*table)

@@ -8,6 +8,8 @@ from sage.core.plan import steps_between
 from sage.sd.schedulers import SCHEDULERS, make_scheduler
 from sage.sd.store import StateStore
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a fox", "a dog", "a cat"]
 STEPS = 8
 USUAL = {"groups": [(0, 1), (2,)], "num_inference_steps": STEPS, "output_type": "latent"}

@@ -69,6 +69,7 @@ def test_permuting_the_prompts_permutes_the_result(trunk):
     assert (here - there[order]).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @given(plan=plans())
 def test_with_a_snapshot_at_every_step_it_is_the_mean_of_the_predictions(plan):
     cond, noise = inputs(plan.num_prompts)
@@ -80,6 +81,7 @@ def test_with_a_snapshot_at_every_step_it_is_the_mean_of_the_predictions(plan):
     assert (here - there).abs().max() < 1e-10
 
 
+@pytest.mark.slow
 @given(plan=plans())
 def test_without_differences_it_is_the_members_in_turn(plan):
     """A denoiser that ignores what the prompts differ in leaves nothing to correct."""
@@ -119,6 +121,7 @@ def test_the_first_own_step_costs_one_evaluation_a_group():
     assert (cost.flops.trunk, cost.flops.branches) == (3 + 1 + 1 + 3 + 1, 26 - 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", RULES)
 @given(plan=plans())
 def test_the_denoiser_sees_as_many_rows_as_the_cost_says(trunk, plan):

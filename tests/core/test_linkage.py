@@ -49,6 +49,7 @@ def few_values(draw):
     return s
 
 
+@pytest.mark.slow
 @given(
     st.one_of(similarities(), few_values()),
     st.sampled_from([(-1.0, 1.0), (0.3, 0.9), (0.5, 0.75)]),
@@ -98,6 +99,7 @@ def test_without_bounds_it_is_scipys():
     assert dendrogram(similarity).height == pytest.approx(theirs[-1, 2], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_very_many_equal_prompts_fill_groups_in_order():
     groups = complete_linkage(np.ones((400, 400)), 0.5, 1.0, 5)
     assert groups == tuple(tuple(range(n, n + 5)) for n in range(0, 400, 5))

@@ -243,6 +243,7 @@ def test_what_cannot_be_trained_is_refused():
         GroupBatch(torch.zeros(3, 1), torch.zeros(3, 1), ((0, 1),))
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_load_nothing_but_torch():
     extra = loaded_by("import sage.core.losses, sage.core.metrics") - loaded_by("import torch")
     assert not extra & set(FOREIGN)

@@ -48,6 +48,7 @@ def test_the_noise_level_is_kept(share, alpha):
     assert float((rest * noise).mean()) == pytest.approx((1 - share) ** 0.5, abs=0.03)
 
 
+@pytest.mark.slow
 def test_on_the_exact_toy_siblings_part_and_stay_where_the_data_is():
     """Pairs of equal prompts: with fresh noise two samples of one mode, without it one."""
     pairs, steps, std = 2000, 50, 0.3
@@ -96,6 +97,7 @@ def test_a_prompts_fresh_noise_follows_from_its_seed_alone():
     assert (alone[0] - alone[1]).abs().max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_share_of_nothing_is_no_noise_at_all(tiny):
     assert fresh_noise(0.0, [1], (2,), 1) is None
     arguments = {"groups": [(0, 1, 2)], "num_inference_steps": 4, "output_type": "latent"}
@@ -104,6 +106,7 @@ def test_a_share_of_nothing_is_no_noise_at_all(tiny):
     )
 
 
+@pytest.mark.slow
 def test_moving_the_dial_reruns_the_branches_only(tiny):
     arguments = {"groups": [(0, 1, 2)], "num_inference_steps": 6, "output_type": "latent"}
     arguments["share_ratio"] = 0.5

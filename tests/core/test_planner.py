@@ -161,6 +161,7 @@ def test_a_trunk_that_is_corrected_costs_what_its_rows_do(size, groups, steps, d
     assert evaluations(plan, "alternate") == sum(len(plan.rows(i)) for i in range(steps))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
 @given(budget=st.floats(1, 5), more=st.floats(0, 2))
 def test_a_larger_budget_never_loses_more(size, budget, more):
@@ -170,6 +171,7 @@ def test_a_larger_budget_never_loses_more(size, budget, more):
     assert small.evaluations <= budget + 1e-9
 
 
+@pytest.mark.slow
 @given(st.floats(0, 50), st.floats(0, 50), st.sampled_from([1.5, 2.0, 2.75, 4.0]))
 def test_the_more_sharing_harms_the_less_is_expected_of_it(one, other, budget):
     low, high = sorted((one, other))

@@ -23,6 +23,7 @@ def test_the_interval_of_a_mean_has_the_width_of_its_standard_error():
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("groups", [3, 6, 40])
 def test_intervals_of_few_groups_cover_as_often_as_they_say(groups):
     rng, resampling, covered = np.random.default_rng(0), Resampling(groups, 2000), 0
@@ -133,6 +134,7 @@ def test_cmmd_of_two_points_and_of_equal_sets():
     assert Resampling(1).cmmd(a, one, 5 * a).value == 0.0
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_distance_covers_what_other_groups_give():
     """At one count of pictures, over many draws: the interval holds the mean about 95 times."""
     real = Subspace(_features(400, 3, 6), components=3)

@@ -42,6 +42,7 @@ def result(plan, cond, noise, solver=None, denoise=None):
     return in_prompt_order(last)
 
 
+@pytest.mark.slow
 @given(plans())
 def test_one_call_a_step_and_as_many_rows_as_the_cost_model_says(plan):
     calls = []
@@ -60,6 +61,7 @@ def test_no_sharing_equals_each_prompt_alone(num_prompts, steps):
         assert (together[n] - alone[0]).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @given(plans(), st.randoms(use_true_random=False))
 def test_permuting_the_prompts_permutes_the_result(plan, random):
     order = list(range(plan.num_prompts))

@@ -260,6 +260,7 @@ def test_it_cannot_be_changed_behind_the_check():
         Sampling().steps = -1
 
 
+@pytest.mark.slow
 @given(st.text(max_size=200))
 def test_what_a_sentence_quotes_is_short_and_on_one_line(text):
     quoted = shortened(text)

@@ -15,6 +15,7 @@ from sage.core.tree import budget_plan, dendrogram, falling_cut, shared_steps, t
 from tests.core.test_grouping import similarities
 
 
+@pytest.mark.slow
 @given(similarities(), st.integers(1, 12), st.floats(0, 2))
 def test_every_tree_is_a_plan_in_which_closer_forks_part_later(s, steps, tau):
     tree = dendrogram(s)
@@ -35,6 +36,7 @@ def fork_height(fork, i, j):
     return fork.height
 
 
+@pytest.mark.slow
 @given(similarities(), st.integers(1, 12), st.floats(0.01, 2))
 def test_the_rows_of_a_step_are_scipys_clusters_at_the_falling_cut(s, steps, tau):
     """Decatur et al.: at step k the clusters are those of the tree cut at τ·(1 − k/T)."""
@@ -49,6 +51,7 @@ def test_the_rows_of_a_step_are_scipys_clusters_at_the_falling_cut(s, steps, tau
         assert set(plan.rows(k)) == clusters
 
 
+@pytest.mark.slow
 @given(similarities(), st.integers(1, 12), st.floats(0.01, 1))
 def test_a_budget_is_kept_with_the_least_sharing(s, steps, budget):
     tree, n = dendrogram(s), len(s)

@@ -50,6 +50,7 @@ def test_permuting_the_prompts_permutes_the_result(trunk):
     assert (here - there[order]).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", TRUNKS)
 @given(plan=plans())
 def test_the_denoiser_sees_as_many_rows_as_the_cost_says(trunk, plan):

@@ -13,6 +13,8 @@ from sage.deploy import PRELOADED, ROOT, Tree, check
 from tests.full_size.build import build_folder, build_hub_cache, networks
 from tests.full_size.rehearsal import rehearse
 
+pytestmark = pytest.mark.slow
+
 GB = 2**30
 
 
@@ -72,7 +74,6 @@ def load():
     return max(1, psutil.getloadavg()[0] / 2)
 
 
-@pytest.mark.slow
 def test_the_first_pictures_of_a_full_size_model_keep_the_bound_of_memory(tmp_path):
     """A short form of the rehearsal below: the page loads and renders one step."""
     if psutil.virtual_memory().available < 9 * GB:
@@ -82,7 +83,6 @@ def test_the_first_pictures_of_a_full_size_model_keep_the_bound_of_memory(tmp_pa
     check_page(report)
 
 
-@pytest.mark.slow
 @pytest.mark.rehearsal
 @pytest.mark.parametrize("hub", [False, True])
 def test_a_model_of_full_size_keeps_its_bounds(tmp_path, hub):

@@ -29,6 +29,7 @@ def test_every_check_runs_on_a_cpu_with_small_networks(tmp_path):
     assert "| realised |" in (tmp_path / "gpu.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_checks_that_would_begin_too_late_are_left_out_and_named():
     report = run(torch.device("cpu"), minutes=-1)
     assert {"left_out"} == {key for found in report["checks"].values() for key in found}

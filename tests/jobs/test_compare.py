@@ -10,6 +10,8 @@ from sage.jobs.models import load_model
 from sage.jobs.request import parse_request
 from tests.jobs.test_models import spec_of
 
+pytestmark = pytest.mark.slow
+
 TEXT = "a red fox\na blue fox\na pizza"
 
 

@@ -10,6 +10,8 @@ from sage.jobs.request import parse_request
 from sage.sd.store import StateStore
 from tests.jobs.test_models import spec_of
 
+pytestmark = pytest.mark.slow
+
 TEXT = "a red fox\na blue fox\na pizza"
 STEPS = 6
 

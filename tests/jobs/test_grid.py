@@ -58,6 +58,7 @@ def runs(items):
     return [item for item in items if isinstance(item, CellDone)]
 
 
+@pytest.mark.slow
 def test_trunks_are_computed_once_and_counted_in_advance(model, base):
     cells = plan_grid(model, grid(base))
     # 3 prompts, 10 steps: a trunk of 8 and branches of 2 are 14 evaluations, of 2 and 8 are 26;
@@ -73,6 +74,7 @@ def test_trunks_are_computed_once_and_counted_in_advance(model, base):
     assert [item.numbers.evaluations for item in done] == [14, 26, 14, 26]
 
 
+@pytest.mark.slow
 def test_what_a_cell_is_compared_with_is_the_cell_in_which_nobody_shares(model, base):
     cells = plan_grid(model, grid(base, right=(0.0, 0.8), below=(0,)))
     assert {cell.place: cell.reused for cell in cells} == {None: 0, 0: 30, 1: 0}
@@ -92,6 +94,7 @@ def test_thresholds_and_the_guard_are_axes_that_change_who_shares(model, base):
     assert GridCost.of(plan_grid(model, bounds)).alike == 2
 
 
+@pytest.mark.slow
 def test_repeats_have_seeds_of_their_own_and_a_mean_with_an_interval(model, base):
     asked = replace(grid(base, right=(0.8,), below=(5,)), repeats=3)
     done = runs(render_grid(plan_grid(model, asked)))
@@ -133,6 +136,7 @@ def test_ratios_that_round_to_the_same_step_are_called_the_same(model, base):
     assert (cost.runs, cost.alike, cost.shares) == (2, 1, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("down", "below"),
     [("scheduler", ("ddim", "unipc", "euler")), ("trunk", ("mean", "medoid")), ("steps", (4, 6))],
@@ -153,6 +157,7 @@ def test_every_cell_is_what_it_would_be_alone(model, base, down, below):
         assert same(done[cell.place].images, alone.images)
 
 
+@pytest.mark.slow
 def test_stopping_keeps_what_is_finished(model, base):
     run = render_grid(plan_grid(model, grid(base)))
     kinds = [type(next(run)) for _ in range(22)]
@@ -202,6 +207,7 @@ def test_a_model_without_an_adapter_says_so(model, base):
 # -- one run, step by step ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trace_shows_every_row_at_the_chosen_steps(model, base):
     *frames, end = trace(prepare(model, base), number=5)
     assert isinstance(end, Trace)
@@ -224,6 +230,7 @@ def test_a_request_stays_what_it_is(base):
     assert grid(base).base == Request.from_dict(base.to_dict())
 
 
+@pytest.mark.slow
 def test_what_a_trunk_would_follow_is_no_matter_where_there_is_none(model, base):
     """Rules differ in trunks only: of cells in which nobody shares, one is rendered."""
     across, down = Axis.parse("trunk", ["mean", "medoid", "alternate"]), Axis.parse("seed", [3])

@@ -189,6 +189,7 @@ def test_the_adapter_moves_no_branch_point(arranged, tmp_path):
     assert trained.verdicts == plain.verdicts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["ddim", "heun", "pndm", "unipc"])
 def test_what_is_estimated_is_what_a_run_spends(tiny_folder, scheduler):
     model = load_model(spec_of(tiny_folder), "cpu")

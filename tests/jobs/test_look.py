@@ -43,6 +43,7 @@ def whole(job):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -76,6 +77,7 @@ def test_finished_pictures_are_those_of_a_run_in_one_go(model, settings):
         assert (one - other).abs().max() <= 1, n  # other batches, other last bits
 
 
+@pytest.mark.slow
 def test_what_is_spent_is_counted_and_finishing_all_costs_what_the_plan_does(model):
     job = job_of(model)
     *_, seen = look(job)

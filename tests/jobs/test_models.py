@@ -108,6 +108,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 def test_whatever_is_damaged_in_a_folder_is_one_sentence_at_loading(tiny_folder, tmp_path, how):
     """Every file of a model, its settings included; nothing is raised before it is loaded."""

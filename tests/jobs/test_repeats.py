@@ -22,6 +22,7 @@ def job(tiny_folder):
     return prepare(model, parse_request("a fox\na dog", steps=3, tau_min=-1.0, tau_max=1.0))
 
 
+@pytest.mark.slow
 def test_three_repeats_give_three_times_and_a_sentence_with_a_spread(job):
     *steps, done = compare_repeatedly(job, 3)
     assert len(steps) == 9
@@ -38,6 +39,7 @@ def test_three_repeats_give_three_times_and_a_sentence_with_a_spread(job):
     assert " to " in words
 
 
+@pytest.mark.slow
 def test_scores_have_an_interval_also_where_nothing_is_measured(job):
     keep = StateStore()
     *_, first = compare_repeatedly(job, keep=keep)
@@ -57,6 +59,7 @@ def test_other_numbers_get_a_sentence(job):
         next(compare_repeatedly(job, 2))
 
 
+@pytest.mark.slow
 def test_each_repeat_has_other_seeds_and_only_the_first_one_is_kept(job):
     keep = StateStore(2**24)
     *steps, done = compare_repeatedly(job, 3, fewer_steps=True, keep=keep)

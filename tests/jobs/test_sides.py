@@ -36,6 +36,7 @@ def test_a_variant_is_made_once_and_shares_every_weight(model):
     assert trained.vae is model.pipe.vae
 
 
+@pytest.mark.slow
 def test_the_adapter_changes_its_variant_and_nothing_else(model):
     def picture(pipe):
         return pipe(["a fox"], num_inference_steps=3, output_type="pt").images
@@ -61,6 +62,7 @@ def test_only_the_shared_side_is_trained(model):
     assert sides.plain.lora is None
 
 
+@pytest.mark.slow
 def test_a_trained_comparison_names_its_adapter_and_leaves_the_baseline_alone(model):
     plain = parse_request(TEXT, steps=3, tau_min=-1.0, tau_max=1.0)
     *_, without = compare(prepare(model, plain))
@@ -78,6 +80,7 @@ def test_a_model_without_an_adapter_says_so(tiny_folder):
         variant(model, trained=True)
 
 
+@pytest.mark.slow
 def test_an_adapter_whose_file_has_changed_is_read_again(model, adapter, tmp_path):
     folder = tmp_path / "adapter"
     shutil.copytree(adapter, folder)

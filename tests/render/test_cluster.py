@@ -60,6 +60,7 @@ class Echo:
         return Rendered(unit.number, ())
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match="There is no Ray cluster at 'auto'"):
         cluster.connect("auto")

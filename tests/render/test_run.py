@@ -35,6 +35,8 @@ from sage.sd.pipeline import SagePipeline
 
 from .conftest import Quiet, content
 
+pytestmark = pytest.mark.slow
+
 
 def manifest(folder):
     return pq.read_table(folder / "manifest.parquet").to_pylist()

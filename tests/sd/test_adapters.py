@@ -123,6 +123,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_gives_what_its_matrices_say(form, tmp_path, plain):
     made = matrices(f"{UNET}.to_q", f"{UNET}.to_out.0", TEXT)
@@ -139,6 +140,7 @@ def test_every_format_gives_what_its_matrices_say(form, tmp_path, plain):
     assert merged.lora is None
 
 
+@pytest.mark.slow
 def test_diffusers_oldest_format(tmp_path):
     made = matrices(f"{UNET}.to_q")
     pipe = new()
@@ -180,6 +182,7 @@ def test_a_folder_of_peft(settings, scale, tmp_path):
     assert (latents(pipe) - latents(by_hand(made, scale))).abs().max() < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True])
 def test_what_diffusers_saves_is_what_it_saved(dora, tmp_path):
     """Both halves, alpha in the file's metadata; and DoRA of peft."""
@@ -202,6 +205,7 @@ def test_what_diffusers_saves_is_what_it_saved(dora, tmp_path):
     assert (latents(merged) - wanted).abs().max() < 2e-3
 
 
+@pytest.mark.slow
 def test_kohya_as_diffusers_writes_it(tmp_path):
     base = build_tiny_pipeline()
     base.unet.add_adapter(
@@ -380,6 +384,7 @@ def test_a_peft_adapter_of_another_kind_is_refused(tmp_path):
     pipe.use_lora(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_network_takes_adapters_on_and_off(tmp_path, plain):
     made = matrices(f"{UNET}.to_q", TEXT)

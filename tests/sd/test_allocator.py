@@ -34,6 +34,7 @@ def cleared_again(kept, largest, heaps, size, number):
     return float(ran.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 @pytest.mark.parametrize(
     ("memory", "size", "number"),
@@ -49,6 +50,7 @@ def test_memory_of_a_call_is_kept_for_the_next(memory, size, number):
     assert cleared_again(kept, largest, heaps, size, number) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_larger_blocks_of_the_page_leave_it_at_once():
     memory = start.MEMORY

@@ -273,6 +273,7 @@ def same(pipe, prompts, wanted, **how):
     return torch.equal(pipe(prompts, **(HOW | how)).latents, wanted)
 
 
+@pytest.mark.slow
 def test_one_text_is_one_prompt(pipe):
     output = pipe("a fox", steps=2)
     assert len(output.images) == 1
@@ -281,6 +282,7 @@ def test_one_text_is_one_prompt(pipe):
     assert pipe.embed("a fox").shape[0] == 1
 
 
+@pytest.mark.slow
 def test_other_kinds_of_the_same_argument_are_the_same(pipe):
     wanted = pipe(PROMPTS, seeds=[1, 2, 3], groups=[(0, 1), (2,)], **HOW).latents
     groups, seeds = [(0, 1), (2,)], [1, 2, 3]

@@ -11,6 +11,8 @@ from sage.sd.schedulers import make_scheduler
 from sage.sd.store import StateStore
 from tests.core.test_planner import planning
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a red fox", "a blue fox", "a pizza", "a red fish"]
 GROUPS = [(0, 1, 3), (2,)]
 

@@ -15,6 +15,8 @@ from sage.sd.schedulers import make_scheduler
 from tests.conftest import build_tiny_pipeline
 from tests.test_parts import clip_folder  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a cat", "a dog"]
 
 

@@ -54,6 +54,7 @@ def is_plain(picture):
     return len(picture.getcolors()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pil", "np", "pt"])
 def test_flagged_pictures_are_black_and_are_said_to_be(tiny, kind):
     before = tiny(PROMPTS, output_type=kind, **HOW)
@@ -67,6 +68,7 @@ def test_flagged_pictures_are_black_and_are_said_to_be(tiny, kind):
         assert np.array_equal(np.asarray(after.images[n]), np.asarray(before.images[n]))
 
 
+@pytest.mark.slow
 def test_previews_are_withheld_where_there_is_a_checker(tiny):
     *steps, _ = tiny.stream(PROMPTS, **HOW)
     assert not any(step.withheld for step in steps)
@@ -148,6 +150,7 @@ def test_one_word_for_all_pictures(tiny, word):
     assert tiny(PROMPTS, **HOW).flagged == (bool(word),) * 3
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_are_shown_by_nobody(tiny):
     """Neither by a checker, nor as a preview, nor as colours of previews."""
     latents = torch.full((1, 4, 8, 8), float("nan"))
@@ -187,6 +190,7 @@ def compared(request):
     return steps, last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compared", [(0, 1)], indirect=True)
 def test_a_comparison_shows_nothing_unchecked_and_scores_nothing_flagged(compared):
     steps, last = compared
@@ -199,6 +203,7 @@ def test_a_comparison_shows_nothing_unchecked_and_scores_nothing_flagged(compare
     assert last.report["clip_score"] == {"shared": [None, None], "independent": [None, None]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compared", [(1,)], indirect=True)
 def test_what_is_not_flagged_is_scored(compared):
     _, last = compared

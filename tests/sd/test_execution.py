@@ -24,6 +24,8 @@ from sage.sd.flops import PeakBytes, count_bytes
 from sage.sd.preview import LatentRGB
 from sage.sd.store import StateStore
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a fox", "a dog", "a pizza", "a cat", "a rabbit", "an owl"]
 GROUPS = [(0, 1, 2), (3,), (4, 5)]
 LACKS = {
@@ -249,7 +251,6 @@ def test_and_without_guidance_and_for_every_trunk(tiny, how):
     assert len(first_in_companies(tiny, 10, **how)) == 1
 
 
-@pytest.mark.slow
 def test_and_in_a_company_of_every_size(tiny):
     assert len(first_in_companies(tiny)) == 1
 
@@ -585,7 +586,6 @@ def builtin(request):
     return load_model(builtin_model(), "cpu", request.param).pipe
 
 
-@pytest.mark.slow
 def test_the_built_in_model_is_exact_in_company(builtin):
     how = {"num_inference_steps": 4, "exact": True, "output_type": "np"}
     prompts = ["a fox in the snow", "a rabbit in the snow", "an owl at night", "a pig", "a cat"]

@@ -58,6 +58,7 @@ def parts(tiny):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoiser", "decoder", "text_encoder"])
 def test_cpu_and_meta_device_count_the_same(tiny, parts, name):
     flops = model_flops(tiny.text_encoder, tiny.unet, tiny.vae, tokens=16, latent_size=8)
@@ -90,6 +91,7 @@ def test_a_batch_costs_its_rows(tiny):
     assert count_flops(lambda: tiny.unet(z, t, cond)) == 5 * tiny.flops.denoiser
 
 
+@pytest.mark.slow
 def test_a_whole_run_costs_what_the_cost_model_says(tiny):
     """Counted while running on the CPU, text encoder, guidance and decoder included."""
     model = tiny.flops  # counted before, or its own counting would be counted; memory likewise
@@ -101,6 +103,7 @@ def test_a_whole_run_costs_what_the_cost_model_says(tiny):
         assert counted == pytest.approx(plan_cost(plan, model).flops.total, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_follows_from_a_configuration_is_counted_once_in_a_process(
     tiny, tiny_folder, monkeypatch
 ):

@@ -249,6 +249,7 @@ def _scaled(by, module, inputs, output):
     return output * by
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_kept_is_stale(pipe, tmp_path, name):
@@ -273,6 +274,7 @@ def halved(call):
     return lambda *a, **k: call(*a, **k) * 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [
@@ -294,6 +296,7 @@ def test_what_packages_replace_is_noticed(pipe, monkeypatch, place):
     assert not torch.equal(fresh.latents, before.latents)
 
 
+@pytest.mark.slow
 def test_a_hook_on_every_module_is_noticed(pipe):
     store = StateStore()
     pipe(PROMPTS, reuse=store, **HOW)
@@ -307,6 +310,7 @@ def test_a_hook_on_every_module_is_noticed(pipe):
     assert torch.equal(kept.latents, fresh.latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -331,6 +335,7 @@ def test_other_kernels_are_not_mixed(pipe, change):
     assert torch.equal(pipe.embed(PROMPTS), pipe._embed(PROMPTS))
 
 
+@pytest.mark.slow
 def test_what_did_not_change_is_reused(pipe, tmp_path):
     store, twin = StateStore(), SagePipeline.from_pipe(pipe)
     pipe(PROMPTS, reuse=store, **HOW)
@@ -343,6 +348,7 @@ def test_what_did_not_change_is_reused(pipe, tmp_path):
     assert on.reused == on.cost.evaluations
 
 
+@pytest.mark.slow
 def test_the_decoder_does_not_matter_for_states(pipe):
     store = StateStore()
     pipe(PROMPTS, reuse=store, **HOW)
@@ -368,6 +374,7 @@ def test_preview_colours_follow_the_decoder(pipe):
     assert pipe.preview(latents)[0].tobytes() != before
 
 
+@pytest.mark.slow
 def test_weights_that_are_kept_off_the_device_are_read(pipe):
     whole, store = pipe(PROMPTS, **HOW).latents, StateStore()
     cpu_offload(pipe.unet, torch.device("cpu"))
@@ -401,6 +408,7 @@ def test_a_change_between_two_steps_leaves_nothing_behind(pipe):
     assert torch.equal(kept.latents, pipe(PROMPTS, **HOW).latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -428,6 +436,7 @@ def test_prompts_that_change_places_are_not_confused(pipe):
     assert torch.equal(turned.latents, pipe(PROMPTS[::-1], **how).latents)
 
 
+@pytest.mark.slow
 def test_threads_are_part_of_the_key(pipe):
     store = StateStore()
     pipe(PROMPTS, reuse=store, **HOW)
@@ -476,6 +485,7 @@ def test_the_processes_settings_are_part_of_the_identity(name):
     assert arithmetic() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["oneDNN", "oneDNN, matrix products"])
 def test_nothing_is_reused_under_another_setting_of_the_process(pipe, name):
     store = StateStore()
@@ -490,6 +500,7 @@ def test_nothing_is_reused_under_another_setting_of_the_process(pipe, name):
         assert again.reused == again.cost.evaluations
 
 
+@pytest.mark.slow
 def test_a_clip_encoder_is_read_too(tmp_path):
     from sage.jobs.models import builtin_model
 

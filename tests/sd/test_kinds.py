@@ -142,6 +142,7 @@ def test_a_text_encoder_that_is_none_of_clip_is_named():
         SagePipeline.from_pipe(with_part(text_encoder=T5EncoderModel(config)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_other_predictions_are_fine(prediction):
     pipe = SagePipeline.from_pipe(build_tiny_pipeline(prediction))
@@ -295,6 +296,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.filterwarnings("ignore")
 def test_a_wrong_folder_is_refused_and_the_page_falls_back(name, tiny_folder, tmp_path):
@@ -359,6 +361,7 @@ def test_weights_that_are_missing_are_not_made_up(tiny_folder, tmp_path):
         SagePipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_weights_in_shards_and_under_old_names_are_read(tiny_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_folder, folder)

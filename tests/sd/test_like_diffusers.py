@@ -26,6 +26,8 @@ from sage.jobs.models import builtin_model
 from sage.sd.pipeline import SagePipeline
 from tests.conftest import build_tiny_pipeline
 
+pytestmark = pytest.mark.slow
+
 HOW = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
 PROMPTS = ["a <many> fox", "a dog"]
 

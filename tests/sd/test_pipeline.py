@@ -64,6 +64,7 @@ def test_the_paper_samples_with_ddim_whatever_the_model_came_with():
     assert isinstance(base.scheduler, PNDMScheduler)
 
 
+@pytest.mark.slow
 def test_a_scheduler_can_be_assigned(tiny):
     before = tiny(PROMPTS, num_inference_steps=4, output_type="latent").latents
     tiny.scheduler = DDIMScheduler.from_config(tiny.scheduler.config, timestep_spacing="trailing")
@@ -71,6 +72,7 @@ def test_a_scheduler_can_be_assigned(tiny):
     assert (after - before).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_network_is_called_once_a_step_however_many_groups(tiny, monkeypatch):
     calls, forward = [], tiny.unet.forward
     monkeypatch.setattr(
@@ -87,6 +89,7 @@ def test_the_network_is_called_once_a_step_however_many_groups(tiny, monkeypatch
     assert sum(calls) == 2 * output.cost.evaluations
 
 
+@pytest.mark.slow
 def test_chunks_do_not_change_the_pictures(tiny):
     arguments = {"groups": [(0, 1), (2,)], "num_inference_steps": 4, "output_type": "pt"}
     whole = tiny(PROMPTS, **arguments)
@@ -100,6 +103,7 @@ def test_a_prompts_noise_does_not_depend_on_its_company(tiny):
     assert torch.equal(tiny.starting_noise([7])[0], expected)
 
 
+@pytest.mark.slow
 def test_an_unshared_picture_does_not_depend_on_its_company(tiny):
     alone = tiny(["a pizza"], seeds=[4], num_inference_steps=5, output_type="pt")
     arguments = {"seeds": [1, 2, 4], "groups": [(0, 1), (2,)], "num_inference_steps": 5}
@@ -107,6 +111,7 @@ def test_an_unshared_picture_does_not_depend_on_its_company(tiny):
     assert (alone.images[0] - company.images[2]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2)])
 def test_permuting_the_prompts_and_their_seeds_permutes_the_pictures(tiny, order):
     seeds = (11, 12, 13)
@@ -121,6 +126,7 @@ def test_permuting_the_prompts_and_their_seeds_permutes_the_pictures(tiny, order
     assert (here.images - there.images[list(order)]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_two_equal_prompts_are_two_pictures(tiny):
     output = tiny(["a fox", "a fox"], groups=[(0, 1)], num_inference_steps=4, output_type="np")
     assert output.images.shape == (2, 16, 16, 3)
@@ -129,6 +135,7 @@ def test_two_equal_prompts_are_two_pictures(tiny):
     assert not np.array_equal(*apart.images)  # two seeds
 
 
+@pytest.mark.slow
 def test_the_stream_yields_every_step_and_then_the_output(tiny):
     *steps, output = tiny.stream(PROMPTS, groups=[(0, 1, 2)], num_inference_steps=5)
     assert [step.step for step in steps] == [1, 2, 3, 4, 5]
@@ -167,6 +174,7 @@ def test_nothing_is_read_back_to_the_host_while_the_network_runs(tiny):
             next(stream)
 
 
+@pytest.mark.slow
 def test_a_value_that_is_not_a_number_is_never_shown(tiny):
     with torch.no_grad():
         tiny.unet.conv_out.bias.fill_(float("nan"))
@@ -178,6 +186,7 @@ def test_a_value_that_is_not_a_number_is_never_shown(tiny):
             tiny(PROMPTS, num_inference_steps=2, groups=[(0, 1, 2)], adaptive=rule)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{}, {"adaptive": AdaptiveRule()}, {"budget": 2.0}])
 def test_prompts_with_other_negative_prompts_do_not_share(tiny, how):
     """Of four that would be one group, those with the same negative prompt are one each."""

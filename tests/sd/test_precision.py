@@ -77,6 +77,7 @@ def half(tiny_folder):
     return pipe
 
 
+@pytest.mark.slow
 def test_latents_stay_float32_in_half_precision(half):
     output = half(["a fox"], num_inference_steps=2, output_type="latent")
     assert output.latents.dtype == torch.float32
@@ -94,6 +95,7 @@ def test_a_model_is_loaded_in_the_precision_asked_for(tiny_folder, precision):
 # -- packed layers -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_packing_is_for_what_a_cpu_computes(tiny, half, tiny_folder):
     packable = {PackableConv2d, PackableLinear}
     for pipe in (tiny, half):
@@ -133,6 +135,7 @@ def test_a_packed_layer_still_learns():
     assert layer.weight.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["conv_in", "time_embedding.linear_1", "attn1.to_k", "attn2.to_v", "ff.net.0.proj", "norm1"],
@@ -151,6 +154,7 @@ def test_a_run_computes_with_the_weights_as_they_are(half, name):
     assert torch.equal(changed, fresh(["a fox"], **how).latents)
 
 
+@pytest.mark.slow
 def test_unchanged_weights_are_packed_once(half):
     how = {"num_inference_steps": 2, "output_type": "latent"}
     half(["a fox"], **how)
@@ -194,6 +198,7 @@ def test_layers_for_one_input_share_a_product():
     assert heard == [1]
 
 
+@pytest.mark.slow
 def test_flops_are_counted_of_packed_layers_too(tiny, half):
     x = torch.zeros(2, 4, 8, 8)
     arguments = torch.zeros(2, dtype=torch.long), torch.zeros(2, 16, 32)
@@ -208,6 +213,7 @@ def test_flops_are_counted_of_packed_layers_too(tiny, half):
 # -- direct attention ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_attention_is_direct_and_computes_what_diffusers_does(tiny, tiny_folder, monkeypatch):
     plain = StableDiffusionPipeline.from_pretrained(tiny_folder)
     layers = [layer for layer in tiny.unet.modules() if isinstance(layer, Attention)]

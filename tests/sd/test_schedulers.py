@@ -55,6 +55,7 @@ def pipeline(name, prediction="epsilon"):
     return base, pipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", ALL)
 def test_no_sharing_equals_diffusers(name, prediction):
@@ -68,6 +69,7 @@ def test_no_sharing_equals_diffusers(name, prediction):
     assert (ours - theirs).abs().max() < 1e-3 * (1 + theirs.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_run_that_is_split_equals_one_that_is_not(name):
     """Two equal prompts with equal seeds: at every branch point the memory goes along."""

@@ -102,6 +102,7 @@ def load(files, file=None, **options):
     return SagePipeline.from_single_file(file or whole, **({"config": folder} | options))
 
 
+@pytest.mark.slow
 def test_one_file_draws_what_the_folder_draws(files):
     how = {"steps": 3, "share_ratio": 0.4, "output_type": "latent"}
     one, two = load(files), SagePipeline.from_pretrained(files[0])

@@ -11,6 +11,8 @@ from sage.core.plan import independent_plan, shared_plan
 from sage.core.sampling import State
 from sage.sd.store import StateStore, history
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a fox", "a dog", "a pizza", "a cat"]
 GROUPS = [(0, 1, 3), (2,)]
 STEPS = 8

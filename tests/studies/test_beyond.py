@@ -23,6 +23,7 @@ def lab(settings):
     return Lab(replace(settings, pictures=8, seeds=1, steps=5))
 
 
+@pytest.mark.slow
 def test_trees_spend_no_more_than_one_level(lab):
     found = run_study("trees", lab)
     spent = {(line["name"], line["label"]): line["evaluations"] for line in found["rows"]}
@@ -37,6 +38,7 @@ def test_trees_spend_no_more_than_one_level(lab):
     assert all(len({owner[n] for n in s.members}) == 1 for s in inside.segments)
 
 
+@pytest.mark.slow
 def test_every_rule_of_the_trunk_is_compared(lab):
     found = run_study("aggregators", lab)
     names = [line["name"] for line in found["rows"]]
@@ -97,6 +99,7 @@ def test_adaptive_branch_points_are_held_against_fixed_ones(lab):
     assert "saves" in found["finding"]
 
 
+@pytest.mark.slow
 def test_random_groups_are_whole_and_leave_nobody_alone(lab):
     for pictures in (10, 12, 24, 32):
         groups = calibrate.random_groups(Lab(replace(lab.settings, pictures=pictures))).groups
@@ -104,6 +107,7 @@ def test_random_groups_are_whole_and_leave_nobody_alone(lab):
         assert all(2 <= len(group) <= 6 for group in groups)
 
 
+@pytest.mark.slow
 def test_twins_in_a_group_start_from_one_noise_and_share_nothing(lab):
     prompts = lab.prompts
     twin = replace(lab.recipe(), common_noise=True)

@@ -134,6 +134,7 @@ def test_cells_of_another_model_have_another_name(tiny, change, request):
     assert (model_digest(tiny) == before) is same
 
 
+@pytest.mark.slow
 def test_cells_go_by_the_built_in_models_weights_and_its_configuration():
     pipe = SagePipeline.from_pretrained(builtin_model().source)
     before = model_digest(pipe)
@@ -170,6 +171,7 @@ def test_a_damaged_file_is_made_again(tmp_path):
     assert not list(tmp_path.rglob("*.new"))
 
 
+@pytest.mark.slow
 def test_bulk_rendering_in_float32_is_the_pipeline(tiny, prompts):
     cell = Cell(recipe(), prompts, 3)
     made = Renderer(tiny, "fp32").render(cell)
@@ -187,6 +189,7 @@ def test_bulk_rendering_in_float32_is_the_pipeline(tiny, prompts):
     assert float(made["flops"]) == output.cost.flops.total
 
 
+@pytest.mark.slow
 def test_half_precision_is_near_and_the_model_is_untouched(tiny, prompts):
     before = {name: value.clone() for name, value in tiny.unet.state_dict().items()}
     cell = Cell(recipe(), prompts, 0)
@@ -197,6 +200,7 @@ def test_half_precision_is_near_and_the_model_is_untouched(tiny, prompts):
     assert "forward" not in vars(tiny.unet)
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_is_the_adapter(tiny, prompts, adapter_folder):
     cell = Cell(recipe(adapter=adapter_folder), prompts, 0)
     renderer = Renderer(tiny, "fp32")
@@ -224,6 +228,7 @@ def test_merging_leaves_no_trace(tiny, adapter_folder):
     assert set(merged_weights(tiny, adapter_folder)) == names == set(tiny.unet.state_dict())
 
 
+@pytest.mark.slow
 def test_families_share_a_trunk_and_cost_it_once(tiny, prompts):
     cells = [Cell(recipe(ratio), prompts, s) for s in (0, 1) for ratio in (0.25, 0.75)]
     found = list(families(cells))

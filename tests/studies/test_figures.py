@@ -115,6 +115,7 @@ def test_panels_of_the_stored_results_have_at_most_six_series():
         assert study.figure(result).panels  # a panel with more would have been refused
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_texts_can_be_read_on_a_phone():
     """At 390 pixels: letters of 9 pixels at least, none outside, no two texts on top of another."""

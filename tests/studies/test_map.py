@@ -72,6 +72,7 @@ def test_what_was_fitted_was_fitted_on_other_prompts():
         assert fitting.USUAL in scores
 
 
+@pytest.mark.slow
 def test_the_planner_places_its_steps_where_the_fit_liked_them(pipe):
     known, fit = pipe.settings.planning, STORED["fit"]
     assert known.trunk == schedules.TRUNK
@@ -224,6 +225,7 @@ def test_the_caption_names_every_guidance():
     assert f"guidance {told}" in svg(study.figure(STORED))
 
 
+@pytest.mark.slow
 def test_minutes_buy_sets(few, monkeypatch):
     prompts = sets.budget_sets(few, sets.FIT, 1)[0]
     monkeypatch.setattr(Lab, "evaluation_seconds", lambda *_: 0.01)

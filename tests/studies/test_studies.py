@@ -34,6 +34,8 @@ from sage.world.scenes import held_out
 from sage.world.words import model_words
 from tests.studies.studying import run_study
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_main_table_has_every_method_at_every_ratio(tiny_lab):
     found = run_study("main-table", tiny_lab)
@@ -130,7 +132,6 @@ def test_open_domain_has_four_kinds(settings):
     assert all(0 <= line["groupable"] <= 1 for line in found["rows"])
 
 
-@pytest.mark.slow
 def test_groups_grow_to_sixteen(settings):
     lab = Lab(replace(settings, pictures=16, seeds=1, data="scenes"))
     found = run_study("group-size", lab)
@@ -157,7 +158,6 @@ def _raise(error):
     raise error
 
 
-@pytest.mark.slow
 def test_a_model_and_a_coco_folder_train_and_are_evaluated(
     settings, model_folder, tmp_path, monkeypatch
 ):

@@ -35,6 +35,8 @@ from sage.world.source import SceneSource
 from tests.test_imports import ROOT
 from tests.training.test_coco import write_coco
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("fox", "dog", "cat", "bus", "tree", "boat", "cake", "kite")
 
 
@@ -198,7 +200,6 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_losses(whole, settings, tmp_path):
     """SIGKILL in the middle of a run in a process of its own, then --resume."""
     words = flags(settings, out=tmp_path)
@@ -250,7 +251,6 @@ def outcome(processes, seconds=300):
     return [process.returncode for process in processes], outputs
 
 
-@pytest.mark.slow
 def test_two_processes_do_what_two_micro_batches_do(settings, tmp_path):
     """The same groups and draws, divided otherwise: equal losses and equal adapters."""
     settings = replace(settings, steps=3)
@@ -264,7 +264,6 @@ def test_two_processes_do_what_two_micro_batches_do(settings, tmp_path):
     assert json.loads((two / "training.json").read_text())["run"]["processes"] == 2
 
 
-@pytest.mark.slow
 def test_an_error_of_one_process_ends_all_with_the_same_sentence(settings, tmp_path):
     """Nobody waits for the first process, which has found that no group can be formed."""
     none = replace(settings, tau_min=0.9999999, tau_max=0.9999999, steps=1)

@@ -15,6 +15,8 @@ from sage.training.rollouts import FIRST_SEED, branch_steps, roll_out
 from sage.training.trainer import Trainer
 from tests.training.test_training import coco, run, settings  # noqa: F401 -- fixtures
 
+pytestmark = pytest.mark.slow
+
 
 def short(settings, out):  # noqa: F811
     ratios = LossConfig(share_ratio=(0.25, 0.5))

@@ -9,6 +9,8 @@ from peft.utils import get_peft_model_state_dict
 
 from tests.conftest import build_tiny_pipeline
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a fox", "a dog"]
 
 

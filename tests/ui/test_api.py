@@ -117,6 +117,7 @@ def test_a_tool_for_language_models_explains_every_argument(demo):
         assert list(arguments)[: len(NAMES)] == NAMES
 
 
+@pytest.mark.slow
 def test_look_first_finishes_what_is_named_and_counts_it(client):
     def look(finish):
         how = {"steps": 6, "share_ratio": 0.5, "finish": finish, "api_name": "/look_first"}
@@ -135,6 +136,7 @@ def test_look_first_finishes_what_is_named_and_counts_it(client):
         look("7")
 
 
+@pytest.mark.slow
 def test_compare_repeats_and_runs_the_rival_if_asked(client):
     how = {"steps": 4, "share_ratio": 0.5, "repeats": 3, "fewer_steps": True}
     *_, report = client.predict(prompts=PROMPTS, **how, api_name="/compare")
@@ -144,6 +146,7 @@ def test_compare_repeats_and_runs_the_rival_if_asked(client):
         client.predict(prompts=PROMPTS, repeats=2, api_name="/compare")
 
 
+@pytest.mark.slow
 def test_every_way_of_sharing_can_be_asked_for(client):
     tree = client.predict(prompts=PROMPTS, sharing="tree", spend=0.6, api_name="/estimate")
     assert tree["evaluations"]["shared"] <= 0.6 * tree["evaluations"]["independent"]
@@ -179,6 +182,7 @@ def test_estimate_counts_what_the_plan_costs(client):
     assert sum(parts) == pytest.approx(flops["total"])
 
 
+@pytest.mark.slow
 def test_compare_gives_two_galleries_and_the_report(client):
     job = client.submit(prompts=PROMPTS, steps=6, seed=3, share_ratio=0.5, api_name="/compare")
     independent, shared, report = job.result()
@@ -196,11 +200,13 @@ def test_compare_gives_two_galleries_and_the_report(client):
     json.dumps(report, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_predict_waits_for_the_pictures(client):
     _, _, report = client.predict(prompts=PROMPTS, steps=2, api_name="/compare")
     assert report["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_cancelled_comparison_stops_and_the_next_one_runs(client):
     job = client.submit(prompts=PROMPTS, model="slow", steps=100, api_name="/compare")
     next(iter(job))
@@ -243,6 +249,7 @@ def test_after_all_that_the_server_still_answers(client):
     assert client.predict(prompts=PROMPTS, api_name="/analyze")["groups"]
 
 
+@pytest.mark.slow
 def test_cheap_calls_do_not_wait_behind_a_rendering(client):
     job = client.submit(prompts=PROMPTS, model="slow", steps=100, api_name="/compare")
     next(iter(job))

@@ -58,6 +58,7 @@ def started(monkeypatch, shelf):
         warming.join(60)
 
 
+@pytest.mark.slow
 def test_main_serves_the_page(started):
     served, _ = started("--port", "7999")
     assert served["server_port"] == 7999
@@ -68,6 +69,7 @@ def test_main_serves_the_page(started):
     assert not served["mcp_server"]
 
 
+@pytest.mark.slow
 def test_the_server_does_not_wait_for_the_model(started, monkeypatch):
     begun, go_on = threading.Event(), threading.Event()
 
@@ -125,6 +127,7 @@ def test_a_visitors_run_is_measured_beside_nothing_of_ours(page_folder):
     assert shelf.expected_seconds("tiny", 1.0) is None
 
 
+@pytest.mark.slow
 def test_on_zerogpu_the_model_is_there_before_the_server(started, monkeypatch):
     monkeypatch.setattr(app, "zero_gpu", lambda: True)
     _, order = started()
@@ -139,6 +142,7 @@ def test_tools_for_language_models_need_an_extra(monkeypatch, capsys):
     assert "pip install 'gradio[mcp]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tools_for_language_models_are_offered_on_demand(started, monkeypatch):
     monkeypatch.setattr(app.importlib.util, "find_spec", lambda name: object())
     served, _ = started("--mcp")

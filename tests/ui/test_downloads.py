@@ -49,6 +49,7 @@ def run_script(source, folder):
     return subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_script_renders_the_pictures_of_the_page(taken, tmp_path):
     _, files = taken
     ran = run_script(files.lines.read_text("utf-8"), tmp_path)
@@ -77,6 +78,7 @@ def test_the_archive_holds_everything(taken):
     assert sorted(names) == sorted([*pairs, "sage-grid.png", "sage-record.json", "sage-run.py"])
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_every_picture(taken):
     done, files = taken
     sheet = Image.open(files.sheet)

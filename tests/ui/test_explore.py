@@ -157,6 +157,7 @@ def test_mistakes_are_explained_and_nothing_can_be_rendered(tab, change, words):
     assert failed["render"].interactive is True
 
 
+@pytest.mark.slow
 def test_a_grid_is_rendered_cell_by_cell(tab):
     tables = [
         u[tab.parts.cells] for u in tab.render(tab.turns.fresh(), *asked()) if tab.parts.cells in u
@@ -166,6 +167,7 @@ def test_a_grid_is_rendered_cell_by_cell(tab):
     assert set(counts) == {0, 1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_a_finished_grid_says_what_it_took_and_can_be_taken_home(tab, rendered):
     assert "Done: 4 runs, 28 evaluations; 16 more" in rendered["progress"]
     assert "estimated from the speed of the last run" in rendered["cost"]
@@ -189,6 +191,7 @@ def test_a_finished_grid_says_what_it_took_and_can_be_taken_home(tab, rendered):
         assert int(line["evaluations_of_run"]) == cell["runs"][0]["evaluations"]
 
 
+@pytest.mark.slow
 def test_a_table_computes_nothing_in_a_spreadsheet(rendered):
     record = json.loads(path_of(rendered["record"]).read_text("utf-8"))
     odd = ["=1+2", "+1", "-1", "@SUM(A1)", 'a "fox", 🦊; café', "a = b"]
@@ -205,6 +208,7 @@ def path_of(button):
     return Path(button.value["path"] if isinstance(button.value, dict) else button.value)
 
 
+@pytest.mark.slow
 def test_every_cell_shows_pictures_time_cost_score_and_distance(tab):
     shown = last(tab, tab.render(tab.turns.fresh(), *asked(repeats=3, down_values=["0"])))
     explored = shown["explored"]
@@ -225,6 +229,7 @@ def test_every_cell_shows_pictures_time_cost_score_and_distance(tab):
     assert explored.done[0].distance.value == 0
 
 
+@pytest.mark.slow
 def test_a_change_of_the_form_marks_the_grid_as_earlier(tab, rendered):
     explored = rendered["explored"]
     assert at_once(tab, tab.estimate(*asked(explored)))["banner"] == ""
@@ -242,6 +247,7 @@ def test_one_tap_takes_what_stands_in_the_studio(shelf):
     assert set(tab.parts.controls) <= {*studio.controls, "share_ratio"}
 
 
+@pytest.mark.slow
 def test_a_cell_is_shown_large_with_its_settings(tab, rendered):
     explored = rendered["explored"]
     shown = at_once(tab, tab.choose("0", explored, SimpleNamespace(cell=3)))
@@ -254,18 +260,21 @@ def test_a_cell_is_shown_large_with_its_settings(tab, rendered):
     assert shown["cells"].count('aria-pressed="true"') == 1
 
 
+@pytest.mark.slow
 def test_a_click_beside_the_cells_changes_nothing(tab, rendered):
     for event in (SimpleNamespace(), SimpleNamespace(cell=99), SimpleNamespace(cell="x")):
         shown = at_once(tab, tab.choose("0", rendered["explored"], event))
         assert set(shown) == {"explored"}
 
 
+@pytest.mark.slow
 def test_other_prompts_are_shown_without_rendering(tab, rendered):
     for which, pictures in (("0", 4), ("1", 4), (ALL, 8)):
         shown = at_once(tab, tab.show(which, rendered["explored"]))
         assert shown["cells"].count("<img") == pictures
 
 
+@pytest.mark.slow
 def test_stopping_says_what_is_finished(tab):
     turn = tab.announce()[tab.parts.turn]
     run = tab.render(turn, *asked())
@@ -300,6 +309,7 @@ def test_an_answer_that_a_later_one_overtook_says_nothing(tab, monkeypatch):
     assert "x-prompt" in tab.follow_beside(other, *later, "", "")[parts.address]
 
 
+@pytest.mark.slow
 def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendered):
     turn, trace = tab.announce()[tab.parts.turn], tab.announce_trace()[tab.parts.trace_turn]
     parts = tab.parts
@@ -317,6 +327,7 @@ def test_a_change_while_a_grid_is_rendered_starts_and_loses_nothing(tab, rendere
     assert tab.stop_trace(trace)[parts.trace_turn] == ""
 
 
+@pytest.mark.slow
 def test_stopping_a_grid_before_its_turn_keeps_the_one_before(tab, rendered):
     turn = tab.announce()[tab.parts.turn]
     stopped = at_once(tab, tab.stop(turn, rendered["explored"]))
@@ -334,6 +345,7 @@ def test_steps_that_are_stopped_stay(tab):
     assert "tree" not in stopped
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_run_are_a_tree(tab, rendered):
     explored = at_once(tab, tab.choose("0", rendered["explored"], SimpleNamespace(cell=1)))
     shown = last(tab, tab.trace(tab.trace_turns.fresh(), PREDICTED, *asked(explored["explored"])))
@@ -357,6 +369,7 @@ def test_before_anything_is_run_the_places_say_what_for(tab):
     assert "Choose" in at_once(tab, tab.show("0", Explored()))["cells"]
 
 
+@pytest.mark.slow
 def test_what_a_visitor_types_is_escaped(tab):
     hostile = "<img src=x onerror=alert(1)>\n<script>alert(2)</script>"
     explored = last(tab, tab.render(tab.turns.fresh(), *asked(prompts=hostile)))["explored"]
@@ -442,6 +455,7 @@ def as_built(tab):
     return [part.value for part in tab.parts.form]
 
 
+@pytest.mark.slow
 def test_it_opens_with_a_finished_grid_and_without_a_model(arrival):
     shown = at_once(arrival, arrival.follow(*as_built(arrival), Explored()))
     assert "Precomputed" in shown["progress"], STALE
@@ -471,6 +485,7 @@ def test_it_was_made_with_these_weights_and_its_numbers_agree_with_the_code():
     assert sum(path.stat().st_size for path in first.FOLDER.iterdir()) < 4e5
 
 
+@pytest.mark.slow
 def test_one_command_makes_it(tiny_folder, tmp_path, shelf):
     model = shelf.get("tiny")
     form = Form.of(asked(repeats=1)[:-1])

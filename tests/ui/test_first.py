@@ -113,6 +113,7 @@ def test_every_row_of_the_strip_spent_what_its_plan_says(stored):
     )
 
 
+@pytest.mark.slow
 def test_pictures_agree_with_the_model():
     stored = ALL["far"]
     job = prepare(load_model(SPEC, "cpu"), stored.request)
@@ -145,6 +146,7 @@ def test_on_arrival_a_finished_comparison_is_there_and_no_model(page):
     assert page.shelf.loaded(SPEC.key) is None
 
 
+@pytest.mark.slow
 def test_the_page_is_served_with_the_first_comparison_in_it():
     served = build_demo(Shelf([SPEC], refuse)).get_config_file()["components"]
     shown = {part["props"].get("elem_id"): str(part["props"].get("value")) for part in served}
@@ -217,6 +219,7 @@ def test_the_negative_control_shares_although_it_should_not():
     assert mean(far) > mean(near)
 
 
+@pytest.mark.slow
 def test_a_stored_comparison_survives_its_files(tmp_path, monkeypatch, shelf):
     example = replace(FIRST_EXAMPLE, key="small")
     monkeypatch.setattr("sage.ui.studio.precompute.example_request", _quick)
@@ -248,6 +251,7 @@ def test_emoji_are_understood_as_the_words_of_the_built_in_model(page):
     assert "pizza" in words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [frozenset({"fox", "snow"}), None])
 def test_a_model_without_stored_pictures_is_served_with_its_own_words(words):
     settings = replace(SPEC.settings, known_words=words, vocabulary=None)

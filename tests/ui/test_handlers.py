@@ -161,6 +161,7 @@ def test_an_empty_box_is_an_invitation_and_no_error(page, form, prompts):
     assert "sage-error" not in updates[page.layout.prompts_note]
 
 
+@pytest.mark.slow
 def test_rendering_shows_previews_then_everything(rendering, form):
     updates, run = rendered(rendering, form)
     layout = rendering.layout
@@ -183,11 +184,13 @@ def test_rendering_shows_previews_then_everything(rendering, form):
     assert run.step == 10
 
 
+@pytest.mark.slow
 def test_fewer_steps_can_be_left_out(rendering, form):
     updates, _ = rendered(rendering, changed(form, fewer_steps=False))
     assert "fewer" not in updates[-1][rendering.layout.pictures]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -219,6 +222,7 @@ def test_a_tree_keeps_to_its_budget_and_has_no_branch_point(page, form):
     assert shown[page.layout.controls["spend"]].visible is True
 
 
+@pytest.mark.slow
 def test_without_measuring_what_is_there_is_reused_and_no_time_is_compared(rendering, form):
     quick = changed(form, measure=False)
     rendered(rendering, form)
@@ -230,6 +234,7 @@ def test_without_measuring_what_is_there_is_reused_and_no_time_is_compared(rende
     assert "no time is compared" in last[rendering.layout.saving]
 
 
+@pytest.mark.slow
 def test_a_measured_run_reuses_nothing(rendering, form):
     rendered(rendering, form)
     updates, run = rendered(rendering, form)
@@ -239,6 +244,7 @@ def test_a_measured_run_reuses_nothing(rendering, form):
     assert report["saving"]["seconds"] is not None
 
 
+@pytest.mark.slow
 def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering, form):
     layout = page.layout
     _, run = rendered(rendering, form)
@@ -259,6 +265,7 @@ def test_scrubbing_renders_many_branch_points_from_what_is_there(page, rendering
     assert EARLIER in page.analyze(*values(changed(form, guidance_scale=2), run))[layout.banner]
 
 
+@pytest.mark.slow
 def test_under_the_guard_the_page_says_what_is_rendered_and_what_a_strip_shows(
     rendering, form, monkeypatch
 ):
@@ -282,6 +289,7 @@ def test_scrubbing_before_rendering_says_what_to_do(rendering, form):
     assert "Render first" in only[rendering.layout.progress]
 
 
+@pytest.mark.slow
 def test_only_a_finished_run_of_groups_can_be_scrubbed(page, rendering, form):
     _, run = rendered(rendering, form)
     scrub = page.layout.scrub
@@ -291,6 +299,7 @@ def test_only_a_finished_run_of_groups_can_be_scrubbed(page, rendering, form):
     assert page.analyze(*values(other, run))[scrub].interactive is False
 
 
+@pytest.mark.slow
 def test_downloads_hold_pictures_and_the_record(rendering, form):
     _, run = rendered(rendering, form)
     with zipfile.ZipFile(run.files.archive) as box:
@@ -303,6 +312,7 @@ def test_downloads_hold_pictures_and_the_record(rendering, form):
     assert record == json.loads(run.files.record.read_text())
 
 
+@pytest.mark.slow
 def test_the_record_repeats_the_run(rendering, form):
     _, first = rendered(rendering, form)
     _, second = rendered(rendering, form)
@@ -311,6 +321,7 @@ def test_the_record_repeats_the_run(rendering, form):
         assert b.read_bytes() == d.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_new_rendering_removes_the_files_of_the_one_before(rendering, form):
     _, first = rendered(rendering, form)
     assert first.files.folder.exists()
@@ -318,6 +329,7 @@ def test_a_new_rendering_removes_the_files_of_the_one_before(rendering, form):
     assert not first.files.folder.exists()
 
 
+@pytest.mark.slow
 def test_results_are_marked_once_the_form_asks_for_something_else(page, rendering, form):
     _, run = rendered(rendering, form)
     layout = page.layout
@@ -334,6 +346,7 @@ def test_results_are_marked_once_the_form_asks_for_something_else(page, renderin
     assert EARLIER in page.analyze(*values(changed(form, seed=None), run))[layout.banner]
 
 
+@pytest.mark.slow
 def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rendering, form):
     updates, run = rendered(rendering, form)
     layout, other = page.layout, changed(form, prompts="a fox\na dog")
@@ -352,6 +365,7 @@ def test_other_prompts_get_boxes_and_the_old_ones_their_pictures_back(page, rend
     assert page.analyze(*values(form, back[layout.run]))[layout.pictures] == gr.skip()
 
 
+@pytest.mark.slow
 def test_stopping_ends_the_run_within_a_step_and_its_last_words_are_the_last(page, rendering, form):
     layout, mine, run = page.layout, turn(rendering), None
     asked = changed(form, steps=100, branch_call=40)
@@ -380,6 +394,7 @@ def test_stopping_before_its_turn_came_up_renders_nothing(rendering, form):
     assert list(rendering.render(mine, *values(form))) == []
 
 
+@pytest.mark.slow
 def test_stopping_what_has_just_ended_changes_no_words(rendering, form):
     mine = turn(rendering)
     *_, done = rendering.render(mine, *values(form))
@@ -387,6 +402,7 @@ def test_stopping_what_has_just_ended_changes_no_words(rendering, form):
     assert set(stopped) == {rendering.layout.stop}
 
 
+@pytest.mark.slow
 def test_a_stopped_strip_of_branch_points_leaves_the_run_as_it_was(rendering, form):
     _, run = rendered(rendering, form)
     mine = turn(rendering)
@@ -496,6 +512,7 @@ def looked(rendering, form, run=None):
     return looking, updates, updates[-1].get(rendering.layout.run)
 
 
+@pytest.mark.slow
 def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rendering, form):
     layout = page.layout
     looking, updates, run = looked(rendering, form)
@@ -547,6 +564,7 @@ def test_a_look_stops_at_the_branch_point_and_finishes_what_is_ticked(page, rend
     assert "tick at least one" in refused[layout.progress]
 
 
+@pytest.mark.slow
 def test_a_look_that_is_stopped_or_impossible_says_so_and_takes_nothing_away(rendering, form):
     layout = rendering.layout
     _, before = rendered(rendering, form)
@@ -564,6 +582,7 @@ def test_a_look_that_is_stopped_or_impossible_says_so_and_takes_nothing_away(ren
     assert stopped[layout.finish].value == "Finish 2 of 4"
 
 
+@pytest.mark.slow
 def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, form):
     layout = rendering.layout
     _, before = rendered(rendering, form)
@@ -579,6 +598,7 @@ def test_stopping_before_the_first_step_leaves_pictures_and_files(rendering, for
         assert before.files.folder.exists()
 
 
+@pytest.mark.slow
 def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, form):
     fast = replace(
         shelf.default,
@@ -606,6 +626,7 @@ def test_expected_seconds_are_said_once_measured_also_for_the_fast_model(shelf, 
     assert (back[layout.model], back[layout.branch_call].value) == ("tiny", 12)
 
 
+@pytest.mark.slow
 def test_a_change_while_something_is_rendered_starts_and_loses_nothing(page, form):
     """Buttons, tree and pictures are those of the rendering; what is typed is judged at once."""
     rendering, layout = Rendering(page.layout, page.shelf, page.turns), page.layout
@@ -628,6 +649,7 @@ def test_a_change_while_something_is_rendered_starts_and_loses_nothing(page, for
     assert followed(page, form)[layout.render].interactive is True
 
 
+@pytest.mark.slow
 def test_pictures_that_end_while_other_prompts_are_typed_are_seen_first(page, rendering, form):
     layout = page.layout
     updates, run = rendered(rendering, form)
@@ -668,6 +690,7 @@ def test_an_answer_that_a_later_one_overtook_says_nothing(page, form, monkeypatc
     assert "a+cat" in answers[0][layout.address]
 
 
+@pytest.mark.slow
 def test_no_banner_stands_above_empty_boxes(page, rendering, form):
     _, run = rendered(rendering, form)
     typed = changed(form, prompts="a fox\na dog")

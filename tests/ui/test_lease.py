@@ -15,6 +15,8 @@ from sage.sd.store import StateStore
 from sage.ui.lease import LONGEST_SECONDS, START_SECONDS, Lease, lease_seconds, portable
 from sage.ui.work import compare_request, filmstrip_request, render_grid_of, trace_request
 
+pytestmark = pytest.mark.slow
+
 
 class OneModel:
     """A shelf with a single model."""

@@ -243,6 +243,7 @@ def test_the_stored_adapter_is_the_one_that_is_shipped():
     )
 
 
+@pytest.mark.slow
 def test_similarity_and_groups_are_what_the_model_says_today(builtin):
     grouping = builtin.group(content.PROMPTS)
     stored = content.results()
@@ -252,6 +253,7 @@ def test_similarity_and_groups_are_what_the_model_says_today(builtin):
     assert not any(set(content.UNLIKE) <= set(group) for group in stored["groups"])
 
 
+@pytest.mark.slow
 def test_a_stored_difference_is_what_the_model_makes_today(builtin):
     """Three steps of two prompts alone, with both seeds."""
     i, j = content.ALIKE[:2]
@@ -278,6 +280,7 @@ def test_the_page_gets_what_the_browser_reads():
     assert "{{" not in (content.FOLDER / "lesson.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 def test_one_command_makes_everything_and_an_adapter_adds_its_pictures(
     tiny_folder,

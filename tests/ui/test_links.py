@@ -38,6 +38,7 @@ def test_a_link_can_be_read_by_people():
     )
 
 
+@pytest.mark.slow
 @given(
     prompts=st.lists(words, min_size=2, max_size=16),
     numbers=st.fixed_dictionaries(

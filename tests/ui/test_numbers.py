@@ -61,6 +61,7 @@ def branch_steps(record, n):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", CASES, indirect=True)
 def test_every_number_on_the_page_is_the_records(shown):
     page, record = shown

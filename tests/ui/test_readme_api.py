@@ -21,6 +21,7 @@ def block(language, server):
     return found.replace(ADDRESS, server)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(server, tmp_path):
     example = block("python", server).replace("steps=20", "steps=2")
     run = [sys.executable, "-c", example]

@@ -168,6 +168,7 @@ def test_a_traceback_says_where_and_never_what_was_typed(written):
     assert "bad input" in where(nested)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ci", ["", "true"])  # transformers asks for it
 def test_warnings_and_libraries_with_handlers_of_their_own_are_bounded_too(ci):
     code = (
@@ -229,6 +230,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_while_rendering_reaches_the_client_as_a_sentence(server, shelf, fault, caplog):
     error, words = FAULTS[fault]
@@ -252,6 +254,7 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["sage.ui.api.filled_folder", "PIL.Image.Image.save"])
 def test_a_full_disk_is_said(server, monkeypatch, place):
     before = set(workplace().iterdir())
@@ -273,6 +276,7 @@ def test_a_full_disk_leaves_no_half_a_download(monkeypatch, place):
     assert set(workplace().iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "calls"),
     [("unet", ["compare"]), ("vae", ["compare"]), ("text_encoder", ["analyze", "compare"])],
@@ -319,6 +323,7 @@ def test_a_models_file_that_is_cut_is_said(page_folder, tmp_path):
     assert len(tries) == 1  # and nobody waits for further tries
 
 
+@pytest.mark.slow
 def test_a_damaged_settings_file_is_said_on_the_page(page_folder, tmp_path, monkeypatch):
     import shutil
 
@@ -405,6 +410,7 @@ def test_requests_that_mean_nothing_get_a_reason(server, method, path, body):
     assert ".py" not in answer.text
 
 
+@pytest.mark.slow
 def test_a_number_in_other_digits_and_an_adapter_that_is_not_there_are_refused(server):
     assert "steps" in failing(server, "estimate", steps="１２")["error"]
     assert "adapter" in failing(server, "analyze", trained=True)["error"]

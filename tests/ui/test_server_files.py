@@ -74,6 +74,7 @@ def test_files_are_gone_after_sigterm(child, tmp_path):
     assert not list(home(tmp_path).iterdir())
 
 
+@pytest.mark.slow
 def test_files_of_a_killed_process_go_at_the_next_start_and_those_of_others_stay(child, tmp_path):
     first, second = child(), child()
     first.kill()
@@ -140,6 +141,7 @@ def urls(server):
     return [item["image"]["url"] for side in data[:2] for item in side]
 
 
+@pytest.mark.slow
 def test_two_equal_runs_share_no_address(server):
     first, second = urls(server), urls(server)
     assert len({*first, *second}) == len(first) + len(second) == 16
@@ -150,6 +152,7 @@ def test_two_equal_runs_share_no_address(server):
         assert picture.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.slow
 def test_a_folder_of_files_cannot_be_listed(server):
     folder = urls(server)[0].rsplit("/", 1)[0]
     for address in (

@@ -240,6 +240,7 @@ def test_a_large_body_is_refused_before_it_is_read(server):
     assert httpx.post(address, content=parts()).status_code == 413  # no length was announced
 
 
+@pytest.mark.slow
 def test_web_sockets_are_closed(server):
     import socket
 

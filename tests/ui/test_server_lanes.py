@@ -289,6 +289,7 @@ def idle(demo):
     eventually(nothing)
 
 
+@pytest.mark.slow
 def test_posted_and_never_read_runs_nothing_and_holds_up_nobody(server, shelf, demo, idle):
     with counted(shelf, "slow") as calls:
         posted = [ask(server, steps=100, model="slow") for _ in range(10)]
@@ -306,6 +307,7 @@ def test_posted_and_never_read_runs_nothing_and_holds_up_nobody(server, shelf, d
     assert "Nobody read" in late[-1][1]["error"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_run_within_a_step(server, shelf, idle):
     with counted(shelf, "slow") as calls:
         event = ask(server, steps=100, model="slow").json()["event_id"]
@@ -317,6 +319,7 @@ def test_a_reader_that_leaves_ends_the_run_within_a_step(server, shelf, idle):
         assert len(calls) - gone <= 2
 
 
+@pytest.mark.slow
 def test_a_refusal_is_quick_and_says_how_long_to_wait(server, demo, idle):
     """It is the answer to the question itself, while all that it would wait for is still in line.
 
@@ -339,6 +342,7 @@ def test_a_refusal_is_quick_and_says_how_long_to_wait(server, demo, idle):
     )
 
 
+@pytest.mark.slow
 def test_a_clients_library_is_told_in_its_answer(server, demo, monkeypatch):
     refusal = BusyError("The queue is full: 16 runs are waiting.", 12)
     monkeypatch.setattr(demo._queue.admission, "refuse", lambda *_: refusal)
@@ -348,6 +352,7 @@ def test_a_clients_library_is_told_in_its_answer(server, demo, monkeypatch):
     assert sent.headers["retry-after"] == "12"
 
 
+@pytest.mark.slow
 def test_cheap_calls_and_the_page_are_quick_while_something_renders(server, idle):
     stop = threading.Event()
     reading = threading.Thread(target=_read_until, args=(server, stop))
@@ -404,6 +409,7 @@ def test_what_is_answered_with_events_is_a_stream(path, counts):
     assert not _is_stream(scope | {"method": "POST"})
 
 
+@pytest.mark.slow
 def test_streams_held_open_are_bounded_and_others_do_not_notice(server, demo, idle):
     """600 streams that nobody read held 600 connections; the machine allows a process 1,024."""
     paths = [f"heartbeat/held{n}" for n in range(BOUNDS.streams_of_address + 20)]
@@ -434,6 +440,7 @@ def _read_until(server, stop):
                 return
 
 
+@pytest.mark.slow
 def test_a_wrong_number_does_not_change_how_long_others_wait(server, demo):
     """One call with 1e-300 steps once made every wait 1e290 s, and others were refused."""
     admission = demo._queue.admission
@@ -446,6 +453,7 @@ def test_a_wrong_number_does_not_change_how_long_others_wait(server, demo):
     assert admission._spent == told
 
 
+@pytest.mark.slow
 def test_everyone_in_line_gets_one_answer_of_their_own(server, demo):
     """Eight programs at once: none lost, none twice."""
     with ThreadPoolExecutor(8) as pool:
@@ -478,6 +486,7 @@ def compare_as(server, demo, session, **changes):
     return finished
 
 
+@pytest.mark.slow
 def test_messages_that_nobody_reads_are_dropped(server, demo):
     body, queue = {"prompts": PROMPTS, "model": "tiny"}, demo._queue
     posted = [httpx.post(f"{server}/gradio_api/call/v2/estimate", json=body) for _ in range(5)]

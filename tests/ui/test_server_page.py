@@ -70,6 +70,7 @@ def test_callables_go_and_everything_else_stays():
     assert plain(config) == {"a": 1, "deep": [{"text": "x"}, [2, None, 0.5]], "": {"": []}}
 
 
+@pytest.mark.slow
 def test_loading_the_page_costs_the_same_with_models_loaded(heavy):
     shelf, demo, url = heavy
     process = psutil.Process()

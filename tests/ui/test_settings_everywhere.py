@@ -54,6 +54,7 @@ def test_it_is_an_argument_and_is_refused_with_its_own_sentence():
         Request.of(prompts=("a", "b"), sparkle=1)
 
 
+@pytest.mark.slow
 def test_it_has_a_control_on_the_page_and_a_place_in_the_form(shelf):
     with gr.Blocks():
         page = build_layout(shelf, Wider)
@@ -99,6 +100,7 @@ def test_it_is_in_the_lines_that_repeat_a_run():
     )
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_library_has_words_and_a_control(shelf):
     for name, one in settings_of().items():
         assert one.subject

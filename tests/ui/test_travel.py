@@ -61,6 +61,7 @@ def test_the_branch_point_follows_from_steps_and_ratio(travel, before):
     assert (slider.value, slider.maximum) == (7, 10)
 
 
+@pytest.mark.slow
 def test_repeats_and_switches_of_the_measurement_come_back(travel):
     query = link_of(travel, repeats=3, measure=False, fewer_steps=False)["link"].value
     filled = by_name(travel, travel.open_link(query))
@@ -127,6 +128,7 @@ def test_what_is_no_record_is_said(travel, text):
     assert set(by_name(travel, travel.record_steps(text, 30))) == {"opened"}
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_text_is_said(travel, tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(bytes(range(256)) * 100)

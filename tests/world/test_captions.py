@@ -49,6 +49,7 @@ def told(request):
     return words, [(scene, caption(scene, rng, words)) for scene in drawn]
 
 
+@pytest.mark.slow
 def test_every_word_is_known(told):
     words, described = told
     assert {word for _, text in described for word in words_of(text)} <= words.known()

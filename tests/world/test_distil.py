@@ -57,6 +57,7 @@ def test_a_teacher_that_is_no_multiple_is_refused(steps):
         DistilSettings(steps=steps)
 
 
+@pytest.mark.slow
 def test_a_student_is_trained_saved_and_described(tiny_folder, tmp_path):
     settings = DistilSettings(
         steps=1, teacher_steps=2, rank=2, stored_rank=1, batch=2, scenes=24
@@ -69,6 +70,7 @@ def test_a_student_is_trained_saved_and_described(tiny_folder, tmp_path):
         run(str(tiny_folder), settings, 0.0005, out, False, CPU)
 
 
+@pytest.mark.slow
 def test_every_layer_of_the_student_is_saved_and_loaded(tiny, tiny_folder, tmp_path):
     adapter = Adapter(tiny.unet, 2, 2.0, TARGETS)
     generator = torch.Generator().manual_seed(0)

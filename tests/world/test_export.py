@@ -39,6 +39,7 @@ def test_weights_are_half_precision_and_finite():
             assert weight.isfinite().all(), (path.name, name)
 
 
+@pytest.mark.slow
 def test_it_draws_places_and_things_it_is_asked_for(pipe, judge):
     scenes, texts = zip(*[
         pair
@@ -53,6 +54,7 @@ def test_it_draws_places_and_things_it_is_asked_for(pipe, judge):
     assert found["thing"] >= 6 / 8
 
 
+@pytest.mark.slow
 def test_the_probe_reads_fresh_scenes_and_their_round_trip(pipe, judge):
     scenes, images = evaluate.fresh(model_words(), 60)
     true = labels(scenes)
@@ -81,6 +83,7 @@ def test_bounds_group_like_scenes_and_part_unlike_ones():
     assert far < record["tau_min"] <= near <= record["tau_max"] < same
 
 
+@pytest.mark.slow
 def test_latent_rgb_previews_resemble_the_decoded_picture(pipe):
     _, images = evaluate.fresh(model_words(), 10)
     fit = export.read_json(MODEL_FOLDER / "sage.json")["latent_rgb"]

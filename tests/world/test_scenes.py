@@ -66,6 +66,7 @@ def test_held_out_scenes_show_one_thing_in_a_place_it_was_never_seen_in():
     assert all(held_out(scene.things[0], scene.place) for scene in drawn)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_of_things_are_both_where_they_were_never_seen():
     rng = np.random.default_rng(1)
     kinds = {"two_things": 0.5, "two_sized": 0.5}
@@ -151,6 +152,7 @@ def test_an_unknown_split_is_an_error():
 # --- painting ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_painting_is_deterministic_and_leaves_no_trace(painter, sampled):
     first = [painter.paint(scene) for scene in sampled[:60]]
     fresh = Painter(SIDE)
@@ -160,6 +162,7 @@ def test_painting_is_deterministic_and_leaves_no_trace(painter, sampled):
         assert np.array_equal(mask, mask_again)
 
 
+@pytest.mark.slow
 def test_pictures_have_the_promised_form(painter, sampled):
     for size in (32, 64, 128):
         picture, mask = Painter(size).paint(sampled[0])
@@ -184,6 +187,7 @@ def test_inside_the_mask_the_place_does_not_show(painter):
         assert np.array_equal(one[mask == 255], other[mask == 255])
 
 
+@pytest.mark.slow
 def test_far_from_the_mask_the_place_is_untouched(painter, sampled):
     for scene in sampled[:100]:
         picture, mask = painter.paint(scene)
@@ -205,6 +209,7 @@ def test_things_stay_inside_the_picture(sampled):
             assert spot.side / 2 <= min(spot.x, spot.y, 1 - spot.x, 1 - spot.y) + 0.02
 
 
+@pytest.mark.slow
 def test_things_hardly_overlap(painter, sampled):
     sprites = Atlas.load()
     several = [scene for scene in sampled if len(scene.things) * scene.count > 1]
@@ -248,6 +253,7 @@ def test_sizes_are_ordered(painter):
     assert areas[1] * 1.3 < areas[2]
 
 
+@pytest.mark.slow
 def test_each_place_is_painted_and_each_sprite_scaled_only_once(monkeypatch, sampled):
     calls = Counter()
     for name in ("paint_place", "cut_out"):
@@ -282,6 +288,7 @@ def test_every_place_has_a_painter():
     assert {f"{name} background" for name in PLAIN_COLOURS} < set(PAINTERS)
 
 
+@pytest.mark.slow
 def test_places_are_told_apart_by_a_glance():
     # Every variant is closer to the mean of its own place than to that of any other.
     blurred = {
@@ -299,6 +306,7 @@ def test_places_are_told_apart_by_a_glance():
         assert (distances.argmin(1) == number).all()
 
 
+@pytest.mark.slow
 def test_variants_differ_but_only_a_little():
     for name in PAINTERS:
         pictures = [paint_place(name, variant).astype(float) for variant in range(4)]
@@ -307,6 +315,7 @@ def test_variants_differ_but_only_a_little():
         assert max(differences) < 40, name
 
 
+@pytest.mark.slow
 def test_places_look_the_same_at_any_size():
     for name in PAINTERS:
         small, large = paint_place(name, 0, 32), paint_place(name, 0, 128)
@@ -319,6 +328,7 @@ def test_an_unknown_place_is_an_error():
         paint_place("swamp", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", list(WORLD.style))
 def test_every_thing_stands_out_in_every_place(painter, style):
     # Half the pairs: every thing in many places, and the other half in another style.

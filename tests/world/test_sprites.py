@@ -52,6 +52,7 @@ def share_of_colour(sprite, colour):
     return (inside & (saturation > least_saturation) & (value > least_value)).mean()
 
 
+@pytest.mark.slow
 def test_every_thing_is_there_in_every_style(atlas):
     assert atlas.things == tuple(thing.name for thing in THINGS)
     assert set(atlas.styles) == set(STYLE_NAMES)

@@ -13,6 +13,8 @@ from sage.training.adapter import Adapter
 from sage.world.train.distil import TARGETS
 from sage.world.train.student import describe, distances, low_rank, shrink
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -60,6 +60,7 @@ def test_an_interrupted_run_is_the_uninterrupted_one(tmp_path):
     assert parts == whole
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_log_says_so(tmp_path):
     settings = Settings(batch=32, rate=3e-2, steps=200, warmup=10)
     learner.train(Line(), settings, tmp_path, torch.device("cpu"), resume=False)
@@ -85,6 +86,7 @@ def test_a_run_that_is_asked_to_end_saves_and_goes_on_later(tmp_path):
     assert learner.train(*common, resume=True).step == 6
 
 
+@pytest.mark.slow
 def test_processes_that_draw_ahead_outlive_a_request_to_end():
     def make(number):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -181,6 +183,7 @@ def trained(tmp_path_factory):
     return out, folder
 
 
+@pytest.mark.slow
 def test_every_stage_runs_and_the_export_loads(trained):
     from diffusers import StableDiffusionPipeline
 
@@ -212,6 +215,7 @@ def test_a_model_takes_its_words_along(trained):
     assert read_words(folder / "words.json").index == world_words().index
 
 
+@pytest.mark.slow
 def test_a_second_export_keeps_the_reports(trained):
     out, folder = trained
     (folder / "README.md").write_text("kept")
@@ -220,6 +224,7 @@ def test_a_second_export_keeps_the_reports(trained):
     assert not folder.with_name(folder.name + ".old").exists()
 
 
+@pytest.mark.slow
 def test_latents_that_are_there_are_not_made_again(trained, monkeypatch):
     out, _ = trained
     monkeypatch.setattr(train, "CHUNK", 4)
@@ -231,6 +236,7 @@ def test_latents_that_are_there_are_not_made_again(trained, monkeypatch):
     assert files[0].exists()
 
 
+@pytest.mark.slow
 def test_the_denoiser_learns_from_scenes_that_fit_their_latents(trained, monkeypatch):
     from diffusers import AutoencoderKL
 
@@ -247,6 +253,7 @@ def test_the_denoiser_learns_from_scenes_that_fit_their_latents(trained, monkeyp
     assert others.argmin() == 5
 
 
+@pytest.mark.slow
 def test_alignment_is_learnt_for_half_a_run_and_not_exported(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHUNK", 4)
     out = tmp_path / "run"
@@ -298,6 +305,7 @@ def test_some_captions_are_empty():
     assert 0.2 < np.mean([not text for text in texts]) < 0.4
 
 
+@pytest.mark.slow
 def test_a_table_paints_what_the_painter_paints():
     words, rng = world_words(), np.random.default_rng(2)
     scenes = [sample_scene(rng, words=words) for _ in range(24)]
@@ -311,6 +319,7 @@ def test_a_table_paints_what_the_painter_paints():
     assert np.abs(made.masks.numpy().astype(int) - masks).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_table_knows_every_cutout_that_a_scene_can_need():
     words, rng = world_words(), np.random.default_rng(3)
     painter, keys = Painter(128), set(cutout_keys(world_words(), 128))
@@ -319,6 +328,7 @@ def test_a_table_knows_every_cutout_that_a_scene_can_need():
         assert {piece.key for piece in painter.pieces(scene)} <= keys
 
 
+@pytest.mark.slow
 def test_batches_made_ahead_are_the_same_ones():
     made = [learner.Learner(Line(), Settings(4, 0.1, steps=9), torch.device("cpu"))]
     ahead = learner.Learner(Line(), Settings(4, 0.1, steps=9, workers=2), torch.device("cpu"))
@@ -329,6 +339,7 @@ def test_batches_made_ahead_are_the_same_ones():
     assert torch.equal(here["loss"], there["loss"])
 
 
+@pytest.mark.slow
 def test_a_pack_is_small_and_a_run_goes_on_from_it(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHUNK", 4)
     out, _ = trained
@@ -351,6 +362,7 @@ def test_a_pack_is_small_and_a_run_goes_on_from_it(trained, tmp_path, monkeypatc
         pack.unpack(tmp_path / "pack", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_gpu_script_does_all_stages_within_its_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "CHUNK", 4)
     monkeypatch.setattr(train, "CAPTIONS", 300)
@@ -366,6 +378,7 @@ def test_the_gpu_script_does_all_stages_within_its_minutes(tmp_path, monkeypatch
     assert (tmp_path / "again" / "vae").exists()
 
 
+@pytest.mark.slow
 def test_the_time_of_what_is_learnt_goes_to_the_others():
     stages = ("vae", "clip", "probe", "unet", "decoder")
     for learnt in ((), ("vae",), gpu.SETTLED):

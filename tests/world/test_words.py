@@ -174,5 +174,6 @@ def test_a_missing_list_is_named(tmp_path):
         read_words(tmp_path / "gone.json")
 
 
+@pytest.mark.slow
 def test_a_file_is_read_once():
     assert module.model_words() is module.model_words()

@@ -202,6 +202,7 @@ def build_parts(shelf: Shelf) -> Parts:
     return parts
 
 
+# A list of what stands there.
 def _grid_card(shelf: Shelf, parts: Parts) -> None:
     with kit.card("explore-form"):
         kit.heading("Grid", "two settings, every combination")

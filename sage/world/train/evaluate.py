@@ -344,9 +344,16 @@ def evaluate(
     write_sheet(folder / SHEET, images, real, 60)
     if sheets is not None:
         two = [n for n, scene in enumerate(scenes) if len(scene.things) == 2]
-        write_sheet(sheets / "all.webp", images, real, 120)
-        write_sheet(sheets / "two-things.webp", images[two], real[two], 120)
+        write_large_sheets(sheets, images, real, two)
     return record
+
+
+def write_large_sheets(
+    folder: Path, images: np.ndarray, real: np.ndarray, two: Sequence[int]
+) -> None:
+    """Contact sheets of all captions, and of those of two things, which have these numbers."""
+    write_sheet(folder / "all.webp", images, real, 120)
+    write_sheet(folder / "two-things.webp", images[two], real[two], 120)
 
 
 def write_sheet(file: Path, made: np.ndarray, painted: np.ndarray, most: int) -> None:
