@@ -1,5 +1,6 @@
 """Real classes at tiny size, saved to disk once: no downloads, no mocks of diffusers."""
 
+import copy
 import gc
 import os
 
@@ -155,14 +156,19 @@ def tiny_folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny(tiny_folder):
-    """The same model as a SagePipeline."""
+@pytest.fixture(scope="session")
+def _loaded(tiny_folder):
     from sage.sd.pipeline import SagePipeline
 
     pipe = SagePipeline.from_pretrained(tiny_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def tiny(_loaded):
+    """The same model as a SagePipeline, a copy for each test: it takes a third of loading."""
+    return copy.deepcopy(_loaded)
 
 
 @pytest.fixture(scope="session")
