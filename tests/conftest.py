@@ -3,11 +3,13 @@
 import copy
 import gc
 import os
+import ssl
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,9 @@ settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
 gc.disable()  # until everything is imported: see `pytest_collection_finish`
+
+# Every client of a page on this machine would read the certificates of the whole world anew.
+ssl.create_default_context = cache(ssl.create_default_context)
 
 # Tiny networks gain nothing from more threads, and lose much where threads are few.
 torch.set_num_threads(1)

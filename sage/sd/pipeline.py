@@ -805,12 +805,15 @@ class SagePipeline(ModelPipeline):
     @property
     def is_heavy(self) -> bool:
         """Whether one pass alone keeps the device busy for long."""
-        return self._execution_device.type == "cpu" and self.flops.denoiser > HEAVY_FLOPS
+        return self._is_heavy_on(self._execution_device)
+
+    def _is_heavy_on(self, device: torch.device) -> bool:
+        return device.type == "cpu" and self.flops.denoiser > HEAVY_FLOPS
 
     def _execution(self, exact: bool) -> Execution:
         device = self._execution_device
         # On a GPU, where a full call hardly takes longer, a size of one's own is kept to.
-        check = not self.is_heavy and (device.type == "cpu" or not self.exact_rows)
+        check = not self._is_heavy_on(device) and (device.type == "cpu" or not self.exact_rows)
         return Execution(device, exact, self._known, check, self.exact_rows)
 
     def expected(self, state: State) -> tuple[list[Image.Image], tuple[bool, ...]]:
@@ -836,10 +839,9 @@ class SagePipeline(ModelPipeline):
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         if self.has_checker:
             return withheld(len(latents), (width, height))
-        known = self.settings.latent_rgb
-        # Where the decoder runs takes a search to find out, and only a fit asks for it.
-        device = None if known is not None else self._execution_device
-        return self._previews.colours(self.vae, known, device).pictures(latents, (width, height))
+        own = self.settings.latent_rgb
+        colours = self._previews.colours(self.vae, own, lambda: self._execution_device)
+        return colours.pictures(latents, (width, height))
 
     def _preview_of_run(self, numbers: Numbers, latents: Tensor) -> list[Image.Image]:
         try:

@@ -3,6 +3,7 @@
 Thousands of times cheaper than the decoder, so a picture of every step costs next to nothing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -107,14 +108,17 @@ class Previews:
         self._fitted: dict[str, LatentRGB] = {}
 
     def colours(
-        self, vae: nn.Module, known: LatentRGB | None, device: torch.device | None = None
+        self, vae: nn.Module, known: LatentRGB | None, device: Callable[[], torch.device]
     ) -> LatentRGB:
-        """The model's own colours, or those of this decoder, fitted once for its weights."""
+        """The model's own colours, or those of this decoder, fitted once for its weights.
+
+        Where the decoder runs takes a search to find out, and only a fit asks for it.
+        """
         if known is not None:
             return known
         key = fingerprint(vae)
         if key not in self._fitted:
-            self._fitted = {key: LatentRGB.fit(vae, device=device)}
+            self._fitted = {key: LatentRGB.fit(vae, device=device())}
         return self._fitted[key]
 
 

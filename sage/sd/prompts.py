@@ -95,7 +95,7 @@ class EmbeddingCache:
         """What the embedding of each prompt depends on."""
         if clip is None:
             network, device = fingerprint(pipe.text_encoder), pipe._execution_device
-            ids, mask = tokenize(pipe, prompts)
+            ids, mask = tokenize(pipe, prompts, device)
         else:
             network, device = clip.identity(), clip.model.device
             ids, mask = clip.tokenize(prompts)

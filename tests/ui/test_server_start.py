@@ -13,7 +13,7 @@ import pytest
 from .visitors import ROOT, stretch
 
 START = """
-import os, sys, tempfile, time, threading
+import os, sys, tempfile, threading
 tempfile.tempdir = sys.argv.pop()
 # It does not outlive its test, however that ends.
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(9)), daemon=True).start()
@@ -22,8 +22,8 @@ real = app.load_model
 def load(spec, **how):
     print("loading", flush=True)
     model = real(spec, **how)
-    until = time.monotonic() + 8
-    while time.monotonic() < until:  # a large model: pure Python holds the interpreter
+    enough = os.path.join(tempfile.tempdir, "enough")
+    while not os.path.exists(enough):  # a large model: pure Python holds the interpreter
         sum(range(10_000))
     return model
 app.load_model = load
@@ -59,7 +59,7 @@ def started(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(started):
-    url, process, _ = started
+    url, process, folder = started
     slower = stretch()  # the promise is for a machine that does nothing else
     port, end = httpx.URL(url).port, time.monotonic() + 120
     while True:
@@ -83,6 +83,7 @@ def test_the_page_answers_within_a_second_of_binding_and_while_the_model_loads(s
             begun = time.monotonic()
             assert client.get(url + path).status_code == 200
             seconds.append(time.monotonic() - begun)
+    (folder / "enough").touch()
     assert max(seconds) <= 1.0 * slower, seconds
 
 
