@@ -694,9 +694,9 @@ class SagePipeline(ModelPipeline):
         matrix units, and 38 to 68 % in float32. A compiled network would be compiled for every
         size, and on a GPU nothing has been measured.
         """
-        compiled = plain_network(self.unet) is not self.unet
-        on_cpu = self._execution_device.type == "cpu"
-        return on_cpu and self.unet.dtype is torch.bfloat16 and not compiled
+        if self.unet.dtype is not torch.bfloat16 or plain_network(self.unet) is not self.unet:
+            return False
+        return self._execution_device.type == "cpu"
 
     # -- parts -------------------------------------------------------------------------------
 
