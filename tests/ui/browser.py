@@ -23,6 +23,7 @@ PROMPTS = "a fox in the snow\na dog in the snow\na whale under water\na pizza"
 STUDIO = ("#similarity table", "#plan svg")  # what stands on a page that has arrived
 HANDLE = "#branch-step"  # the form's slider is hidden; the handle on the tree moves it
 PATIENCE = 30_000  # milliseconds; a loaded machine is slow, a broken page is slower
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -147,6 +148,15 @@ def visits(pages, origin, ready=()):
             for event, listener in listeners.items():
                 page.remove_listener(event, listener)
     assert not [p for p in problems if not any(known in p for known in ALLOWED_ERRORS)]
+
+
+def until(page, condition):
+    """Waits for something that the test itself can tell, while the page goes on."""
+    for _ in range(PATIENCE // 50):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not happen")
 
 
 def find(page, selector):

@@ -14,7 +14,7 @@ from sage.ui.lesson import build_lesson, content, quiz
 from sage.ui.theme import page_theme
 from tests.toy import Mixture, cosine_alphas, speciation_alpha, step_of_alpha, toy_solver
 
-from .browser import PATIENCE, check_accessibility, expect, visits
+from .browser import PATIENCE, check_accessibility, expect, until, visits
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 LAST = 8  # the quiz
@@ -251,8 +251,7 @@ def test_every_picture_is_drawn_and_says_what_it_is(visit, step):
         page.wait_for_function(
             "p => document.querySelectorAll(p + ' canvas').length > 0", arg=panel
         )
-        page.wait_for_timeout(500)
-        assert painted(page, f"{panel} canvas")
+        until(page, lambda: painted(page, f"{panel} canvas"))
     for label in page.locator(f"{panel} [role=img]").evaluate_all(
         "all => all.map(e => e.getAttribute('aria-label'))"
     ):
