@@ -144,7 +144,6 @@ class Adapted:
 
 
 # As `sampling.sample`, and two arguments more: the rule and what it looks at.
-# What `sample` takes, the rule and its probe.
 def sample_adaptively(  # noqa: PLR0913
     denoise: Callable[[int], Denoiser],
     solver: Solver,

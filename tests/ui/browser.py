@@ -164,7 +164,7 @@ def find(page, selector):
 
 
 def shows(page, selector, text):
-    expect(find(page, selector)).to_contain_text(text, timeout=PATIENCE)
+    expect(find(page, selector)).to_contain_text(text)
 
 
 def type_prompts(page, text=PROMPTS):
@@ -210,7 +210,7 @@ def drag_by_keys(page, slider, key, times=1):
 
 def render(page):
     find(page, "#render").click()
-    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible()
 
 
 def pick(page, dropdown, title):

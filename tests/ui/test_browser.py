@@ -15,7 +15,6 @@ from sage.ui.studio.handlers import EARLIER, UNFINISHED
 from sage.ui.studio.rendering import RENDERING
 
 from .browser import (
-    PATIENCE,
     STUDIO,
     check_accessibility,
     drag_by_keys,
@@ -200,7 +199,7 @@ def test_look_first_and_finish_some_on_a_phone_by_keyboard(visit):
     page = visit(390, 844, has_touch=True)
     type_prompts(page)
     find(page, "#look").click()
-    expect(find(page, ".sage-pairs[data-state=look]")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-state=look]")).to_be_visible()
     expect(find(page, "#pictures [data-tick]")).to_have_count(4)
     shows(page, "#outcome", "Stopped after step 13 of 30")
     check_accessibility(page)
@@ -209,7 +208,7 @@ def test_look_first_and_finish_some_on_a_phone_by_keyboard(visit):
     shows(page, "#finish", "Finish 2 of 4")
     shows(page, "#scrub-note", "takes 34 evaluations")
     find(page, "#finish").press("Enter")
-    expect(find(page, ".sage-pairs[data-finished='0 2']")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-finished='0 2']")).to_be_visible()
     expect(find(page, "#pictures img")).to_have_count(6)
     shows(page, "#outcome", "2 of 4 finished, 31 % saved")
     page.wait_for_function(f"({BRANCHES_MEET_PICTURES})().every(gap => gap < 3)")
@@ -245,7 +244,7 @@ def test_stop_while_waiting_for_another_visitor_frees_the_page_at_once(visit):
     shows(second, "#progress", "the previous pictures")
     find(second, "#render").click()
     find(first, "#stop").click()
-    expect(find(second, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
+    expect(find(second, ".sage-pairs[data-state=done]")).to_be_visible()
 
 
 def test_leaving_the_page_ends_its_rendering(visit, server):
@@ -645,7 +644,7 @@ def test_back_returns_to_the_tab_before_with_the_form_as_it_is(visit):
 def test_an_address_opens_its_tab(arrive):
     page = arrive(address="#lesson")
     lesson = page.get_by_role("tab", name="Lesson")
-    expect(lesson).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
+    expect(lesson).to_have_attribute("aria-selected", "true")
 
 
 @pytest.mark.parametrize("width", [390, 1440])

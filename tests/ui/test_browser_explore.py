@@ -10,7 +10,7 @@ from sage.jobs.request import Request
 from sage.ui.explore.parts import EARLIER
 from sage.ui.export.links import read_link
 
-from .browser import PATIENCE, expect, find, listening, pick, set_number, shows, unfold, visits
+from .browser import expect, find, listening, pick, set_number, shows, unfold, visits
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 LINK = (
@@ -70,7 +70,7 @@ def test_opening_explore_asks_once_what_follows(visit):
 
 def render_grid(page):
     find(page, "#explore-go").click()
-    expect(find(page, "#explore-progress .sage-done")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#explore-progress .sage-done")).to_be_visible()
 
 
 def test_a_link_fills_the_page_and_names_what_it_cannot_use(visit):
@@ -85,7 +85,7 @@ def test_an_opened_link_asks_for_pictures_only_as_long_as_there_are_none(visit):
     page = visit("v=1&model=tiny&prompt=a+fox&prompt=a+dog&steps=4")
     shows(page, "#opened", "Render to see their pictures")
     find(page, "#render").click()
-    expect(find(page, "#pictures img").first).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#pictures img").first).to_be_visible()
     expect(find(page, "#opened")).to_be_hidden()
 
 
@@ -145,7 +145,7 @@ def test_a_copied_link_rebuilds_the_run(visit, shelf, tmp_path):
     shows(page, "#branch output", "2 of 4 steps shared")
     unfold(page, "fold-travel")
     find(page, "#render").click()
-    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-state=done]")).to_be_visible()
     find(page, "#copy-link").click()
     shows(page, "#travel-note", "Copied")
     page.wait_for_function("navigator.clipboard.readText().then(text => text.includes('?v=2'))")
@@ -177,7 +177,7 @@ def test_pictures_and_lines_are_downloads(visit, tmp_path):
     unfold(page, "fold-travel")
     expect(find(page, "#download-grid")).to_be_disabled()
     find(page, "#render").click()
-    expect(find(page, "#download-grid")).to_be_enabled(timeout=PATIENCE)
+    expect(find(page, "#download-grid")).to_be_enabled()
     for button, name in (("#download-grid", "grid.png"), ("#download-lines", "run.py")):
         with page.expect_download() as download:
             find(page, button).click()
@@ -189,7 +189,7 @@ def test_pictures_and_lines_are_downloads(visit, tmp_path):
 def test_a_grid_is_rendered_chosen_and_laid_open_by_keyboard(visit):
     page = explore(visit)
     find(page, "#explore-go").press("Enter")
-    expect(find(page, "#explore-progress .sage-done")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#explore-progress .sage-done")).to_be_visible()
     cells = find(page, "button.sage-cell")
     expect(cells).to_have_count(12)
     cells.nth(5).focus()
@@ -197,7 +197,7 @@ def test_a_grid_is_rendered_chosen_and_laid_open_by_keyboard(visit):
     shows(page, "#explore-cell", "Open these settings in the Studio")
     expect(find(page, "button.sage-cell[aria-pressed=true]")).to_have_count(1)
     find(page, "#explore-trace").press("Enter")
-    expect(find(page, "#explore-trace-progress .sage-done")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#explore-trace-progress .sage-done")).to_be_visible()
     expect(find(page, ".sage-tree .sage-end")).to_have_count(2)
     before = find(page, ".sage-tree img").first.get_attribute("src")
     find(page, "#explore-look").get_by_label("latents").check()

@@ -289,7 +289,5 @@ def test_an_address_leads_to_a_step(chromium, address):
     page = chromium.new_page()
     page.set_default_timeout(PATIENCE)
     page.goto(f"{address}/?step=5")
-    expect(page.locator("#lesson-tab-5")).to_have_attribute(
-        "aria-selected", "true", timeout=PATIENCE
-    )
+    expect(page.locator("#lesson-tab-5")).to_have_attribute("aria-selected", "true")
     page.close()

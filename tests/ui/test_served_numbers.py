@@ -12,7 +12,7 @@ from sage.core.cost import evaluations
 from sage.core.plan import independent_plan, shared_plan
 from sage.ui.html.words import flops_text
 
-from .browser import PATIENCE, STUDIO, drag_by_keys, expect, find, render, shows, visits
+from .browser import STUDIO, drag_by_keys, expect, find, render, shows, visits
 from .test_numbers import (
     check_bars,
     check_outcome,
@@ -55,7 +55,7 @@ def opened(visit, case):
 
 def record_of(page):
     """What the page hands out as the record of its run."""
-    expect(find(page, "#download-record")).to_be_enabled(timeout=PATIENCE)
+    expect(find(page, "#download-record")).to_be_enabled()
     with page.expect_download() as download:
         find(page, "#download-record").click()
     return json.loads(download.value.path().read_text("utf-8"))
@@ -141,12 +141,12 @@ def test_what_the_script_writes_at_another_branch_point_is_counted(visit):
 def test_what_a_look_spends_is_its_records(visit):
     page = opened(visit, "groups")
     find(page, "#look").click()
-    expect(find(page, ".sage-pairs[data-state=look]")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-state=look]")).to_be_visible()
     find(page, "[data-tick='1']").uncheck()
     shows(page, "#finish", "Finish 2 of 3")
     page.wait_for_function("location.search.includes('tick=1%2C3')")
     find(page, "#finish").click()
-    expect(find(page, ".sage-pairs[data-finished='0 2']")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-pairs[data-finished='0 2']")).to_be_visible()
     record = record_of(page)
     counts = record["evaluations"]
     shows(page, "#outcome", f"2 of 3 finished, {100 * (1 - counts['spent'] / counts['all']):.0f} %")

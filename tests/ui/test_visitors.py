@@ -110,7 +110,7 @@ CUT = """() => [...document.querySelectorAll(
 
 def open_tab(page, name):
     page.get_by_role("tab", name=name.capitalize(), exact=True).click()
-    expect(find(page, f"#tab-{name}")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, f"#tab-{name}")).to_be_visible()
 
 
 # -- a visitor with two minutes and a phone --------------------------------------------------------
@@ -122,9 +122,9 @@ def test_every_tab_is_accessible_and_fits_a_phone(arrive, theme):
     for name in TABS:
         open_tab(page, name)
         if name == "explore":
-            expect(find(page, "button.sage-cell")).to_have_count(12, timeout=PATIENCE)
+            expect(find(page, "button.sage-cell")).to_have_count(12)
         if name == "evidence":
-            expect(find(page, ".sage-study").first).to_be_visible(timeout=PATIENCE)
+            expect(find(page, ".sage-study").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
         assert page.evaluate(CUT) == [], name
         check_accessibility(page)
@@ -155,13 +155,13 @@ def test_fingers_find_everything_on_a_phone(arrive):
     assert known.evaluate("e => e.scrollHeight - e.clientHeight") <= 1
     assert known.locator("dt").count() > 4
     open_tab(page, "explore")
-    expect(find(page, "button.sage-cell")).to_have_count(12, timeout=PATIENCE)
+    expect(find(page, "button.sage-cell")).to_have_count(12)
     assert find(page, "#explore-table").bounding_box()["y"] < 844  # pictures before the form
     find(page, "#explore-rest button").first.click()
     expect(find(page, "#explore-guarded")).to_be_visible()
     page.wait_for_function(f"({TOO_SMALL})().length === 0", timeout=PATIENCE)
     open_tab(page, "evidence")
-    expect(find(page, ".sage-study").first).to_be_visible(timeout=PATIENCE)
+    expect(find(page, ".sage-study").first).to_be_visible()
     page.wait_for_function(f"({TOO_SMALL})().length === 0", timeout=PATIENCE)
     open_tab(page, "lesson")
     for step in range(9):
@@ -277,7 +277,7 @@ def test_no_button_is_grey_without_a_reason_and_none_is_cut(arrive):
     shows(page, "#downloads-note", "once you have rendered")
     expect(find(page, "#downloads-note p")).to_be_visible()
     open_tab(page, "explore")
-    expect(find(page, "button.sage-cell")).to_have_count(12, timeout=PATIENCE)
+    expect(find(page, "button.sage-cell")).to_have_count(12)
     expect(find(page, "#tab-explore button:disabled:visible")).to_have_count(0)
     assert page.evaluate(CUT) == []
 
@@ -364,11 +364,11 @@ def test_a_teacher_switches_walks_by_keys_and_comes_back(arrive):
         assert all(float(mark["text"]) == pytest.approx(mark["value"]) for mark in marks)
     page.wait_for_function(f"({SMALL})().length === 0", timeout=PATIENCE)
     page.reload()
-    expect(find(page, "#lesson-tab-5")).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
+    expect(find(page, "#lesson-tab-5")).to_have_attribute("aria-selected", "true")
     expect(find(page, "[data-do=present]")).to_have_attribute("aria-pressed", "true")
     # Explore has something to show without a model.
     open_tab(page, "explore")
-    expect(find(page, "button.sage-cell")).to_have_count(12, timeout=PATIENCE)
+    expect(find(page, "button.sage-cell")).to_have_count(12)
     find(page, "button.sage-cell").nth(2).click()
     shows(page, "#explore-cell", "to the independent pictures")
 
@@ -523,13 +523,11 @@ def test_a_researcher_explores_and_comes_back(visit):
     pick(page, "#explore-repeats", "1 seed")
     page.wait_for_function("location.search.includes('x-across=seed')")
     find(page, "#explore-go").click()
-    expect(find(page, "#explore-progress .sage-done")).to_be_visible(timeout=PATIENCE)
+    expect(find(page, "#explore-progress .sage-done")).to_be_visible()
     cells = find(page, "button.sage-cell").count()
     assert cells >= 6
     page.reload()
-    expect(find(page, "#explore-prompts textarea")).to_have_value(
-        "a fox in snow\na dog in snow", timeout=PATIENCE
-    )
+    expect(find(page, "#explore-prompts textarea")).to_have_value("a fox in snow\na dog in snow")
     shows(page, "#explore-across-values", "1")
     page.wait_for_function("location.search.includes('x-model=fast')")
     expect(find(page, "#prompts textarea")).to_have_value("a fox in snow\na dog in snow")
@@ -589,9 +587,9 @@ def test_the_first_pictures_wait_for_no_listener(chromium, arrival):
     page.route("**/gradio_api/run/**", lambda route: route.abort())
     page.goto(arrival)
     pictures = find(page, "#pictures :is(.sage-shared, .sage-independent) img")
-    expect(pictures).to_have_count(8, timeout=PATIENCE)
+    expect(pictures).to_have_count(8)
     for picture in pictures.all():
-        expect(picture).to_have_attribute("src", re.compile("^data:image/png"), timeout=PATIENCE)
+        expect(picture).to_have_attribute("src", re.compile("^data:image/png"))
     shows(page, "#outcome", "saved")
     head = page.content().split("<script", 1)[0]
     assert re.search('rel="preload" as="image" href="gradio_api/file=[^"]+tight.webp', head)
